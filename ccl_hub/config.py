@@ -1,0 +1,281 @@
+"""What a checkpoint is: its architecture, its preprocessing and where it came from.
+
+All three travel as one ``config.json`` beside the weights. Reading is strict: an unknown key, a
+missing key or a wrong type is an error, never a guess, because a silently ignored setting changes
+every embedding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+__all__ = ["SCHEMA_VERSION", "Architecture", "CCLConfig", "Preprocessing", "Provenance"]
+
+SCHEMA_VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The "R18+1" network (paper, Table 1) and its projection head (paper, Sections 3.1 and 4.1).
+
+    Args:
+        stage_channels: Output channels of res2..res5; conv1 has ``stage_channels[0]``.
+        stage_blocks: Basic blocks in each of res2..res5.
+        projection_hidden: Hidden width of the projection; 256 is inferred from the paper's 12.1 M.
+        projection_dim: Dimension of the space in which the loss acts (paper: 128).
+        projection_norm: BatchNorm after the hidden layer of the projection (paper: none).
+        projection_shared: One projection for frames and videos (paper) or one each.
+    """
+
+    stage_channels: tuple[int, ...] = (64, 128, 256, 512)
+    stage_blocks: tuple[int, ...] = (2, 2, 2, 2)
+    projection_hidden: int = 256
+    projection_dim: int = 128
+    projection_norm: bool = False
+    projection_shared: bool = True
+
+    def __post_init__(self) -> None:
+        _require(len(self.stage_channels) == 4, "stage_channels", self.stage_channels, "4 widths")
+        _require(len(self.stage_blocks) == 4, "stage_blocks", self.stage_blocks, "4 counts")
+        for name in ("stage_channels", "stage_blocks"):
+            value = getattr(self, name)
+            _require(all(n >= 1 for n in value), name, value, "whole numbers >= 1")
+        for name in ("projection_hidden", "projection_dim"):
+            value = getattr(self, name)
+            _require(value >= 1, name, value, "a whole number >= 1")
+
+    @property
+    def feature_dim(self) -> int:
+        """Dimension D of frame and video embeddings (512 for every published checkpoint)."""
+        return self.stage_channels[-1]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How raw video becomes the network's input (paper, Section 4.1).
+
+    Args:
+        clip_frames: Frames T in a clip (paper: L = 8).
+        frame_interval_seconds: Time between neighbouring frames of a clip; 0.16 s is the paper's
+            stride of 4 frames (M = 32, L = 8) at 25 frames per second.
+        resize: ``"stretch"`` makes every frame ``resize_height_px`` x ``resize_width_px`` as the
+            paper does; ``"short_side"`` keeps the aspect ratio and makes the shorter side
+            ``resize_height_px``.
+        resize_height_px: Height after the resize, or the short side (paper: 128).
+        resize_width_px: Width after the resize; unused by ``"short_side"`` (paper: 171).
+        crop_px: Side of the square crop; in the centre at inference (paper: 112).
+        mean: Per-channel mean of RGB in [0, 1], subtracted.
+        std: Per-channel standard deviation of RGB in [0, 1], divided by.
+    """
+
+    clip_frames: int = 8
+    frame_interval_seconds: float = 0.16
+    resize: str = "stretch"
+    resize_height_px: int = 128
+    resize_width_px: int = 171
+    crop_px: int = 112
+    mean: tuple[float, ...] = (0.43216, 0.394666, 0.37645)
+    std: tuple[float, ...] = (0.22803, 0.22145, 0.216989)
+
+    def __post_init__(self) -> None:
+        _require(self.clip_frames >= 1, "clip_frames", self.clip_frames, "a whole number >= 1")
+        _require(
+            0 < self.frame_interval_seconds <= 3600,
+            "frame_interval_seconds",
+            self.frame_interval_seconds,
+            "more than 0 and at most 3600",
+        )
+        _require(
+            self.resize in ("stretch", "short_side"),
+            "resize",
+            self.resize,
+            "'stretch' or 'short_side'",
+        )
+        smallest = min(self.resize_height_px, self.resize_width_px)
+        if self.resize == "short_side":
+            smallest = self.resize_height_px
+        _require(
+            32 <= self.crop_px <= smallest,
+            "crop_px",
+            self.crop_px,
+            f"32 to {smallest} (the resized side)",
+        )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            _require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
+        _require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
+
+    @property
+    def clip_seconds(self) -> float:
+        """Length of the time span a clip covers: ``clip_frames`` segments (1.28 s by default)."""
+        return self.clip_frames * self.frame_interval_seconds
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a checkpoint came from; informative, never used to compute an embedding.
+
+    Args:
+        name: Registry name, or "" for an unnamed model.
+        trained_on: Data set in one line.
+        details: Whatever the exporter recorded: recipe, manifest hash, commit, metrics.
+    """
+
+    name: str = ""
+    trained_on: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CCLConfig:
+    """Everything needed to rebuild a model and to feed it as in training.
+
+    Example:
+        >>> config = CCLConfig()
+        >>> CCLConfig.from_json(config.to_json()) == config
+        True
+    """
+
+    architecture: Architecture = field(default_factory=Architecture)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-ready values with the schema version."""
+        return {
+            "model_type": "ccl",
+            "schema_version": SCHEMA_VERSION,
+            **dataclasses.asdict(self),
+        }
+
+    def to_json(self) -> str:
+        """Return the text of ``config.json``, indented and ending in a newline."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config") -> CCLConfig:
+        """Rebuild from :meth:`to_dict`.
+
+        Args:
+            values: The mapping, as read from JSON.
+            where: File or place named in errors.
+
+        Raises:
+            ConfigError: On an unknown or missing key, a wrong type, or a newer schema.
+        """
+        rest = dict(values)
+        kind, version = rest.pop("model_type", None), rest.pop("schema_version", None)
+        if kind != "ccl":
+            raise ConfigError(f"{where}: model_type is {kind!r}, expected 'ccl'; not a CCL model.")
+        if version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"{where}: schema_version is {version!r}, this version of ccl_hub reads "
+                f"{SCHEMA_VERSION}; upgrade with 'pip install --upgrade ccl-hub'."
+            )
+        return parse_dataclass(cls, rest, where)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "config.json") -> CCLConfig:
+        """Rebuild from the text of ``config.json``; see :meth:`from_dict`."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{where}: not JSON ({error}); fetch or export it again.") from error
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"{where}: holds a JSON {type(values).__name__}, expected an object."
+            )
+        return cls.from_dict(values, where)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> CCLConfig:
+        """Read ``config.json`` at ``path``; see :meth:`from_dict`."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text ({error}); fetch it again.") from error
+        return cls.from_json(text, str(path))
+
+    def fingerprint(self) -> str:
+        """Return a 16-digit hash of what decides an embedding: architecture and preprocessing."""
+        values = self.to_dict()
+        del values["provenance"]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse_dataclass(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a (nested) frozen dataclass from plain JSON or TOML values, strictly.
+
+    Args:
+        kind: The dataclass to build; its fields may be dataclasses, str, bool, int, float, dict,
+            optional values, or tuples of these.
+        values: A mapping with exactly known keys; fields with defaults may be left out.
+        where: Place named in errors, such as a file name.
+
+    Raises:
+        ConfigError: On an unknown or missing key or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown key {unknown[0]!r}; allowed are {', '.join(sorted(fields))}."
+        )
+    hints = typing.get_type_hints(kind)
+    parsed: dict[str, Any] = {}
+    for name, spec in fields.items():
+        if name in values:
+            parsed[name] = _parse(hints[name], values[name], f"{where}: {name}")
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: {name} is missing; add it.")
+    try:
+        return kind(**parsed)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    """Return ``value`` as the annotated type ``hint``, or raise ConfigError."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is {value!r}, expected a table of keys.")
+        return parse_dataclass(typing.cast("type[Any]", hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where} is {value!r}, expected a list.")
+        item = typing.get_args(hint)[0]
+        return tuple(_parse(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is {value!r}, expected a table of keys.")
+        return dict(value)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (inner,) = [a for a in typing.get_args(hint) if a is not type(None)]
+        return _parse(inner, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} is {value!r}, expected {hint.__name__}.")
+    return value
+
+
+def _require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise ConfigError naming the field, its value and what is allowed, unless ``ok``."""
+    if not ok:
+        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")

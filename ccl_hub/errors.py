@@ -1,0 +1,123 @@
+"""Every error this package raises on purpose.
+
+    CCLError
+    ├── ConfigError (ValueError)          a configuration value or key is not allowed
+    ├── InputError (ValueError)           an argument of a call is not allowed
+    ├── ModelError
+    │   ├── ModelNotFoundError            no such model name, folder or Hub repository
+    │   └── WeightsError                  the weights are there but must not be used
+    ├── MediaError                        one video or image cannot be embedded as asked
+    │   ├── MediaNotFoundError            no such file, or not a regular local file
+    │   ├── UnsupportedMediaError         container or codec that is refused or unknown
+    │   ├── NoVideoError                  a readable file without any video frame
+    │   ├── MediaLimitError               larger than the stated limits
+    │   └── DecodeError                   damaged or truncated beyond use
+    ├── OutputError (OSError)             a result could not be written
+    └── TrainingError                     a training run cannot start or go on
+
+Each message says what happened, in which file, the value seen, what is allowed and what to do
+next. ``MediaError.code`` is a short stable word for tables and scripts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "CCLError",
+    "ConfigError",
+    "DecodeError",
+    "InputError",
+    "MediaError",
+    "MediaLimitError",
+    "MediaNotFoundError",
+    "ModelError",
+    "ModelNotFoundError",
+    "NoVideoError",
+    "OutputError",
+    "TrainingError",
+    "UnsupportedMediaError",
+    "WeightsError",
+]
+
+
+class CCLError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class ConfigError(CCLError, ValueError):
+    """A configuration value or key is not allowed."""
+
+
+class InputError(CCLError, ValueError):
+    """An argument of a call is not allowed."""
+
+
+class ModelError(CCLError):
+    """A model cannot be had."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such model name, local folder or Hub repository."""
+
+
+class WeightsError(ModelError):
+    """Weights were found but must not be used: wrong hash, wrong keys, or a pickle."""
+
+
+class MediaError(CCLError):
+    """One video or image cannot be embedded as asked.
+
+    Args:
+        message: What happened, the value seen, what is allowed, and what to do next.
+        path: The file, which is put in front of the message; None for arrays.
+    """
+
+    code = "media"
+
+    def __init__(self, message: str, path: str | Path | None = None) -> None:
+        self.reason = message
+        self.path = None if path is None else Path(path)
+        super().__init__(message if path is None else f"{path}: {message}")
+
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, Path | None]]:
+        """Pickle by reason and path, so that errors cross process boundaries unchanged."""
+        return (type(self), (self.reason, self.path))
+
+
+class MediaNotFoundError(MediaError):
+    """No such file, or not a regular local file."""
+
+    code = "not_found"
+
+
+class UnsupportedMediaError(MediaError):
+    """The container or codec is refused or unknown."""
+
+    code = "unsupported"
+
+
+class NoVideoError(MediaError):
+    """The file is readable but holds no video frame."""
+
+    code = "no_video"
+
+
+class MediaLimitError(MediaError):
+    """The video is larger than the stated limits."""
+
+    code = "too_large"
+
+
+class DecodeError(MediaError):
+    """The video is damaged or truncated beyond use."""
+
+    code = "damaged"
+
+
+class OutputError(CCLError, OSError):
+    """A result could not be written."""
+
+
+class TrainingError(CCLError):
+    """A training run cannot start or go on."""
