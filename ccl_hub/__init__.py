@@ -1,0 +1,42 @@
+"""Frame and video embeddings from any video file, by Cycle-Contrastive Learning.
+
+Example:
+    >>> import ccl_hub
+    >>> "ccl_r18_mini" in ccl_hub.list_models()
+    True
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .config import Architecture, CCLConfig, Preprocessing, Provenance
+from .registry import list_models
+
+if TYPE_CHECKING:
+    from .embed import Embeddings
+    from .model import CCLModel, CCLOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Architecture",
+    "CCLConfig",
+    "CCLModel",
+    "CCLOutput",
+    "Embeddings",
+    "Preprocessing",
+    "Provenance",
+    "__version__",
+    "list_models",
+]
+
+_LAZY = {"CCLModel": "model", "CCLOutput": "model", "Embeddings": "embed"}
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs torch only when it is first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)

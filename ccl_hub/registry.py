@@ -1,0 +1,71 @@
+"""The checkpoints this package knows by name. Data only: nothing is read or fetched here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["BUNDLED_FOLDER", "REGISTRY", "RegistryEntry", "list_models"]
+
+# Folder inside the package that holds one folder for each bundled checkpoint.
+BUNDLED_FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RegistryEntry:
+    """One named checkpoint.
+
+    Args:
+        name: What users type.
+        trained_on: Pretraining data in one line.
+        bundled: True if it ships inside the package and needs no network.
+        repo: Repository on the Hugging Face Hub, or "" if bundled.
+        revision: Full commit sha on the Hub; "" while nothing is published.
+        sha256: Hash of ``model.safetensors``; "" while nothing is published.
+        size_bytes: Size of ``model.safetensors``; 0 while nothing is published.
+    """
+
+    name: str
+    trained_on: str
+    bundled: bool = False
+    repo: str = ""
+    revision: str = ""
+    sha256: str = ""
+    size_bytes: int = 0
+
+    @property
+    def published(self) -> bool:
+        """Whether weights exist that can be loaded and verified."""
+        return bool(self.sha256)
+
+
+_ENTRIES = (
+    RegistryEntry(
+        name="ccl_r18_mini",
+        trained_on="3,222 unlabelled clips, 200 minutes (robot arms, phones, pets, surveillance)",
+        bundled=True,
+        sha256="",
+        size_bytes=0,
+    ),
+    RegistryEntry(
+        name="ccl_r18_k400",
+        trained_on="Kinetics-400, train split, without labels",
+        repo="org/ccl_r18_k400",
+    ),
+    RegistryEntry(
+        name="ccl_r18_ucf101",
+        trained_on="UCF101, train split 1, without labels",
+        repo="org/ccl_r18_ucf101",
+    ),
+)
+
+REGISTRY: dict[str, RegistryEntry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def list_models() -> list[str]:
+    """Return the checkpoint names that :meth:`CCLModel.from_pretrained` knows.
+
+    Example:
+        >>> list_models()
+        ['ccl_r18_mini', 'ccl_r18_k400', 'ccl_r18_ucf101']
+    """
+    return list(REGISTRY)

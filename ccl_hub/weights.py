@@ -1,0 +1,301 @@
+"""Find, fetch, verify, read and write weights; the only module that imports huggingface_hub.
+
+Only safetensors are read. A file's bytes are read once: what was hashed is what is loaded.
+``huggingface_hub.PyTorchModelHubMixin`` is not used: it loads non-strictly and prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .config import CCLConfig
+from .errors import InputError, ModelNotFoundError, WeightsError
+from .files import make_folder, write_atomically
+from .registry import BUNDLED_FOLDER, REGISTRY, RegistryEntry
+
+if TYPE_CHECKING:
+    from .model import CCLModel
+
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHTS_NAME",
+    "Source",
+    "bundled_folder",
+    "load_strictly",
+    "read_tensors",
+    "resolve",
+    "resolve_device",
+    "resolve_dtype",
+    "save",
+]
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are on this machine.
+
+    Args:
+        name: What the user asked for, for messages and provenance.
+        config: Read from ``config.json``.
+        weights_path: The safetensors file.
+        expected_sha256: Hash the file must have, or "" if none is published.
+    """
+
+    name: str
+    config: CCLConfig
+    weights_path: Path
+    expected_sha256: str = ""
+
+
+def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
+    """Find a model's files, fetching them if they are on the Hub and not cached.
+
+    Args:
+        name_or_path: Registry name, local folder, or Hub id ``org/name`` (also
+            ``org/name@revision``).
+        revision: Commit, tag or branch, for Hub ids and unpinned names.
+
+    Raises:
+        ModelNotFoundError: None of these exists.
+        WeightsError: The folder or repository holds no safetensors.
+        ConfigError: Its ``config.json`` cannot be read.
+        InputError: A revision was given for something that has none.
+    """
+    text = str(name_or_path)
+    entry = REGISTRY.get(text)
+    if entry is not None:
+        return _resolve_entry(entry, revision)
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"revision is {revision!r} but {folder} is a local folder, which has none; "
+                "leave it out."
+            )
+        return _from_folder(folder, text)
+    repo, _, at = text.partition("@")
+    if at and revision:
+        raise InputError(f"two revisions for {repo}: {at!r} and {revision!r}; give one.")
+    if isinstance(name_or_path, str) and HUB_ID.fullmatch(repo):
+        return _from_hub(repo, at or revision, name=text)
+    raise ModelNotFoundError(
+        f"{text!r} is neither a known name, nor a folder here, nor a Hub id 'org/name'. "
+        f"Known names: {', '.join(REGISTRY)}."
+    )
+
+
+def bundled_folder(name: str) -> Path:
+    """Return the folder of a checkpoint that ships inside the package."""
+    return Path(str(resources.files("ccl_hub"))) / BUNDLED_FOLDER / name
+
+
+def _resolve_entry(entry: RegistryEntry, revision: str | None) -> Source:
+    if revision is not None and revision != entry.revision:
+        raise InputError(
+            f"revision is {revision!r} but the name {entry.name!r} is pinned to "
+            f"{entry.revision or 'this version of the package'}; leave it out, or give the Hub id."
+        )
+    if entry.bundled:
+        return _from_folder(bundled_folder(entry.name), entry.name, entry.sha256)
+    if not entry.published:
+        raise ModelNotFoundError(
+            f"{entry.name!r} is not yet published (trained on: {entry.trained_on}). "
+            "Load 'ccl_r18_mini', which ships inside the package, or train it with training/ "
+            "and give the exported folder or your own Hub id 'org/name'."
+        )
+    return _from_hub(entry.repo, entry.revision, entry.name, entry.sha256)
+
+
+def _from_folder(folder: Path, name: str, sha256: str = "") -> Source:
+    config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    if not config_path.is_file():
+        raise ModelNotFoundError(
+            f"{folder}: no {CONFIG_NAME}; a model folder holds {CONFIG_NAME} and {WEIGHTS_NAME}. "
+            "Write one with model.save_pretrained() or training.export."
+        )
+    if not weights_path.is_file():
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+        if pickles:
+            raise WeightsError(_only_pickles(str(folder), pickles[0]))
+        raise WeightsError(f"{folder}: no {WEIGHTS_NAME}; copy or export the folder again.")
+    return Source(name, CCLConfig.from_file(config_path), weights_path, sha256)
+
+
+def _only_pickles(where: str, file: str) -> str:
+    return (
+        f"{where}: the weights are a pickle ({file}), which can run code and is never loaded; "
+        f"ask for or convert to {WEIGHTS_NAME}."
+    )
+
+
+def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> Source:
+    """Fetch the two files of a Hub repository, or take them from the cache."""
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    at = f"{repo}@{revision}" if revision else repo
+    try:
+        config_path = huggingface_hub.hf_hub_download(repo, CONFIG_NAME, revision=revision)
+        weights_path = huggingface_hub.hf_hub_download(repo, WEIGHTS_NAME, revision=revision)
+    except hub_errors.GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{at}: access is restricted; ask for it on its Hub page and log in with "
+            "'hf auth login' or set HF_TOKEN."
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{at}: no such repository on the Hub, or it is private; check the name, and log in "
+            f"with 'hf auth login' or set HF_TOKEN. Known names: {', '.join(REGISTRY)}."
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{at}: the repository has no such revision; give a commit, tag or branch it has."
+        ) from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{at}: not in the local cache and the Hub cannot be reached ({error}); connect once, "
+            "set HF_ENDPOINT to a mirror, or use 'ccl_r18_mini', which needs no network."
+        ) from error
+    except hub_errors.EntryNotFoundError as error:
+        raise WeightsError(
+            f"{at}: the repository lacks {CONFIG_NAME} or {WEIGHTS_NAME} ({error}); only "
+            "safetensors checkpoints of this package can be loaded."
+        ) from error
+    except hub_errors.HfHubHTTPError as error:
+        raise ModelNotFoundError(
+            f"{at}: the Hub answered with an error ({error}); try again later or use a mirror "
+            "through HF_ENDPOINT."
+        ) from error
+    return Source(name, CCLConfig.from_file(config_path), Path(weights_path), sha256)
+
+
+def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
+    """Read and verify weights.
+
+    Returns:
+        The tensors by name, on the CPU, and the sha256 of the file they came from.
+
+    Raises:
+        WeightsError: The hash is not the published one, or the file is not valid safetensors.
+    """
+    import safetensors.torch
+
+    data = source.weights_path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if source.expected_sha256 and sha256 != source.expected_sha256:
+        raise WeightsError(
+            f"{source.weights_path}: sha256 is {sha256}, published is {source.expected_sha256}; "
+            "the file is damaged or was replaced. Delete it and fetch or install it again."
+        )
+    try:
+        return safetensors.torch.load(data), sha256
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"{source.weights_path}: not a valid safetensors file ({error}); fetch it again."
+        ) from error
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy every tensor into the model; nothing may be missing, left over or misshapen.
+
+    Raises:
+        WeightsError: Names the first few differences.
+    """
+    wanted = model.state_dict()
+    wrong = [f"missing {key}" for key in wanted if key not in tensors]
+    wrong += [f"unexpected {key}" for key in tensors if key not in wanted]
+    wrong += [
+        f"{key} is {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
+        for key, tensor in tensors.items()
+        if key in wanted and tensor.shape != wanted[key].shape
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{path}: does not fit the architecture in {CONFIG_NAME} beside it: "
+            f"{'; '.join(wrong[:3])}{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. "
+            "Export the checkpoint again."
+        )
+    broken = [
+        key for key, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()
+    ]
+    if broken:
+        raise WeightsError(f"{path}: {broken[0]} holds NaN or infinity; export an earlier step.")
+    model.load_state_dict(tensors)
+
+
+def save(model: CCLModel, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write ``model.safetensors`` and ``config.json``; see :meth:`CCLModel.save_pretrained`."""
+    import safetensors.torch
+
+    make_folder(folder)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for name in module.state_dict()
+    }
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        convert = dtype is not None and tensor.is_floating_point() and key not in norms
+        tensors[key] = tensor.detach().to("cpu", dtype if convert else None).contiguous()
+    data = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    text = model.config.to_json().encode()
+    # The configuration goes last: a folder without it is refused, so no mixed pair can load.
+    write_atomically(folder / WEIGHTS_NAME, lambda file: file.write(data))
+    write_atomically(folder / CONFIG_NAME, lambda file: file.write(text))
+    return folder
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device to use; None is the CPU, "auto" the best there is.
+
+    Raises:
+        InputError: Unknown, or not there on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device or "cpu")
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # AssertionError is how torch reports a build without CUDA.
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device is {str(device)!r}, which cannot be used here ({reason}); "
+            "allowed: auto, cpu, cuda, cuda:N, mps, as the machine has them."
+        ) from error
+    return chosen
+
+
+def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """Return the floating-point type to use; None is float32.
+
+    Raises:
+        InputError: Not one of float32, bfloat16, float16.
+    """
+    if dtype is None:
+        return torch.float32
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in DTYPES.values():
+        raise InputError(f"dtype is {str(dtype)!r}; allowed: {', '.join(DTYPES)}.")
+    return chosen
