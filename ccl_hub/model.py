@@ -129,7 +129,7 @@ class Projection(nn.Module):
         """(...,D) features -> (...,128), float32."""
         x = features.flatten(0, -2).to(self.fc1.weight.dtype)  # (rows,D)
         x = self.fc2(F.relu(self.norm(self.fc1(x))))
-        return x.float().unflatten(0, features.shape[:-1])
+        return cast("Tensor", x.float().unflatten(0, features.shape[:-1]))
 
 
 class CCLModel(nn.Module):
@@ -170,7 +170,7 @@ class CCLModel(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     @property
     def preprocessing(self) -> Preprocessing:

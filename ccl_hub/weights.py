@@ -296,6 +296,6 @@ def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"dtype is {str(dtype)!r}; allowed: {', '.join(DTYPES)}.")
     return chosen

@@ -1,0 +1,95 @@
+"""Saving and loading embeddings: .npy (one level), .npz and .safetensors (everything).
+
+The command line imports this module to check names, so numpy is imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+from .files import write_atomically
+
+if TYPE_CHECKING:
+    from .embed import Embeddings
+
+__all__ = ["LEVELS", "check_output", "load", "save"]
+
+LEVELS = ("clip", "frame", "video")
+SUFFIXES = (".npy", ".npz", ".safetensors")
+_ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")
+_LEVEL_ARRAY = {"clip": "clips", "frame": "frames", "video": "video"}
+
+
+def check_output(path: Path, level: str | None) -> None:
+    """Refuse an output name or level before any work is done.
+
+    Args:
+        path: Must end in .npy, .npz or .safetensors.
+        level: "clip", "frame" or "video" for .npy; None for the others, which hold all three.
+
+    Raises:
+        InputError: Not one of these.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"the output is {str(path)!r}; its name must end in one of {', '.join(SUFFIXES)}."
+        )
+    if level is not None and level not in LEVELS:
+        raise InputError(f"level is {level!r}; allowed: {', '.join(LEVELS)}.")
+    if level is not None and path.suffix != ".npy":
+        raise InputError(
+            f"level is {level!r} but {path.suffix} files hold every level; leave level out, "
+            "or write a .npy file."
+        )
+
+
+def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
+    """Write embeddings whole or not at all; see :meth:`Embeddings.save`."""
+    import numpy as np
+
+    check_output(path, level)
+    if path.suffix == ".npy":
+        array = getattr(embeddings, _LEVEL_ARRAY[level or "clip"])
+        write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+        return
+    arrays = {name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS}
+    provenance = json.dumps(dataclasses.asdict(embeddings.provenance))
+    if path.suffix == ".npz":
+        text = np.array(provenance)
+        write_atomically(
+            path, lambda file: np.savez(file, allow_pickle=False, provenance=text, **arrays)
+        )
+        return
+    import safetensors.numpy
+
+    data = safetensors.numpy.save(arrays, metadata={"provenance": provenance})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def load(path: Path) -> Embeddings:
+    """Read what :func:`save` wrote as .npz or .safetensors; see :meth:`Embeddings.load`."""
+    import numpy as np
+
+    from .config import parse_dataclass
+    from .embed import EmbeddingProvenance, Embeddings
+
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _ARRAYS}
+            text = str(file["provenance"])
+    elif path.suffix == ".safetensors":
+        import safetensors
+
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            text = (file.metadata() or {})["provenance"]
+    else:
+        raise InputError(
+            f"{path}: only .npz and .safetensors hold everything; read a .npy with numpy.load."
+        )
+    provenance = parse_dataclass(EmbeddingProvenance, json.loads(text), str(path))
+    return Embeddings(**arrays, provenance=provenance)
