@@ -1,0 +1,295 @@
+"""From presentation times to the frames of each clip: pure functions on numpy arrays.
+
+A clip is T instants, one in each of T neighbouring segments of ``frame_interval_seconds``; each
+instant takes the frame that is nearest in presentation time, so 25, 50 and variable frame rates
+sample the same moments. Evaluation takes the segment centres; training draws one offset inside
+each segment (paper, Section 4.1: clips of M frames, one frame of every M/L). A video shorter than
+a clip is looped: an instant past its end is taken modulo its duration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import Preprocessing
+from .errors import InputError
+
+__all__ = [
+    "ClipPlan",
+    "clip_instants",
+    "nearest_frames",
+    "sample_eval",
+    "sample_train",
+    "uniform_clip_starts",
+    "window_starts",
+]
+
+MAX_CLIPS = 1_000_000
+"""Most clips one call may ask for; more is a mistaken ``every_seconds``."""
+
+_TIE_SECONDS = 1e-6
+"""Two frames this nearly equally far from an instant count as a tie, won by the earlier one."""
+
+Seconds = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """Which frames make which clip.
+
+    Args:
+        indices: (W, T) int64, frame indices in presentation order; a frame may occur repeatedly.
+        clip_seconds: (W, 2) float64, start and end of each clip, the end at most the duration.
+        frame_seconds: (W, T) float64, presentation time of each frame.
+    """
+
+    indices: Indices
+    clip_seconds: Seconds
+    frame_seconds: Seconds
+
+    def __post_init__(self) -> None:
+        clips, frames = self.indices.shape
+        shapes = (self.clip_seconds.shape, self.frame_seconds.shape)
+        if shapes != ((clips, 2), (clips, frames)):
+            raise InputError(
+                f"ClipPlan: indices have shape {self.indices.shape}, so clip_seconds and "
+                f"frame_seconds must have ({clips}, 2) and ({clips}, {frames}), not "
+                f"{shapes[0]} and {shapes[1]}."
+            )
+
+
+def clip_instants(
+    start_seconds: float, clip_frames: int, frame_interval_seconds: float
+) -> Seconds:
+    """Return the centres of the ``clip_frames`` segments of one clip.
+
+    Args:
+        start_seconds: Start of the clip, in seconds from the first frame of the video.
+        clip_frames: Number T of segments, at least 1.
+        frame_interval_seconds: Length of a segment in seconds, above 0.
+
+    Returns:
+        (T,) float64: ``start + (k + 0.5) * interval``.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> clip_instants(1.0, 2, 0.16).tolist()
+        [1.08, 1.24]
+    """
+    _check_clip(clip_frames, frame_interval_seconds)
+    return start_seconds + (np.arange(clip_frames) + 0.5) * frame_interval_seconds
+
+
+def uniform_clip_starts(duration_seconds: float, clips: int, clip_seconds: float) -> Seconds:
+    """Return the starts of evenly spaced clips, the first at 0 and the last ending at the end.
+
+    Their centres are ``linspace(M/2, duration - M/2, clips)`` with M the clip length, the
+    protocol of the paper's tests. One clip lies in the middle. In a video shorter than a clip all
+    start at 0.
+
+    Args:
+        duration_seconds: Length of the video, 0 or more.
+        clips: Number W of clips, at least 1.
+        clip_seconds: Length of a clip, above 0.
+
+    Returns:
+        (W,) float64, ascending.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> uniform_clip_starts(10.0, 3, 2.0).tolist()
+        [0.0, 4.0, 8.0]
+    """
+    _check_duration(duration_seconds)
+    _check_positive("clip_seconds", clip_seconds)
+    if not 1 <= clips <= MAX_CLIPS:
+        raise InputError(f"clips is {clips}; allowed: 1 to {MAX_CLIPS}.")
+    room = max(0.0, duration_seconds - clip_seconds)
+    if clips == 1:
+        return np.array([room / 2])
+    return np.linspace(0.0, room, clips)
+
+
+def window_starts(duration_seconds: float, every_seconds: float, clip_seconds: float) -> Seconds:
+    """Return the starts of windows over the whole video, one every ``every_seconds``.
+
+    Every window that fits is taken; when the last of them ends before the video does, one more
+    window ends exactly at the end, so the tail is never dropped. A video shorter than a window
+    has one, at 0, which is looped.
+
+    Args:
+        duration_seconds: Length of the video, 0 or more.
+        every_seconds: Distance between neighbouring starts, above 0.
+        clip_seconds: Length of a window, above 0.
+
+    Returns:
+        (W,) float64, ascending, W at least 1.
+
+    Raises:
+        InputError: If an argument is out of range or W would exceed 1,000,000.
+
+    Example:
+        >>> window_starts(5.0, 2.0, 2.0).tolist()
+        [0.0, 2.0, 3.0]
+    """
+    _check_duration(duration_seconds)
+    _check_positive("every_seconds", every_seconds)
+    _check_positive("clip_seconds", clip_seconds)
+    room = max(0.0, duration_seconds - clip_seconds)
+    if room / every_seconds > MAX_CLIPS - 2:
+        raise InputError(
+            f"every_seconds is {every_seconds} for a video of {duration_seconds} s: more than "
+            f"{MAX_CLIPS} windows; use a larger value."
+        )
+    starts = np.arange(int(room / every_seconds + _TIE_SECONDS) + 1) * every_seconds
+    if room - starts[-1] > _TIE_SECONDS:
+        starts = np.append(starts, room)
+    return np.minimum(starts, room)
+
+
+def nearest_frames(frame_seconds: Seconds, instants: Seconds, duration_seconds: float) -> Indices:
+    """Return the index of the frame nearest in presentation time to each instant.
+
+    Instants at or past the end loop: they are taken modulo ``duration_seconds``. Of two equally
+    near frames the earlier one is taken.
+
+    Args:
+        frame_seconds: (N,) float64 presentation times, ascending, N at least 1.
+        instants: Times in seconds, any shape, each 0 or more.
+        duration_seconds: End of the last frame; 0 for a still image.
+
+    Returns:
+        int64 indices in [0, N), the shape of ``instants``.
+
+    Raises:
+        InputError: If there are no frames, times do not ascend, or a number is not finite.
+
+    Example:
+        >>> nearest_frames(np.array([0.0, 0.1, 0.2]), np.array([0.04, 0.06, 0.32]), 0.3).tolist()
+        [0, 1, 0]
+    """
+    times = _check_times(frame_seconds)
+    _check_duration(duration_seconds)
+    wanted = np.asarray(instants, dtype=np.float64)
+    if not np.all(np.isfinite(wanted)) or np.any(wanted < 0):
+        raise InputError("instants must be finite and 0 or more, in seconds.")
+    if len(times) == 1 or duration_seconds <= 0:
+        return np.zeros(wanted.shape, dtype=np.int64)
+    looped = np.where(wanted < duration_seconds, wanted, np.mod(wanted, duration_seconds))
+    after = np.clip(np.searchsorted(times, looped), 1, len(times) - 1)
+    nearer = (times[after] - looped) < (looped - times[after - 1]) - _TIE_SECONDS
+    return np.where(nearer, after, after - 1).astype(np.int64)
+
+
+def sample_eval(
+    frame_seconds: Seconds,
+    duration_seconds: float,
+    preprocessing: Preprocessing,
+    clips: int = 10,
+    every_seconds: float | None = None,
+) -> ClipPlan:
+    """Choose the clips and frames by which a video is embedded.
+
+    Args:
+        frame_seconds: (N,) float64 presentation times from the first frame, ascending.
+        duration_seconds: End of the last frame; 0 for a still image.
+        preprocessing: Gives ``clip_frames`` and ``frame_interval_seconds``.
+        clips: Number of evenly spaced clips (the paper's protocol: 10); unused when
+            ``every_seconds`` is given.
+        every_seconds: Distance between windows over the whole video, or None.
+
+    Returns:
+        The plan: W clips of T frames, in order of time.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> plan = sample_eval(np.arange(100) / 25, 4.0, Preprocessing(), clips=2)
+        >>> plan.indices.tolist()
+        [[2, 6, 10, 14, 18, 22, 26, 30], [70, 74, 78, 82, 86, 90, 94, 98]]
+    """
+    times = _check_times(frame_seconds)
+    length = preprocessing.clip_seconds
+    if every_seconds is None:
+        starts = uniform_clip_starts(duration_seconds, clips, length)
+    else:
+        starts = window_starts(duration_seconds, every_seconds, length)
+    offsets = clip_instants(0.0, preprocessing.clip_frames, preprocessing.frame_interval_seconds)
+    indices = nearest_frames(times, starts[:, None] + offsets, duration_seconds)  # (W, T)
+    ends = np.minimum(starts + length, max(duration_seconds, float(times[-1])))
+    return ClipPlan(indices, np.stack([starts, ends], axis=1), times[indices])
+
+
+def sample_train(
+    frame_seconds: Seconds,
+    duration_seconds: float,
+    clip_frames: int,
+    frame_interval_seconds: float,
+    generator: np.random.Generator,
+    views: int = 1,
+) -> Indices:
+    """Draw random clips of one video: a random start, and a random offset in each segment.
+
+    Args:
+        frame_seconds: (N,) float64 presentation times from the first frame, ascending.
+        duration_seconds: End of the last frame.
+        clip_frames: Frames T in a clip.
+        frame_interval_seconds: Length of a segment in seconds.
+        generator: Source of every random number; ``views * (1 + T)`` are drawn.
+        views: Number of clips, drawn independently.
+
+    Returns:
+        (views, T) int64 frame indices, ascending along T unless the video is looped.
+
+    Raises:
+        InputError: If an argument is out of range.
+
+    Example:
+        >>> times = np.arange(100) / 25
+        >>> sample_train(times, 4.0, 8, 0.16, np.random.default_rng(0), views=2).shape
+        (2, 8)
+    """
+    _check_clip(clip_frames, frame_interval_seconds)
+    _check_duration(duration_seconds)
+    if views < 1:
+        raise InputError(f"views is {views}; allowed: 1 or more.")
+    draws = generator.random((views, 1 + clip_frames))
+    room = max(0.0, duration_seconds - clip_frames * frame_interval_seconds)
+    segments = np.arange(clip_frames) + draws[:, 1:]
+    instants = draws[:, :1] * room + segments * frame_interval_seconds  # (views, T)
+    return nearest_frames(frame_seconds, instants, duration_seconds)
+
+
+def _check_times(frame_seconds: Seconds) -> Seconds:
+    """Return the times as a float64 array, or raise InputError."""
+    times = np.asarray(frame_seconds, dtype=np.float64)
+    if times.ndim != 1 or len(times) == 0:
+        raise InputError(f"frame_seconds has shape {times.shape}; allowed: (N,) with N >= 1.")
+    if not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
+        raise InputError("frame_seconds must be finite and ascending.")
+    return times
+
+
+def _check_clip(clip_frames: int, frame_interval_seconds: float) -> None:
+    if clip_frames < 1:
+        raise InputError(f"clip_frames is {clip_frames}; allowed: 1 or more.")
+    _check_positive("frame_interval_seconds", frame_interval_seconds)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"{name} is {value}; allowed: more than 0 seconds.")
+
+
+def _check_duration(value: float) -> None:
+    if not (np.isfinite(value) and value >= 0):
+        raise InputError(f"duration_seconds is {value}; allowed: 0 or more seconds.")
