@@ -41,7 +41,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OutputError: The place cannot be written; what was there before is untouched.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(
+        f".{secrets.token_hex(8)}.tmp"
+    )  # short: the name may be the longest
     try:
         with temporary.open("xb") as file:
             write(file)
@@ -55,7 +57,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             "check that the folder exists, is writable and has space."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,66 @@
+"""Strict configuration: exact round trip, nothing unknown, nothing guessed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ccl_hub.config import Architecture, CCLConfig, Preprocessing, Provenance, parse_dataclass
+from ccl_hub.errors import ConfigError
+
+
+def test_json_round_trip_is_exact() -> None:
+    config = CCLConfig(
+        Architecture(projection_norm=True),
+        Preprocessing(clip_frames=16, resize="short_side", mean=(0.5, 0.5, 0.5)),
+        Provenance(name="x", trained_on="y", details={"epochs": 3, "nested": {"a": [1, 2]}}),
+    )
+    assert CCLConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"model_type": "bert"}, "'bert'"),
+        ({"schema_version": 99}, "upgrade"),
+        ({"preprocessing": {"crop_pixels": 5}}, "unknown key 'crop_pixels'"),
+        ({"preprocessing": {"crop_px": "112"}}, "crop_px is '112', expected int"),
+        ({"preprocessing": {"crop_px": True}}, "crop_px is True"),
+        ({"preprocessing": {"crop_px": 129}}, "32 to 128"),
+        ({"preprocessing": {"resize": "squash"}}, "'stretch' or 'short_side'"),
+        ({"preprocessing": {"clip_frames": 0}}, ">= 1"),
+        ({"preprocessing": {"frame_interval_seconds": 0.0}}, "more than 0"),
+        ({"preprocessing": {"std": [1.0, 0.0, 1.0]}}, "above 0"),
+        ({"preprocessing": {"mean": 3.0}}, "expected a list"),
+        ({"architecture": {"stage_channels": [1, 2]}}, "4 widths"),
+        ({"architecture": []}, "expected a table"),
+        ({"provenance": {"details": 3}}, "expected a table"),
+    ],
+)
+def test_wrong_values_are_named(change: dict, message: str) -> None:
+    values = {**CCLConfig().to_dict(), **change}
+    with pytest.raises(ConfigError) as caught:
+        CCLConfig.from_json(json.dumps(values), "some/config.json")
+    assert message in str(caught.value)
+    assert "some/config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+def test_not_a_configuration(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        CCLConfig.from_json(text)
+
+
+def test_whole_numbers_are_floats_where_floats_are_wanted() -> None:
+    assert parse_dataclass(Preprocessing, {"std": [1, 1, 1]}, "x").std == (1.0, 1.0, 1.0)
+
+
+def test_fingerprint_ignores_provenance_and_sees_everything_else() -> None:
+    plain = CCLConfig()
+    assert plain.fingerprint() == CCLConfig(provenance=Provenance(name="z")).fingerprint()
+    assert (
+        plain.fingerprint() != CCLConfig(preprocessing=Preprocessing(clip_frames=16)).fingerprint()
+    )
+    assert plain.fingerprint() != CCLConfig(Architecture(projection_dim=64)).fingerprint()

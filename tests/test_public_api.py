@@ -1,0 +1,110 @@
+"""The shape of the package: public names, import directions, banned calls, lazy imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ccl_hub
+from ccl_hub import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = sorted((ROOT / "ccl_hub").glob("*.py"))
+TRAINING = sorted((ROOT / "training").rglob("*.py"))
+SOURCES = [*PACKAGE, *TRAINING, ROOT / "hubconf.py", *sorted((ROOT / "benchmarks").glob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports anywhere, relative ones as ccl_hub.x."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = f"{path.parent.name}." * bool(node.level) + (node.module or "")
+            found |= {base.rstrip(".")} | {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def importers(module: str) -> set[str]:
+    return {
+        path.name
+        for path in PACKAGE
+        if any(name == module or name.startswith(f"{module}.") for name in imports(path))
+    }
+
+
+def test_the_package_never_imports_training() -> None:
+    assert not importers("training")
+
+
+def test_hub_access_has_one_home() -> None:
+    assert importers("huggingface_hub") == {"weights.py"}
+
+
+def test_decoding_has_one_home() -> None:
+    names = importers("av")
+    assert names and all(name.startswith("video") for name in names)
+
+
+def test_inference_needs_no_torchvision_and_no_click() -> None:
+    assert not importers("torchvision")
+    assert not importers("click"), "typer carries its own"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_banned_calls(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.keyword) and node.arg in (
+            "weights_only",
+            "allow_pickle",
+            "strict",
+        ):
+            value = getattr(node.value, "value", None)
+            wrong = {"weights_only": False, "allow_pickle": True}.get(node.arg)
+            assert value is not wrong or wrong is None, f"{path}:{node.value.lineno}: {node.arg}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = node.func.attr
+            if name == "load_state_dict":
+                assert not any(k.arg == "strict" for k in node.keywords), f"{path}:{node.lineno}"
+    assert not imports(path) & {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.name)
+def test_the_library_never_prints(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{path}:{node.lineno}"
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert ccl_hub.__all__ == sorted(ccl_hub.__all__)
+    for name in ccl_hub.__all__:
+        assert getattr(ccl_hub, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = ccl_hub.nonsense
+
+
+def test_every_error_is_in_the_tree_of_the_docstring() -> None:
+    assert errors.__all__ == sorted(errors.__all__)
+    for name in errors.__all__:
+        assert f" {name} " in f" {errors.__doc__.replace('(', ' (')} ".replace("\n", " "), name
+        assert issubclass(getattr(errors, name), errors.CCLError)
+
+
+def test_media_error_codes_differ() -> None:
+    kinds = [errors.MediaError, *errors.MediaError.__subclasses__()]
+    assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, ccl_hub, ccl_hub.cli; ccl_hub.list_models();"
+        "print([m for m in ('torch', 'av', 'huggingface_hub', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
