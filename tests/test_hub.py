@@ -1,0 +1,87 @@
+"""Weights from the Hub, through huggingface_hub's own client and a server on 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ccl_hub import weights
+from tests.hub_server import COMMIT, Hub, serve
+from tests.test_model import tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+LOAD = """
+import sys, torch
+from ccl_hub import CCLModel
+from ccl_hub.errors import CCLError
+try:
+    model = CCLModel.from_pretrained(sys.argv[1], revision=sys.argv[2] if sys.argv[2:] else None)
+except CCLError as error:
+    print(type(error).__name__, error)
+    sys.exit(3)
+with torch.inference_mode():
+    clip = torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)
+    print("video", model(clip).video[0, :4].tolist())
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    folder = tiny_model().save_pretrained(tmp_path / "repository")
+    with serve() as running:
+        running.repositories["someone/ccl_tiny"] = folder
+        yield running
+
+
+def load(hub: Hub, cache: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Load in a fresh process, because huggingface_hub reads its settings when imported."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *arguments],
+        env={**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache), **environment},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.returncode in (0, 3), done.stderr
+    return done.returncode, done.stdout.strip()
+
+
+def test_fetch_then_offline_from_the_cache(hub: Hub, tmp_path: Path) -> None:
+    with torch.inference_mode():
+        clip = torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)
+        wanted = tiny_model()(clip).video[0, :4].tolist()
+    assert load(hub, tmp_path / "cache", "someone/ccl_tiny") == (0, f"video {wanted}")
+    assert any("GET" in line and weights.WEIGHTS_NAME in line for line in hub.requests)
+
+    hub.requests.clear()
+    offline = load(hub, tmp_path / "cache", "someone/ccl_tiny", HF_HUB_OFFLINE="1")
+    assert offline == (0, f"video {wanted}")
+    assert hub.requests == [], "offline mode must open no connection"
+    pinned = load(hub, tmp_path / "cache", f"someone/ccl_tiny@{COMMIT}")
+    assert pinned == (0, f"video {wanted}")
+    # The client may ask the server about itself; a full commit in the cache is never asked for.
+    assert not [line for line in hub.requests if "/resolve/" in line]
+
+
+def test_what_is_missing_is_named(hub: Hub, tmp_path: Path) -> None:
+    code, text = load(hub, tmp_path / "cache", "someone/other")
+    assert code == 3 and text.startswith("ModelNotFoundError someone/other: no such repository")
+    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny", "v9")
+    assert code == 3 and "no such revision" in text
+    code, text = load(hub, tmp_path / "empty", "someone/ccl_tiny", HF_HUB_OFFLINE="1")
+    assert code == 3 and "not in the local cache" in text and "ccl_r18_mini" in text
+
+
+def test_repository_with_only_pickles(hub: Hub, tmp_path: Path) -> None:
+    folder = hub.repositories["someone/ccl_tiny"]
+    (folder / weights.WEIGHTS_NAME).rename(folder / "pytorch_model.bin")
+    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny")
+    assert code == 3 and text.startswith("WeightsError") and "safetensors" in text
