@@ -160,13 +160,10 @@ def embed_video(
         >>> embed_video(model, "video.mp4").video.shape  # doctest: +SKIP
         (512,)
     """
-    label = _check_sampling(clips, every_seconds, batch_size)
-    pre = model.preprocessing
-    with video.VideoReader(path, resize=pre, limits=limits) as reader:
+    label = _check_call(model, clips, every_seconds, batch_size)
+    with video.VideoReader(path, resize=model.preprocessing, limits=limits) as reader:
         info = reader.info
-        plan = sampling.sample_eval(
-            info.seconds, info.duration_seconds, pre, clips=clips, every_seconds=every_seconds
-        )
+        plan = _plan(info.seconds, info.duration_seconds, model, clips, every_seconds)
         stream = reader.frames(np.unique(plan.indices))
         arrays = _run(model, plan, stream, batch_size, progress)
         info = reader.info  # decoding may have found more damage than reading the index did
@@ -209,7 +206,7 @@ def embed_frames(
     Raises:
         InputError: Shape, dtype, order or number of times is not allowed.
     """
-    label = _check_sampling(clips, every_seconds, batch_size)
+    label = _check_call(model, clips, every_seconds, batch_size)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise InputError(
             f"frames are {frames.dtype} of shape {frames.shape}; "
@@ -224,7 +221,7 @@ def embed_frames(
     times = times - times[0]
     duration = float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0))
     pre = model.preprocessing
-    plan = sampling.sample_eval(times, duration, pre, clips=clips, every_seconds=every_seconds)
+    plan = _plan(times, duration, model, clips, every_seconds)
     wanted = np.unique(plan.indices).tolist()
     stream = ((i, video.resize_rgb(frames[i : i + 1], pre)[0]) for i in wanted)
     arrays = _run(model, plan, stream, batch_size)
@@ -254,16 +251,33 @@ def embed_image(model: CCLModel, image: ImageLike) -> Embeddings:
     return embed_frames(model, array[None], [0.0], clips=1)
 
 
-def _check_sampling(clips: int | None, every_seconds: float | None, batch_size: int) -> str:
-    """Refuse impossible requests; return the sampling in words, for provenance."""
+def _plan(
+    frame_seconds: np.ndarray,
+    duration_seconds: float,
+    model: CCLModel,
+    clips: int | None,
+    every_seconds: float | None,
+) -> sampling.ClipPlan:
+    """Choose frames by whichever of ``clips`` and ``every_seconds`` was given."""
+    return sampling.sample_eval(
+        frame_seconds,
+        duration_seconds,
+        model.preprocessing,
+        clips=DEFAULT_CLIPS if clips is None else clips,
+        every_seconds=every_seconds,
+    )
+
+
+def _check_call(
+    model: CCLModel, clips: int | None, every_seconds: float | None, batch_size: int
+) -> str:
+    """Refuse what cannot work before any decoding; return the sampling in words."""
     if clips is not None and every_seconds is not None:
         raise InputError(
             f"both clips={clips} and every_seconds={every_seconds} were given; give one."
         )
-    if clips is not None and clips < 1:
-        raise InputError(f"clips is {clips}; allowed: a whole number >= 1.")
-    if every_seconds is not None and not 0.001 <= every_seconds < float("inf"):
-        raise InputError(f"every_seconds is {every_seconds}; allowed: 0.001 or more.")
+    if model.training:
+        raise InputError("the model is in training mode; call model.eval() before embedding.")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; allowed: a whole number >= 1.")
     if every_seconds is not None:
@@ -279,8 +293,6 @@ def _run(
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Embed every clip of the plan from a stream of frames in ascending order."""
-    if model.training:
-        raise InputError("the model is in training mode; call model.eval() before embedding.")
     # Videos shorter than a clip give the same clip many times: compute it once.
     rows, where = np.unique(plan.indices, axis=0, return_inverse=True)
     clips, frames = [], []

@@ -39,10 +39,10 @@ def serve() -> Iterator[Hub]:
         def log_message(self, *_: object) -> None:
             return
 
-        def do_HEAD(self) -> None:  # noqa: N802 (the name http.server calls)
+        def do_HEAD(self) -> None:
             self.answer(body=False)
 
-        def do_GET(self) -> None:  # noqa: N802 (the name http.server calls)
+        def do_GET(self) -> None:
             self.answer(body=True)
 
         def refuse(self, code: str) -> None:
