@@ -83,7 +83,8 @@ def clip_instants(
         [1.08, 1.24]
     """
     _check_clip(clip_frames, frame_interval_seconds)
-    return start_seconds + (np.arange(clip_frames) + 0.5) * frame_interval_seconds
+    segments = np.arange(clip_frames, dtype=np.float64)
+    return start_seconds + (segments + 0.5) * frame_interval_seconds
 
 
 def uniform_clip_starts(duration_seconds: float, clips: int, clip_seconds: float) -> Seconds:
@@ -152,7 +153,8 @@ def window_starts(duration_seconds: float, every_seconds: float, clip_seconds: f
     starts = np.arange(int(room / every_seconds + _TIE_SECONDS) + 1) * every_seconds
     if room - starts[-1] > _TIE_SECONDS:
         starts = np.append(starts, room)
-    return np.minimum(starts, room)
+    windows: Seconds = np.minimum(starts, room)
+    return windows
 
 
 def nearest_frames(frame_seconds: Seconds, instants: Seconds, duration_seconds: float) -> Indices:

@@ -1,0 +1,213 @@
+"""Opening one local media file so that nothing else is read and nothing explodes (uses PyAV).
+
+FFmpeg opens whatever a file or its name points at: playlists, other protocols, devices. Here a
+path is first resolved to an absolute regular file; only container formats that cannot refer to
+other files are allowed; only the ``file`` protocol exists; and decoders refuse frames above a
+pixel limit before they allocate them.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from .errors import (
+    DecodeError,
+    InputError,
+    MediaLimitError,
+    MediaNotFoundError,
+    NoVideoError,
+    UnsupportedMediaError,
+)
+
+__all__ = ["ALLOWED_FORMATS", "MediaLimits", "check_path", "open_video"]
+
+ALLOWED_FORMATS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
+    *("flv", "asf", "ogg", "mxf", "nut", "ivf", "obu", "dv", "rm", "swf", "gif", "apng"),
+    *("h264", "hevc", "vvc", "av1", "m4v", "mpegvideo", "h263", "mjpeg", "yuv4mpegpipe"),
+    *("png_pipe", "jpeg_pipe", "webp_pipe", "webp", "bmp_pipe", "jpegxl_pipe"),
+)
+"""Demuxers that may open a file. None of them follows references to other files."""
+
+# First bytes -> what the file is; None where FFmpeg finds the format best by itself.
+_STILLS = {
+    b"\x89PNG\r\n\x1a\n": "png_pipe",
+    b"\xff\xd8\xff": "jpeg_pipe",
+    b"BM": "bmp_pipe",
+}
+_CONTAINERS = (
+    *(b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV", b"0&\xb2u", b"\x00\x00\x01", b"DKIF"),
+    *(b"\x00\x00\x00\x01", b"YUV4MPEG2", b"G@"),
+)
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx")
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """How large a file may be before it is refused with MediaLimitError.
+
+    Args:
+        max_pixels: Width times height of a decoded frame, also after a change in mid-stream. The
+            default admits 8K video (8192 x 4320); photographs may need more.
+        max_frames: Frames of a video. Its index takes about 25 bytes a frame; the default is 24
+            hours at 60 frames per second.
+        max_seconds: Duration of a video, or None for any.
+        max_bytes: Size of the file, or None for any.
+
+    Raises:
+        InputError: If a limit is not positive.
+    """
+
+    max_pixels: int = 8192 * 4352
+    max_frames: int = 24 * 3600 * 60
+    max_seconds: float | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_frames", "max_seconds", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"MediaLimits.{name} is {value!r}; allowed: above 0.")
+
+
+def check_path(path: str | Path, limits: MediaLimits) -> Path:
+    """Return the absolute path of a regular, not empty local file.
+
+    Args:
+        path: Path of the file; never a URL.
+        limits: Gives ``max_bytes``.
+
+    Raises:
+        MediaNotFoundError: No such file, or a directory, pipe, socket or device.
+        MediaLimitError: More than ``max_bytes``.
+        DecodeError: The file is empty.
+    """
+    try:
+        resolved = Path(path).resolve()
+        status = resolved.stat()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MediaNotFoundError(
+            f"no such local file ({reason}); give the path of a video file, not a URL.", path
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise MediaNotFoundError(f"is {kind}; give the path of a video file.", path)
+    if status.st_size == 0:
+        raise DecodeError("the file is empty (0 bytes); copy or download it again.", path)
+    if limits.max_bytes is not None and status.st_size > limits.max_bytes:
+        raise MediaLimitError(
+            f"the file has {status.st_size} bytes; allowed: at most {limits.max_bytes} "
+            "(MediaLimits.max_bytes).",
+            path,
+        )
+    return resolved
+
+
+@contextmanager
+def open_video(
+    path: str | Path, limits: MediaLimits, threads: int
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the main video stream of a local file, guarded; closes everything on leaving.
+
+    Args:
+        path: Path of the file.
+        limits: Largest size.
+        threads: Decoder threads; 0 for one per core.
+
+    Yields:
+        The container and its video stream, whose decoder is configured but not yet open.
+
+    Raises:
+        MediaError: One of its kinds, naming the file.
+    """
+    resolved = check_path(path, limits)
+    with _open(resolved, limits) as container:
+        stream = _main_stream(container, resolved)
+        context = stream.codec_context
+        if context.width * context.height > limits.max_pixels:
+            raise MediaLimitError(
+                f"frames are {context.width}x{context.height}; allowed: at most "
+                f"{limits.max_pixels} pixels; raise MediaLimits.max_pixels if you trust the file.",
+                resolved,
+            )
+        context.options = {"max_pixels": str(limits.max_pixels)}
+        context.thread_count = threads
+        context.thread_type = "AUTO"
+        yield container, stream
+
+
+def _open(path: Path, limits: MediaLimits) -> InputContainer:
+    """Open the container by an absolute path and restricted formats and protocols."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    still = next((name for magic, name in _STILLS.items() if head.startswith(magic)), None)
+    # image2 would take a % in the name of a still image as a pattern: name the format instead.
+    forced = still if still is not None and "%" in path.name else None
+    options = {
+        "format_whitelist": ",".join(ALLOWED_FORMATS),
+        "protocol_whitelist": "file",
+        "max_pixels": str(limits.max_pixels),  # for the decoders that probing opens
+    }
+    try:
+        return av.open(
+            str(path), mode="r", format=forced, options=options, metadata_errors="replace"
+        )
+    except MemoryError as error:
+        raise MediaLimitError("opening it needs more memory than there is.", path) from error
+    except (av.error.FFmpegError, ValueError) as error:
+        known = still or head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
+        if known:
+            raise DecodeError(
+                f"the container cannot be read ({_reason(error)}); it is damaged, cut short or "
+                "not one of the supported formats; copy or convert it again.",
+                path,
+            ) from error
+        raise UnsupportedMediaError(
+            f"not a supported video or image file ({_reason(error)}); supported are MP4/MOV, "
+            "Matroska/WebM, AVI, MPEG-TS/PS, FLV, ASF, Ogg, GIF and common image files; convert "
+            "it, for example with 'ffmpeg -i FILE out.mp4'.",
+            path,
+        ) from error
+
+
+def _main_stream(container: InputContainer, path: Path) -> VideoStream:
+    """Return the video stream to show: not cover art, then default, largest, first."""
+    pictures = [s for s in container.streams.video if s.disposition.value & _ATTACHED_PIC]
+    streams = [s for s in container.streams.video if s not in pictures]
+    if not streams:
+        held = "only a cover picture" if pictures else "no video stream"
+        raise NoVideoError(f"the file holds {held}; give a file with video.", path)
+    known = [s for s in streams if s.codec_context is not None]
+    if not known:
+        raise UnsupportedMediaError(
+            "no decoder for its video codec; convert it, for example with "
+            "'ffmpeg -i FILE -c:v libx264 out.mp4'.",
+            path,
+        )
+    default = int(av.stream.Disposition.default)
+    return max(
+        known,
+        key=lambda s: (
+            bool(s.disposition.value & default),
+            s.codec_context.width * s.codec_context.height,
+            -s.index,
+        ),
+    )
+
+
+_ATTACHED_PIC = int(av.stream.Disposition.attached_pic)
+
+
+def _reason(error: Exception) -> str:
+    """Return FFmpeg's words without numbers and paths."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

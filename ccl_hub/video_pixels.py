@@ -1,0 +1,275 @@
+"""From a decoded frame to small upright RGB: colour, alpha, resize, rotation (uses PyAV).
+
+Every pixel that reaches a network passes through :class:`FrameResizer`: video files, still images
+and arrays, in training and at inference. libswscale scales straight from the decoded planes with
+an antialiasing triangle filter (``bilinear`` widened by the scale), which ``benchmarks/resize.py``
+measures against converting the full frame and resizing it in torch.
+
+What is decided here, and must not change while checkpoints depend on it:
+
+* Colour matrix as tagged; untagged video is BT.709 when at least 1280 px wide or more than 576 px
+  high and BT.601 otherwise, as players do. Range as tagged; untagged is limited, except in the
+  ``yuvj`` formats. No tone mapping: HDR video keeps its transfer curve.
+* Transparent pixels are composited over black before the resize.
+* Interlaced frames are taken whole, both fields, without deinterlacing.
+* Rotation and mirroring follow the display matrix, to the nearest quarter turn.
+* Sample aspect ratio is ignored: pixels count as square.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from .config import Preprocessing
+from .errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
+
+__all__ = ["DECODER_VERSION", "FrameResizer", "display_size", "resize_rgb", "target_size"]
+
+Frame = npt.NDArray[np.uint8]
+
+_PYAV_MAJOR = int(av.__version__.split(".")[0])
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if _PYAV_MAJOR >= 17 else {}
+_FILTER = (
+    Interpolation.BILINEAR
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+    | Interpolation.BITEXACT
+)
+# AVColorSpace of a frame -> the matrix libswscale is told to use; others count as untagged.
+_MATRIX = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_ALPHA_ROWS = 256
+_MAX_ASPECT = 64
+
+
+def _decoder_version() -> str:
+    versions = {
+        name: ".".join(map(str, number))
+        for name, number in sorted(av.library_versions.items())
+        if name in ("libavcodec", "libavformat", "libswscale")
+    }
+    release = getattr(av, "ffmpeg_version_info", "unknown version")
+    libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"PyAV {av.__version__} / FFmpeg {release} ({libraries})"
+
+
+DECODER_VERSION = _decoder_version()
+"""Versions of everything that decides the decoded pixels, for provenance."""
+
+
+def target_size(height_px: int, width_px: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (height, width) to which a frame as shown is resized.
+
+    Args:
+        height_px: Height of the frame after rotation.
+        width_px: Width of the frame after rotation.
+        preprocessing: ``"stretch"`` gives its fixed size; ``"short_side"`` keeps the aspect ratio.
+
+    Raises:
+        MediaLimitError: By ``"short_side"``, if one side is more than 64 times the other.
+
+    Example:
+        >>> target_size(1080, 1920, Preprocessing())
+        (128, 171)
+        >>> target_size(1080, 1920, Preprocessing(resize="short_side"))
+        (128, 228)
+    """
+    if preprocessing.resize == "stretch":
+        return preprocessing.resize_height_px, preprocessing.resize_width_px
+    short, long = sorted((height_px, width_px))
+    if long > _MAX_ASPECT * short:
+        raise MediaLimitError(
+            f"frames are {width_px}x{height_px}; with resize 'short_side' one side may be at most "
+            f"{_MAX_ASPECT} times the other; use a model whose resize is 'stretch'."
+        )
+    side = preprocessing.resize_height_px
+    scaled = (2 * long * side + short) // (2 * short)  # rounded half up, exactly
+    return (side, scaled) if height_px <= width_px else (scaled, side)
+
+
+def display_size(frame: av.VideoFrame) -> tuple[int, int, int]:
+    """Return (height, width, clockwise rotation in degrees) of a frame as it is shown."""
+    transposed, _, _ = _orientation(frame)
+    size = (frame.width, frame.height) if transposed else (frame.height, frame.width)
+    return (*size, -frame.rotation % 360)
+
+
+class FrameResizer:
+    """Turns decoded frames into upright uint8 RGB of one size, fixed by the first frame.
+
+    Args:
+        preprocessing: Says how to resize.
+        max_pixels: Largest width times height of a decoded frame.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, max_pixels: int) -> None:
+        self._preprocessing = preprocessing
+        self._max_pixels = max_pixels
+        self._scaler = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> Frame:
+        """Return the frame as (h, w, 3) uint8 RGB, contiguous.
+
+        Raises:
+            MediaLimitError: The frame is larger than the limit.
+            UnsupportedMediaError: Its pixel format cannot be converted.
+            DecodeError: The conversion failed.
+        """
+        if frame.width * frame.height > self._max_pixels:
+            raise MediaLimitError(
+                f"a frame is {frame.width}x{frame.height}; allowed: at most {self._max_pixels} "
+                "pixels; raise MediaLimits.max_pixels if you trust the file."
+            )
+        if frame.format.name.startswith("bayer"):
+            raise UnsupportedMediaError(
+                f"pixel format {frame.format.name} (raw sensor data); convert the video first."
+            )
+        height, width, _ = display_size(frame)
+        if self._size is None:
+            self._size = target_size(height, width, self._preprocessing)
+        transposed, flip_vertical, flip_horizontal = _orientation(frame)
+        height, width = self._size[::-1] if transposed else self._size
+        try:
+            small = self._scale(self._opaque(_whole(frame)), height, width)
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            raise DecodeError(
+                f"a frame of {frame.width}x{frame.height} {frame.format.name} cannot be "
+                f"resized to {width}x{height}: {error}."
+            ) from error
+        if transposed:
+            small = small.transpose(1, 0, 2)
+        if flip_vertical:
+            small = small[::-1]
+        if flip_horizontal:
+            small = small[:, ::-1]
+        return np.ascontiguousarray(small)
+
+    def _scale(self, frame: av.VideoFrame, height: int, width: int) -> Frame:
+        """Resize and convert to RGB24 in one pass of libswscale."""
+        small = self._scaler.reformat(
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            src_colorspace=_matrix(frame),
+            dst_color_range=ColorRange.JPEG,
+            interpolation=_FILTER,
+            **_ONE_THREAD,
+        )
+        pixels: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
+        return pixels
+
+    def _opaque(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Composite a frame with alpha over black at full size; pass any other through."""
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        if not has_alpha and frame.format.name != "pal8":
+            return frame
+        rgba = VideoReformatter().reformat(
+            frame,
+            format="rgba",
+            src_colorspace=_matrix(frame),
+            dst_color_range=ColorRange.JPEG,
+            interpolation=_FILTER,
+            **_ONE_THREAD,
+        )
+        pixels = rgba.to_ndarray()  # (H, W, 4)
+        rgb = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
+        for top in range(0, len(pixels), _ALPHA_ROWS):
+            rows = pixels[top : top + _ALPHA_ROWS].astype(np.uint16)
+            rgb[top : top + _ALPHA_ROWS] = (rows[..., :3] * rows[..., 3:] + 127) // 255
+        return av.VideoFrame.from_ndarray(rgb, format="rgb24")
+
+
+def resize_rgb(frames: Frame, preprocessing: Preprocessing) -> Frame:
+    """Resize RGB arrays exactly as video frames are resized.
+
+    Args:
+        frames: (N, H, W, 3) uint8 RGB, already upright.
+        preprocessing: Says how to resize.
+
+    Returns:
+        (N, h, w, 3) uint8 RGB.
+
+    Raises:
+        InputError: Shape or dtype differs, or a side is 0.
+        MediaLimitError: See :func:`target_size`.
+
+    Example:
+        >>> resize_rgb(np.zeros((2, 480, 640, 3), np.uint8), Preprocessing()).shape
+        (2, 128, 171, 3)
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise InputError(
+            f"frames are {frames.dtype} of shape {frames.shape}; allowed: uint8 (N, H, W, 3) RGB."
+        )
+    _, height, width, _ = frames.shape
+    if height < 1 or width < 1:
+        raise InputError(f"frames have shape {frames.shape}; allowed: sides of 1 px or more.")
+    small_height, small_width = target_size(height, width, preprocessing)
+    resizer = FrameResizer(preprocessing, max_pixels=height * width)
+    small = np.empty((len(frames), small_height, small_width, 3), dtype=np.uint8)
+    for i, array in enumerate(frames):
+        small[i] = resizer(av.VideoFrame.from_ndarray(np.ascontiguousarray(array), "rgb24"))
+    return small
+
+
+def _matrix(frame: av.VideoFrame) -> Colorspace | None:
+    """Return the YUV matrix of a frame; None for RGB, which has none."""
+    if frame.format.is_rgb or frame.format.name == "pal8":
+        return None
+    guess = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
+    return _MATRIX.get(int(frame.colorspace), guess)
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Return (transposed, then flipped vertically, then flipped horizontally) of a frame.
+
+    The display matrix maps a stored point (p, q) to (a p + c q, b p + d q), with y downwards.
+    """
+    side_data: Any = frame.side_data  # PyAV declares it as a dict of motion vectors only
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, d < 0, a < 0
+    return True, b < 0, c < 0
+
+
+def _whole(frame: av.VideoFrame) -> av.VideoFrame:
+    """Return an interlaced frame as a progressive copy, since libswscale would split its fields.
+
+    Any other frame is returned as it is.
+    """
+    if not frame.interlaced_frame:
+        return frame
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for source, target in zip(frame.planes, copy.planes, strict=True):
+        rows, into = _rows(source), _rows(target)
+        stride = min(rows.shape[1], into.shape[1])
+        into[:, :stride] = rows[: len(into), :stride]
+    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
+    return copy
+
+
+def _rows(plane: Any) -> Frame:
+    """Return the bytes of a plane as (height, stride), top row first, as a view."""
+    stride = abs(plane.line_size)
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, stride)
+    return rows if plane.line_size > 0 else rows[::-1]
