@@ -1,0 +1,248 @@
+"""One video in, embeddings out: shapes, times, batch invariance, bounded memory, provenance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ccl_hub import video
+from ccl_hub.config import Preprocessing
+from ccl_hub.embed import Embeddings, _batches, embed_frames, embed_image, embed_video, preprocess
+from ccl_hub.errors import DecodeError, InputError, MediaNotFoundError
+from ccl_hub.model import CCLModel
+from tests.test_model import tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+BALLS = ROOT / "examples" / "bouncing_balls.mp4"  # 6 s, 25 fps, 320x240
+
+
+@pytest.fixture(scope="module")
+def model() -> CCLModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def balls(model: CCLModel) -> Embeddings:
+    return embed_video(model, BALLS)
+
+
+def test_shapes_times_and_provenance(balls: Embeddings) -> None:
+    assert balls.clips.shape == (10, 16) and balls.clips.dtype == np.float32
+    assert balls.frames.shape == (10, 8, 16) and balls.frames.dtype == np.float32
+    assert balls.video.shape == (16,)
+    np.testing.assert_allclose(balls.video, balls.clips.mean(axis=0), rtol=1e-6)
+    assert balls.clip_seconds[0, 0] == 0
+    np.testing.assert_allclose(balls.clip_seconds[-1, 1], 6.0, atol=1e-6)
+    np.testing.assert_allclose(np.diff(balls.clip_seconds[:, 0]), (6 - 1.28) / 9, atol=1e-6)
+    centres = balls.clip_seconds[:, :1] + (np.arange(8) + 0.5) * 0.16
+    assert np.abs(balls.frame_seconds - centres).max() <= 0.02 + 1e-6  # half a frame at 25 fps
+    facts = balls.provenance
+    assert (facts.source, facts.source_frames) == (str(BALLS), 150)
+    assert facts.source_bytes == BALLS.stat().st_size
+    assert facts.completeness == "complete" and not balls.incomplete
+    assert facts.sampling == "clips=10" and "PyAV" in facts.decoder
+
+
+def test_equals_the_steps_done_by_hand(model: CCLModel, balls: Embeddings) -> None:
+    frames = [frame for _, frame in video.iter_frames(BALLS, model.preprocessing)]
+    wanted = np.rint(balls.frame_seconds[3] * 25).astype(int)
+    clip = torch.from_numpy(np.stack([frames[i] for i in wanted]))  # (8,128,171,3)
+    top, left = (128 - 112) // 2, (171 - 112) // 2
+    crop = clip[:, top : top + 112, left : left + 112].permute(3, 0, 1, 2).float() / 255
+    pre = model.preprocessing
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (pre.mean, pre.std))
+    with torch.inference_mode():
+        output = model(((crop - mean) / std)[None])
+    np.testing.assert_allclose(output.video[0].numpy(), balls.clips[3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.frames[0].numpy(), balls.frames[3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_batch_size_does_not_matter(model: CCLModel, balls: Embeddings, batch_size: int) -> None:
+    again = embed_video(model, BALLS, batch_size=batch_size)
+    scale = float(np.abs(balls.clips).max())
+    np.testing.assert_allclose(again.clips, balls.clips, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(
+        again.frames, balls.frames, rtol=0, atol=1e-5 * float(np.abs(balls.frames).max())
+    )
+
+
+def test_windows_cover_the_whole_video_with_the_tail(model: CCLModel) -> None:
+    result = embed_video(model, BALLS, every_seconds=1.0)
+    starts = result.clip_seconds[:, 0]
+    np.testing.assert_allclose(starts, [0, 1, 2, 3, 4, 4.72], atol=1e-6)
+    assert result.clip_seconds[-1, 1] == pytest.approx(6.0)
+    assert result.provenance.sampling == "every_seconds=1"
+
+
+def test_arrays_give_what_the_file_gives(model: CCLModel, balls: Embeddings) -> None:
+    frames = np.stack([frame for _, frame in video.iter_frames(BALLS, model.preprocessing)])
+    seconds = np.arange(150) / 25
+    result = embed_frames(model, frames, seconds)  # already 128 x 171: the resize is the identity
+    np.testing.assert_allclose(result.clips, balls.clips, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(result.frame_seconds, balls.frame_seconds)
+
+
+def test_an_image_is_a_video_of_one_frame(model: CCLModel, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    image = pytest.importorskip("PIL.Image").fromarray(pixels)
+    image.save(tmp_path / "still.png")
+    from_array = embed_image(model, pixels)
+    assert from_array.clips.shape == (1, 16) and from_array.frames.shape == (1, 8, 16)
+    assert np.abs(from_array.frames - from_array.frames[:, :1]).max() < 1e-6
+    for other in (image, tmp_path / "still.png", str(tmp_path / "still.png")):
+        np.testing.assert_allclose(
+            embed_image(model, other).clips, from_array.clips, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_a_video_shorter_than_a_clip_is_looped_and_computed_once(
+    model: CCLModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    original = CCLModel.forward
+
+    def counting(self: CCLModel, clips: torch.Tensor, project: bool = False):
+        rows.append(len(clips))
+        return original(self, clips, project)
+
+    monkeypatch.setattr(CCLModel, "forward", counting)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 128, 171, 3), dtype=np.uint8)
+    result = embed_frames(model, frames, [0.0, 0.2, 0.4])
+    assert sum(rows) == 1
+    assert result.clips.shape == (10, 16)
+    # Instants 0.08 + k*0.16 s modulo 0.6 s, nearest of 0, 0.2 and 0.4 s.
+    np.testing.assert_allclose(
+        result.frame_seconds[0], [0.0, 0.2, 0.4, 0.4, 0.2, 0.2, 0.4, 0.0], atol=1e-9
+    )
+
+
+def test_memory_holds_only_frames_still_needed() -> None:
+    rows = np.arange(0, 1000)[:, None] + np.arange(8)  # 1,000 overlapping windows
+    alive: set[int] = set()
+
+    class Frame(np.ndarray):
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    most = 0
+
+    def stream():
+        nonlocal most
+        for i in range(1007):
+            frame = np.full((1, 1, 3), i % 256, np.uint8).view(Frame)
+            alive.add(id(frame))
+            most = max(most, len(alive))
+            yield i, frame
+
+    got = [np.asarray(batch)[..., 0, 0, 0] for batch in _batches(rows, stream(), 4)]
+    np.testing.assert_array_equal(np.concatenate(got), rows % 256)
+    assert most <= 4 + 8 + 4, f"{most} frames were alive at once"
+
+
+def test_a_frame_that_never_comes_is_an_error() -> None:
+    frame = np.zeros((1, 1, 3), np.uint8)
+    with pytest.raises(DecodeError, match="frame 3"):
+        list(_batches(np.array([[0, 1, 2, 3]]), iter([(0, frame), (1, frame)]), 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"clips": 0}, "clips is 0"),
+        ({"clips": 3, "every_seconds": 1.0}, "give one"),
+        ({"every_seconds": 0.0}, "every_seconds is 0"),
+        ({"every_seconds": float("nan")}, "every_seconds is nan"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_bad_arguments(model: CCLModel, arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        embed_video(model, BALLS, **arguments)
+
+
+def test_missing_file(model: CCLModel, tmp_path: Path) -> None:
+    with pytest.raises(MediaNotFoundError, match=r"no\.mp4"):
+        embed_video(model, tmp_path / "no.mp4")
+
+
+@pytest.mark.parametrize(
+    ("frames", "seconds", "message"),
+    [
+        (np.zeros((2, 32, 32, 3), np.float32), [0, 1], "float32"),
+        (np.zeros((2, 3, 32, 32), np.uint8), [0, 1], r"\(2, 3, 32, 32\)"),
+        (np.zeros((0, 32, 32, 3), np.uint8), [], r"N >= 1"),
+        (np.zeros((2, 32, 32, 3), np.uint8), [0], r"\(1,\) for 2 frames"),
+        (np.zeros((2, 32, 32, 3), np.uint8), [1, 0], "ascending"),
+        (np.zeros((2, 32, 32, 3), np.uint8), [0, np.nan], "finite"),
+    ],
+)
+def test_bad_arrays(model: CCLModel, frames: np.ndarray, seconds: list, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        embed_frames(model, frames, seconds)
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(InputError, match=r"model\.eval\(\)"):
+        embed_video(tiny_model().train(), BALLS)
+
+
+def test_preprocess_equals_what_embed_frames_feeds(model: CCLModel) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (8, 60, 90, 3), dtype=np.uint8)
+    clips = preprocess(frames)
+    assert clips.shape == (1, 3, 8, 112, 112)
+    with torch.inference_mode():
+        by_hand = model(clips).video[0].numpy()
+    seconds = (np.arange(8) + 0.5) * 0.16
+    np.testing.assert_allclose(
+        embed_frames(model, frames, seconds, clips=1).clips[0], by_hand, rtol=1e-4, atol=1e-5
+    )
+    assert preprocess(np.stack([frames, frames])).shape == (2, 3, 8, 112, 112)
+    with pytest.raises(InputError, match="uint8"):
+        preprocess(frames.astype(np.float32))
+
+
+def test_short_side_preset_keeps_the_aspect_ratio() -> None:
+    pre = Preprocessing(resize="short_side")
+    frames = np.zeros((1, 240, 480, 3), np.uint8)
+    assert video.resize_rgb(frames, pre).shape == (1, 128, 256, 3)
+    assert preprocess(frames, pre).shape == (1, 3, 1, 112, 112)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_save_and_load_everything(balls: Embeddings, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"feats{suffix}"
+    balls.save(path)
+    again = Embeddings.load(path)
+    for name in ("clips", "clip_seconds", "frames", "frame_seconds", "video"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(balls, name))
+    assert again.provenance == balls.provenance
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [(None, "clips"), ("frame", "frames"), ("video", "video")]
+)
+def test_npy_holds_the_level_asked_for(
+    balls: Embeddings, tmp_path: Path, level: str | None, name: str
+) -> None:
+    balls.save(tmp_path / "feats.npy", level)
+    np.testing.assert_array_equal(np.load(tmp_path / "feats.npy"), getattr(balls, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "message"),
+    [
+        ("feats.csv", None, r"\.npy, \.npz, \.safetensors"),
+        ("feats.npy", "scene", "clip, frame, video"),
+        ("feats.npz", "clip", "every level"),
+    ],
+)
+def test_bad_outputs(
+    balls: Embeddings, tmp_path: Path, name: str, level: str | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        balls.save(tmp_path / name, level)
+    assert not list(tmp_path.iterdir())
