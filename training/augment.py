@@ -1,0 +1,357 @@
+"""Clip-consistent augmentation, batched on the device that holds the frames.
+
+Crop, resize, flip and blur are linear along each image axis, so they are two small matrices per
+clip, and colour jitter is one 3 x 4 affine map per clip; a whole batch is three matrix products.
+The parameters of a clip are drawn on the CPU from the clip's own seed, so they depend neither on
+the device nor on which clips share its batch.
+
+``paper``: one random 112 x 112 crop of the 128 x 171 frame per clip (paper, Section 4.1).
+``strong``: random resized crop, flip, colour jitter, grey and blur, as is usual for contrastive
+learning. Its jitter applies brightness, contrast, saturation and hue in this order, rotates hue
+about the grey axis in YIQ, takes contrast about the mean of the whole clip, and clamps once, at
+the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccl_hub.config import Preprocessing
+from ccl_hub.errors import ConfigError, InputError
+
+__all__ = ["Augment", "ClipParameters", "augment", "draw_parameters"]
+
+STRONG_FLIP = 0.5
+CROP_TRIES = 10
+BLUR_REFERENCE_PX = 112  # blur_sigma is stated for a crop of this side
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a training clip; recipe section ``[augment]``.
+
+    Args:
+        kind: ``"paper"`` or ``"strong"``; ``paper`` uses ``crop_px`` and ``flip`` alone.
+        crop_px: Side of the result; below the preprocessing's ``crop_px`` the same crop is shrunk,
+            with antialiasing.
+        flip: Probability of a horizontal flip; None: 0 for ``paper``, 0.5 for ``strong``.
+        area: Smallest and largest share of the frame's area that a crop covers.
+        ratio: Smallest and largest width / height of a crop, in frame pixels.
+        jitter: Probability of colour jitter.
+        brightness: Factor within 1 +- this.
+        contrast: Factor within 1 +- this.
+        saturation: Factor within 1 +- this.
+        hue: Shift within +- this share of a full turn, at most 0.5.
+        grey: Probability of a grey clip.
+        blur: Probability of a Gaussian blur.
+        blur_sigma: Smallest and largest standard deviation in pixels of a 112 x 112 crop; scaled
+            with ``crop_px``.
+
+    Raises:
+        ConfigError: A value is out of range, or ``paper`` is given a value it does not use.
+    """
+
+    kind: str = "paper"
+    crop_px: int = 112
+    flip: float | None = None
+    area: tuple[float, ...] = (0.2, 1.0)
+    ratio: tuple[float, ...] = (3 / 4, 4 / 3)
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    grey: float = 0.2
+    blur: float = 0.5
+    blur_sigma: tuple[float, ...] = (0.1, 2.0)
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("paper", "strong"), "kind", self.kind, "'paper' or 'strong'")
+        _require(16 <= self.crop_px <= 1024, "crop_px", self.crop_px, "16 to 1024")
+        for name in ("jitter", "grey", "blur"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, value, "0 to 1")
+        _require(self.flip is None or 0 <= self.flip <= 1, "flip", self.flip, "0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, value, "0 to 1")
+        _require(0 <= self.hue <= 0.5, "hue", self.hue, "0 to 0.5")
+        for name, top in (("area", 1.0), ("ratio", 100.0), ("blur_sigma", 100.0)):
+            pair = getattr(self, name)
+            good = len(pair) == 2 and 0 < pair[0] <= pair[1] <= top
+            _require(good, name, pair, f"two rising numbers above 0, at most {top:g}")
+        if self.kind == "paper":
+            for name in _STRONG_ONLY:
+                if getattr(self, name) != _STRONG_ONLY[name]:
+                    raise ConfigError(f"{name} has no effect with kind 'paper'; use 'strong'.")
+
+    @property
+    def flip_probability(self) -> float:
+        """Probability of a flip, with the default of ``kind`` filled in."""
+        if self.flip is not None:
+            return self.flip
+        return STRONG_FLIP if self.kind == "strong" else 0.0
+
+
+def _require(ok: bool, name: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")
+
+
+_STRONG_ONLY = {
+    name: Augment.__dataclass_fields__[name].default
+    for name in Augment.__dataclass_fields__
+    if name not in ("kind", "crop_px", "flip")
+}
+
+
+@dataclass(frozen=True)
+class ClipParameters:
+    """What was drawn for B clips, as float64 arrays (B,); boxes are in reference pixels.
+
+    ``sigma_px`` is 0 for no blur; the factors are 1, ``hue_turns`` 0 and ``grey`` 0 for no change.
+    """
+
+    top: np.ndarray
+    left: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    flip: np.ndarray
+    brightness: np.ndarray
+    contrast: np.ndarray
+    saturation: np.ndarray
+    hue_turns: np.ndarray
+    grey: np.ndarray
+    sigma_px: np.ndarray
+
+
+def draw_parameters(
+    config: Augment,
+    seeds: Sequence[int],
+    size_px: tuple[float, float],
+    box_px: int,
+) -> ClipParameters:
+    """Draw the parameters of clips, each from its own seed.
+
+    Args:
+        config: What to draw.
+        seeds: One seed >= 0 per clip.
+        size_px: Height and width of the frame in reference pixels.
+        box_px: Side of the ``paper`` crop in reference pixels.
+
+    Returns:
+        One value per clip of each parameter.
+    """
+    u = np.stack([_uniforms(seed) for seed in seeds])  # (B, 32) in [0, 1)
+    if config.kind == "paper":
+        height = width = np.full(len(u), float(box_px))
+    else:
+        height, width = _random_box(config, u[:, :CROP_TRIES], u[:, 10 : 10 + CROP_TRIES], size_px)
+    jitter = (u[:, 23] < config.jitter) & (config.kind == "strong")
+
+    def factor(place: int, spread: float) -> np.ndarray:
+        return np.where(jitter, 1 + spread * (2 * u[:, place] - 1), 1.0)
+
+    low, high = (sigma * config.crop_px / BLUR_REFERENCE_PX for sigma in config.blur_sigma)
+    blurred = (u[:, 29] < config.blur) & (config.kind == "strong")
+    return ClipParameters(
+        top=np.floor(u[:, 20] * (np.floor(size_px[0]) - height + 1)),
+        left=np.floor(u[:, 21] * (np.floor(size_px[1]) - width + 1)),
+        height=height,
+        width=width,
+        flip=(u[:, 22] < config.flip_probability).astype(np.float64),
+        brightness=factor(24, config.brightness),
+        contrast=factor(25, config.contrast),
+        saturation=factor(26, config.saturation),
+        hue_turns=np.where(jitter, config.hue * (2 * u[:, 27] - 1), 0.0),
+        grey=((u[:, 28] < config.grey) & (config.kind == "strong")).astype(np.float64),
+        sigma_px=np.where(blurred, low + (high - low) * u[:, 30], 0.0),
+    )
+
+
+def _uniforms(seed: int) -> np.ndarray:
+    """Return 32 uniform numbers that depend on ``seed`` alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(int(seed)))).random(32)
+
+
+def _random_box(
+    config: Augment, u_area: np.ndarray, u_ratio: np.ndarray, size_px: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return heights and widths (B,): the first of ten tries that fits, else the largest box."""
+    full_height, full_width = (math.floor(side) for side in size_px)
+    area = full_height * full_width * (config.area[0] + np.ptp(config.area) * u_area)
+    low, high = math.log(config.ratio[0]), math.log(config.ratio[1])
+    ratio = np.exp(low + (high - low) * u_ratio)
+    width, height = np.round(np.sqrt(area * ratio)), np.round(np.sqrt(area / ratio))  # (B, tries)
+    fits = (width >= 1) & (width <= full_width) & (height >= 1) & (height <= full_height)
+    first = np.argmax(fits, axis=1)[:, None]
+    aspect = min(max(full_width / full_height, config.ratio[0]), config.ratio[1])
+    spare_width = min(full_width, round(full_height * aspect))
+    spare_height = min(full_height, round(full_width / aspect))
+    some = fits.any(axis=1)
+    return (
+        np.where(some, np.take_along_axis(height, first, 1)[:, 0], float(spare_height)),
+        np.where(some, np.take_along_axis(width, first, 1)[:, 0], float(spare_width)),
+    )
+
+
+def augment(
+    frames: Tensor,
+    config: Augment,
+    seeds: int | Sequence[int] | np.ndarray,
+    preprocessing: Preprocessing | None = None,
+) -> Tensor:
+    """Crop, resize, jitter and normalise clips; every frame of a clip is treated alike.
+
+    Args:
+        frames: (B, T, h, w, 3) uint8 RGB: frames resized by ``preprocessing``, or the same frames
+            shrunk to save memory (boxes are scaled accordingly).
+        config: What to do.
+        seeds: One seed >= 0 per clip, or one number from which the clips' seeds are derived.
+        preprocessing: Gives the frame size in which boxes are drawn, the ``paper`` crop's side,
+            mean and std; the defaults for None.
+
+    Returns:
+        (B, 3, T, crop_px, crop_px) float32 on the device of ``frames``, normalised.
+
+    Raises:
+        InputError: Wrong shape or dtype, not one seed per clip, or a frame smaller than the crop.
+
+    Example:
+        >>> clips = torch.zeros(2, 8, 128, 171, 3, dtype=torch.uint8)
+        >>> augment(clips, Augment("strong", crop_px=56), seeds=[1, 2]).shape
+        torch.Size([2, 3, 8, 56, 56])
+    """
+    preprocessing = preprocessing or Preprocessing()
+    if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        raise InputError(
+            f"frames are {frames.dtype} {tuple(frames.shape)}; expected uint8 (B, T, h, w, 3)."
+        )
+    if isinstance(seeds, (int, np.integer)):
+        seeds = np.random.SeedSequence(int(seeds)).generate_state(len(frames), np.uint64)
+    if len(seeds) != len(frames):
+        raise InputError(f"{len(seeds)} seeds for {len(frames)} clips; give one per clip.")
+    reference = _reference_size(frames.shape[2], frames.shape[3], preprocessing)
+    if config.kind == "paper" and preprocessing.crop_px > min(reference):
+        raise InputError(f"a crop of {preprocessing.crop_px} px does not fit {reference} px.")
+    drawn = draw_parameters(config, [int(s) for s in seeds], reference, preprocessing.crop_px)
+    with torch.autocast(frames.device.type, enabled=False):
+        clips = _resample(frames, drawn, reference, config.crop_px).div_(255)
+        if config.kind == "strong":
+            clips = _colour(clips, drawn)
+        return _normalise(clips, preprocessing)
+
+
+def _reference_size(
+    height_px: int, width_px: int, preprocessing: Preprocessing
+) -> tuple[float, float]:
+    """Return the size in which boxes are drawn, for frames that may have been shrunk."""
+    if preprocessing.resize == "stretch":
+        return float(preprocessing.resize_height_px), float(preprocessing.resize_width_px)
+    scale = preprocessing.resize_height_px / min(height_px, width_px)
+    return height_px * scale, width_px * scale
+
+
+def _resample(
+    frames: Tensor, drawn: ClipParameters, reference: tuple[float, float], crop_px: int
+) -> Tensor:
+    """Return cropped, resized, flipped, blurred clips, (B, 3, T, crop, crop) in 0..255."""
+    batch, length, height, width, _ = frames.shape
+    device = frames.device
+
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    scale_y, scale_x = height / reference[0], width / reference[1]
+    rows = _axis_weights(
+        on_device(drawn.top * scale_y), on_device(drawn.height * scale_y), crop_px, height
+    )
+    columns = _axis_weights(
+        on_device(drawn.left * scale_x), on_device(drawn.width * scale_x), crop_px, width
+    )
+    columns = torch.where(on_device(drawn.flip)[:, None, None] > 0, columns.flip(1), columns)
+    if np.any(drawn.sigma_px > 0):
+        blur = _blur_weights(on_device(drawn.sigma_px), crop_px)
+        rows, columns = blur @ rows, blur @ columns
+    rows, columns = rows.float(), columns.float()  # (B, crop, h), (B, crop, w)
+    pixels = frames.reshape(batch * length, height, width * 3).float()
+    rows = rows[:, None].expand(-1, length, -1, -1).reshape(batch * length, crop_px, height)
+    shrunk = torch.bmm(rows, pixels)  # (B*T, crop, w*3)
+    shrunk = shrunk.view(batch, length, crop_px, width, 3).permute(0, 4, 1, 2, 3)
+    shrunk = shrunk.reshape(batch, 3 * length * crop_px, width)
+    clips = torch.bmm(shrunk, columns.transpose(1, 2))  # (B, 3*T*crop, crop)
+    return clips.view(batch, 3, length, crop_px, crop_px)
+
+
+def _axis_weights(start: Tensor, length: Tensor, out_px: int, in_px: int) -> Tensor:
+    """Return the antialiased linear resize of an interval as matrices.
+
+    A triangle filter widened by the scale when shrinking, cut off at the interval's ends: the same
+    as cropping first and resizing with ``antialias=True``.
+
+    Args:
+        start: (B,) float64, where the interval begins, in input pixels.
+        length: (B,) float64, its length.
+        out_px: Number of results.
+        in_px: Number of inputs.
+
+    Returns:
+        (B, out_px, in_px) float64 whose rows sum to 1.
+    """
+    scale = (length / out_px)[:, None, None]
+    inputs = torch.arange(in_px, dtype=torch.float64, device=start.device) + 0.5
+    outputs = torch.arange(out_px, dtype=torch.float64, device=start.device)[:, None] + 0.5
+    start, end = start[:, None, None], (start + length)[:, None, None]
+    weights = 1 - (inputs - (start + outputs * scale)).abs() / scale.clamp(min=1)
+    inside = (inputs > start) & (inputs < end)
+    weights = torch.where(inside, weights.clamp(min=0), 0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _blur_weights(sigma_px: Tensor, side_px: int) -> Tensor:
+    """Return Gaussian blurs (B, side, side) whose rows sum to 1; the identity for sigma 0."""
+    place = torch.arange(side_px, dtype=torch.float64, device=sigma_px.device)
+    distance = (place[:, None] - place).square()
+    sigma = sigma_px.clamp(min=1e-3)[:, None, None]  # 1e-3 px leaves the identity
+    weights = torch.exp(-distance / (2 * sigma.square()))
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _colour(clips: Tensor, drawn: ClipParameters) -> Tensor:
+    """Apply the affine colour map of each clip to (B, 3, T, h, w) in [0, 1], and clamp."""
+    matrices = torch.from_numpy(_colour_matrices(drawn)).to(clips)  # (B, 3, 3)
+    luma = torch.tensor(LUMA, dtype=clips.dtype, device=clips.device)
+    mean = (clips.mean(dim=(2, 3, 4)) * luma).sum(1)  # (B,)
+    offset = torch.from_numpy((1 - drawn.contrast) * drawn.brightness).to(clips) * mean
+    mapped = torch.baddbmm(offset[:, None, None], matrices, clips.flatten(2))
+    return mapped.clamp_(0, 1).view_as(clips)
+
+
+def _colour_matrices(drawn: ClipParameters) -> np.ndarray:
+    """Return the linear part (B, 3, 3) of jitter and grey; each maps grey to grey."""
+    luma = np.array(LUMA)
+    identity, grey = np.eye(3), np.tile(luma, (3, 1))  # grey @ rgb = (y, y, y)
+    to_yiq = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
+    angle = 2 * np.pi * drawn.hue_turns
+    turn = np.tile(identity, (len(angle), 1, 1))
+    turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
+    turn[:, 1, 2], turn[:, 2, 1] = -np.sin(angle), np.sin(angle)
+    hue = np.linalg.inv(to_yiq) @ turn @ to_yiq
+    saturation = drawn.saturation[:, None, None]
+    colour = hue @ (saturation * identity + (1 - saturation) * grey)
+    colour = np.where(drawn.grey[:, None, None] > 0, grey @ colour, colour)
+    return colour * (drawn.brightness * drawn.contrast)[:, None, None]
+
+
+def _normalise(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Subtract mean and divide by std per channel, in place."""
+    mean = torch.tensor(preprocessing.mean, device=clips.device).view(3, 1, 1, 1)
+    std = torch.tensor(preprocessing.std, device=clips.device).view(3, 1, 1, 1)
+    return clips.sub_(mean).div_(std)

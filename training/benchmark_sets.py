@@ -1,0 +1,222 @@
+"""Published data sets, by their official split files: Kinetics-400, UCF101, HMDB51 and MMAct.
+
+None of the videos comes with this project. Every function returns all videos the official files
+name, whether or not they are on disk; ``VideoList.select("train")`` gives one part.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from ccl_hub.errors import TrainingError
+
+from .datasets import VideoItem, VideoList, require_folder, video_files
+
+__all__ = ["hmdb51", "kinetics400", "mmact", "ucf101"]
+
+KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end", "split"}
+HMDB51_SPLITS = {"0": "unused", "1": "train", "2": "test"}
+MMACT_TRAIN_SUBJECTS = 16  # of 20 (MMAct paper, Section 4: 80 % of the subjects train)
+MMACT_TRAIN_SHARE = 0.8  # of each subject's sessions, in ascending order
+
+
+class _Files:
+    """Finds the videos of a folder by relative path, or else by their unique stem."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.by_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in video_files(folder):
+            self.by_stem[path.stem].append(path)
+
+    def find(self, relative: str) -> Path:
+        """Return where a video is, or the path it should have if it is nowhere."""
+        expected = self.folder / relative
+        if expected.is_file():
+            return expected
+        found = self.by_stem.get(Path(relative).stem, [])
+        if len(found) > 1:
+            raise TrainingError(
+                f"{found[0]}: is it {relative}, or is {found[1]}? Two files have that name; "
+                "keep one."
+            )
+        return found[0] if found else expected
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the non-empty lines of an official list."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path}: the official list is missing; put it there.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path}: unreadable list ({error}); fetch it again.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def ucf101(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
+    """List UCF101 by its official ``ucfTrainTestlist``.
+
+    Args:
+        folder: The videos, in class folders or flat.
+        lists: Folder with ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
+        fold: Split 1, 2 or 3.
+
+    Returns:
+        13,320 videos; ``split`` is train or test, ``group`` is the official group (``g01``).
+
+    Raises:
+        TrainingError: A folder or list is missing, or a line is not of the official form.
+    """
+    _require_fold(fold)
+    files, place = _Files(require_folder(folder, "UCF101")), require_folder(lists, "UCF101 lists")
+    classes = []
+    for line in _lines(place / "classInd.txt"):
+        _, _, name = line.partition(" ")
+        classes.append(name)
+    items = []
+    for split in ("train", "test"):
+        path = place / f"{split}list{fold:02d}.txt"
+        for line in _lines(path):
+            relative = line.split()[0]
+            matched = re.fullmatch(r"([^/]+)/v_.+_(g\d+)_c\d+\.\w+", relative)
+            if matched is None:
+                raise TrainingError(f"{path}: {line!r} is not a line of the official list.")
+            label, group = matched.groups()
+            items.append(VideoItem(relative, files.find(relative), label, group, split))
+    return VideoList(f"UCF101 split {fold}", tuple(items), tuple(classes))
+
+
+def hmdb51(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
+    """List HMDB51 by its official 70/30 ``testTrainMulti`` files.
+
+    Args:
+        folder: The videos, in class folders or flat.
+        lists: Folder with ``<class>_test_split<N>.txt`` for every class.
+        fold: Split 1, 2 or 3.
+
+    Returns:
+        6,766 videos; ``split`` is train (70 a class), test (30 a class) or unused.
+
+    Raises:
+        TrainingError: A folder or list is missing, or a line is not of the official form.
+    """
+    _require_fold(fold)
+    files, place = _Files(require_folder(folder, "HMDB51")), require_folder(lists, "HMDB51 lists")
+    ending = f"_test_split{fold}.txt"
+    paths = sorted(place.glob(f"*{ending}"))
+    if not paths:
+        raise TrainingError(f"{place}: no list named <class>{ending}; give the official folder.")
+    items, classes = [], []
+    for path in paths:
+        label = path.name.removesuffix(ending)
+        classes.append(label)
+        for line in _lines(path):
+            name, _, code = line.rpartition(" ")
+            if code not in HMDB51_SPLITS or not name:
+                raise TrainingError(f"{path}: {line!r} is not a line of the official list.")
+            relative = f"{label}/{name.strip()}"
+            items.append(
+                VideoItem(relative, files.find(relative), label, split=HMDB51_SPLITS[code])
+            )
+    return VideoList(f"HMDB51 split {fold}", tuple(items), tuple(classes))
+
+
+def kinetics400(folder: str | Path, table: str | Path) -> VideoList:
+    """List Kinetics-400 by an official csv file.
+
+    Args:
+        folder: The clips, named ``<youtube_id>_<start>_<end>.mp4`` with six-digit seconds, in
+            any folders below.
+        table: Csv with ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, but for the
+            test set, ``label``.
+
+    Returns:
+        One video per row; ``group`` is the YouTube id.
+
+    Raises:
+        TrainingError: Folder or file is missing, or a column or value is not of the official form.
+    """
+    files, path = _Files(require_folder(folder, "Kinetics-400")), Path(table)
+    if not path.is_file():
+        raise TrainingError(f"{path}: the Kinetics csv is missing; give it with --lists.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        lacking = sorted(KINETICS_COLUMNS - set(reader.fieldnames or ()))
+        if lacking:
+            raise TrainingError(f"{path}: no column {lacking[0]!r}; give the official csv.")
+        rows = list(reader)
+    items = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            span = f"{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"{path}: row {number} has no whole seconds ({error}).") from error
+        label = row.get("label") or None
+        split = {"validate": "val", "validation": "val"}.get(row["split"], row["split"])
+        name = f"{row['youtube_id']}_{span}.mp4"
+        relative = "/".join(part for part in (split, label, name) if part)
+        items.append(VideoItem(relative, files.find(relative), label, row["youtube_id"], split))
+    classes = tuple(sorted({item.label for item in items if item.label is not None}))
+    return VideoList("Kinetics-400", tuple(items), classes)
+
+
+def mmact(folder: str | Path, protocol: str = "cross-subject") -> VideoList:
+    """List the trimmed RGB videos of MMAct by one of its two protocols.
+
+    The data set gives its splits as rules on folder names, not as lists. Assumed here: paths
+    ``subject<S>/cam<C>/scene<N>/session<M>/<action>.mp4``; cross-subject trains on subjects 1-16
+    and tests on 17-20; cross-session trains on the first 80 % (rounded down) of each subject's
+    session numbers and tests on the rest. For other lists, write a manifest.
+
+    Args:
+        folder: The folder that holds ``subject1``.
+        protocol: ``"cross-subject"`` or ``"cross-session"``.
+
+    Returns:
+        All videos found; ``group`` is ``subject<S>/session<M>``.
+
+    Raises:
+        TrainingError: The folder is missing or laid out differently, or the protocol is unknown.
+    """
+    if protocol not in ("cross-subject", "cross-session"):
+        raise TrainingError(
+            f"MMAct protocol {protocol!r}; allowed are 'cross-subject' and 'cross-session'."
+        )
+    root = require_folder(folder, "MMAct")
+    pattern = re.compile(r"subject(\d+)/cam\d+/scene\d+/session(\d+)/([^/]+)\.\w+")
+    found: list[tuple[str, int, int, str]] = []
+    for path in video_files(root):
+        relative = path.relative_to(root).as_posix()
+        matched = pattern.fullmatch(relative)
+        if matched is None:
+            raise TrainingError(
+                f"{path}: expected subject<S>/cam<C>/scene<N>/session<M>/<action>.mp4 in {root}."
+            )
+        found.append((relative, int(matched[1]), int(matched[2]), matched[3]))
+    sessions: dict[int, set[int]] = defaultdict(set)
+    for _, subject, session, _ in found:
+        sessions[subject].add(session)
+    trains = {
+        subject: set(sorted(numbers)[: int(len(numbers) * MMACT_TRAIN_SHARE)])
+        for subject, numbers in sessions.items()
+    }
+    items = []
+    for relative, subject, session, action in found:
+        if protocol == "cross-subject":
+            train = subject <= MMACT_TRAIN_SUBJECTS
+        else:
+            train = session in trains[subject]
+        group = f"subject{subject}/session{session}"
+        split = "train" if train else "test"
+        items.append(VideoItem(relative, root / relative, action, group, split))
+    classes = tuple(sorted({item[3] for item in found}))
+    return VideoList(f"MMAct {protocol}", tuple(items), classes)
+
+
+def _require_fold(fold: int) -> None:
+    if fold not in (1, 2, 3):
+        raise TrainingError(f"split {fold}; the official splits are 1, 2 and 3.")

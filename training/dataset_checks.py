@@ -1,0 +1,143 @@
+"""What is wrong with a list of videos: missing, unreadable and duplicate files, in one table."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ccl_hub.errors import TrainingError
+
+from .datasets import VideoItem, VideoList
+
+__all__ = ["Problem", "check_videos", "file_sha256", "problem_table", "usable_videos"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a video cannot be used as it is.
+
+    Args:
+        id: The video.
+        code: A stable word: ``not_found``, ``unreadable``, ``empty``, ``duplicate``, ``damaged``,
+            ``incomplete``, ``crashed``, ``timeout``, ...
+        text: A short sentence.
+    """
+
+    id: str
+    code: str
+    text: str
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_videos(videos: VideoList) -> tuple[Problem, ...]:
+    """Find missing, unreadable, empty and duplicate files.
+
+    Two entries are duplicates if they lead to the same file, or to files of the same bytes; only
+    files of equal size are hashed. The first of them is not reported.
+
+    Args:
+        videos: The list; its order decides which duplicate is the first.
+
+    Returns:
+        At most one problem per video, in the order of the list.
+    """
+    found: dict[str, Problem] = {}
+    by_file: dict[Path, str] = {}
+    by_size: dict[int, list[VideoItem]] = defaultdict(list)
+    for item in videos:
+        try:
+            if not item.path.is_file():
+                found[item.id] = Problem(item.id, "not_found", f"no file {item.path}")
+                continue
+            with item.path.open("rb") as file:
+                file.read(1)
+            size = item.path.stat().st_size
+            real = item.path.resolve()
+        except OSError as error:
+            found[item.id] = Problem(item.id, "unreadable", error.strerror or str(error))
+            continue
+        earlier = by_file.setdefault(real, item.id)
+        if size == 0:
+            found[item.id] = Problem(item.id, "empty", "the file has no bytes")
+        elif earlier != item.id:
+            found[item.id] = Problem(item.id, "duplicate", f"same file as {earlier}")
+        else:
+            by_size[size].append(item)
+    for items in by_size.values():
+        found |= _same_bytes(items) if len(items) > 1 else {}
+    return tuple(found[item.id] for item in videos if item.id in found)
+
+
+def _same_bytes(items: list[VideoItem]) -> dict[str, Problem]:
+    """Return the duplicates among files of equal size."""
+    first: dict[str, str] = {}
+    found = {}
+    for item in items:
+        try:
+            earlier = first.setdefault(file_sha256(item.path), item.id)
+        except OSError as error:
+            found[item.id] = Problem(item.id, "unreadable", error.strerror or str(error))
+            continue
+        if earlier != item.id:
+            found[item.id] = Problem(item.id, "duplicate", f"same bytes as {earlier}")
+    return found
+
+
+def problem_table(problems: Sequence[Problem], rows: int = 20) -> str:
+    """Return one text table of problems: a count per code, then the videos.
+
+    Args:
+        problems: What to show.
+        rows: How many videos of each code are listed; the rest is counted.
+    """
+    by_code: dict[str, list[Problem]] = defaultdict(list)
+    for problem in problems:
+        by_code[problem.code].append(problem)
+    lines = [f"{'problem':<12} {'videos':>7}  video: what"]
+    for code in sorted(by_code):
+        group = by_code[code]
+        for place, problem in enumerate(group[:rows]):
+            head = f"{code:<12} {len(group):>7}" if place == 0 else " " * 20
+            lines.append(f"{head}  {problem.id}: {problem.text}")
+        if len(group) > rows:
+            lines.append(f"{' ' * 20}  ... and {len(group) - rows} more")
+    return "\n".join(lines)
+
+
+def usable_videos(videos: VideoList, problems: Sequence[Problem], allow: bool) -> VideoList:
+    """Return the videos without problems, or refuse.
+
+    Args:
+        videos: The list that was checked.
+        problems: What was found; logged as one table.
+        allow: Go on without the videos that have problems, instead of refusing.
+
+    Raises:
+        TrainingError: There are problems and ``allow`` is false, nothing is left, or a class lost
+            its last video.
+    """
+    if not problems:
+        return videos
+    table = problem_table(problems)
+    if not allow:
+        raise TrainingError(
+            f"{videos.name}: {len(problems)} of {len(videos)} videos cannot be used; repair the "
+            f"list, or leave them out by saying so (allow_problems).\n{table}"
+        )
+    logger.warning("%s: leaving out %d videos\n%s", videos.name, len(problems), table)
+    bad = {problem.id for problem in problems}
+    kept = tuple(item for item in videos if item.id not in bad)
+    usable = VideoList(videos.name, kept, videos.classes)
+    usable.require_full_classes()
+    return usable
