@@ -168,7 +168,7 @@ def test_total_is_the_weighted_sum_in_its_gradient_too(term):
 
 
 def test_detach_stops_one_side_and_not_the_value():
-    """Eq. 4 alone: the gradient splits into the two sides that ``detach`` can stop."""
+    """The gradient splits into the two sides that ``detach`` can stop."""
     videos, frames = features()
     videos.requires_grad_()
     frames.requires_grad_()
