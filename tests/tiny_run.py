@@ -1,0 +1,72 @@
+"""A training run of seconds, on rendered videos, as a real process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from training.checkpoints import list_checkpoints, read_checkpoint
+from training.logs import read_log
+
+PROJECT = Path(__file__).resolve().parent.parent
+# 24 videos in batches of 4: 6 steps an epoch, 24 steps in all.
+TINY = (
+    "data.rendered=24",
+    "data.workers=0",
+    "validation.rendered=0",
+    "model.stage_channels=[4, 4, 8, 8]",
+    "preprocessing.clip_frames=4",
+    "preprocessing.resize_height_px=40",
+    "preprocessing.resize_width_px=48",
+    "preprocessing.crop_px=32",
+    "augment.crop_px=32",
+    "stages=[{until=0.5, crop_px=32}, {until=1.0, crop_px=36}]",
+    "optim.batch=4",
+    "schedule.epochs=4",
+    "ema.decay=0.9",
+    "precision.device=cpu",
+    "precision.threads=1",
+    "log.checkpoint_steps=4",
+    "log.tensorboard=false",
+    "log.curves=false",
+    "log.line_seconds=0",
+)
+STEPS = 24
+
+
+def arguments(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> list[str]:
+    """Arguments of the command for a tiny run."""
+    sets = [text for change in (*TINY, *changes) for text in ("--set", change)]
+    return ["smoke", "--out", str(out), *sets, *extra]
+
+
+def command(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> list[str]:
+    """The command itself."""
+    return [sys.executable, "-m", "training.pretrain", *arguments(out, *extra, changes=changes)]
+
+
+def run(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        command(out, *extra, changes=changes),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def final_tensors(out: Path) -> dict[str, torch.Tensor]:
+    """Everything the newest checkpoint holds."""
+    return read_checkpoint(list_checkpoints(out / "checkpoints")[-1]).tensors
+
+
+def trained_steps(out: Path) -> list[dict]:
+    """Lines of the log, without what depends on the clock."""
+    timed = ("clips_per_second", "data_wait_share", "seconds")
+    lines = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]

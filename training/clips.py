@@ -1,0 +1,206 @@
+"""From a recipe's ``[data]`` section to augmented clips: what the loop sees of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccl_hub.config import Preprocessing
+from ccl_hub.errors import ConfigError
+
+from .augment import augment
+from .datasets import VideoList
+from .distributed import World
+from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
+from .recipe import Recipe
+from .rendered import RenderedVideos
+from .store import FrameSource, FrameStore
+
+__all__ = ["ClipSource", "SplitSource", "open_source", "require_same_frames"]
+
+Chunk = Tensor | tuple[Tensor, Tensor]
+
+
+class SplitSource:
+    """The videos of one split of a source, with the source's interface.
+
+    Args:
+        source: All videos.
+        split: Such as ``"train"``.
+
+    Raises:
+        TrainingError: There is no such split, or one of its classes is empty.
+    """
+
+    def __init__(self, source: FrameSource, split: str) -> None:
+        self.videos: VideoList = source.videos.select(split)
+        self.names = [item.id for item in self.videos]
+        self._source = source
+        place = {name: i for i, name in enumerate(source.names)}
+        self._places = [place[name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def frames_of(self, video: int) -> int:
+        """Return the number of frames of a video."""
+        return self._source.frames_of(self._places[video])
+
+    def seconds(self, video: int) -> np.ndarray:
+        """Return the presentation times of a video, float64 (n,)."""
+        return self._source.seconds(self._places[video])
+
+    def duration(self, video: int) -> float:
+        """Return the end of a video's last frame in seconds."""
+        return self._source.duration(self._places[video])
+
+    def frame_size(self, video: int) -> tuple[int, int]:
+        """Return height and width of a video's frames in pixels."""
+        return self._source.frame_size(self._places[video])
+
+    def read(
+        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
+        return self._source.read(self._places[video], indices, out)
+
+    def fingerprint(self) -> str:
+        """Return the source's hash and that of the chosen videos."""
+        return f"{self._source.fingerprint()}-{self.videos.fingerprint()[:16]}"
+
+
+class ClipSource:
+    """Training clips by position.
+
+    Args:
+        recipe: Its ``[data]``, ``[augment]`` and ``[preprocessing]`` say how clips are made.
+        frames: The videos.
+        device: Where augmented clips shall be.
+    """
+
+    def __init__(self, recipe: Recipe, frames: FrameSource, device: torch.device) -> None:
+        self._recipe, self._frames, self._device = recipe, frames, device
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these videos from others, as JSON values."""
+        return {
+            "name": self._frames.videos.name,
+            "videos": len(self),
+            "fingerprint": self._frames.fingerprint(),
+        }
+
+    def _sampler(self, epoch: int, rank: int = 0, size: int = 1) -> EpochSampler:
+        batch, seed = self._recipe.optim.batch, self._recipe.seed
+        return EpochSampler(len(self), seed, epoch, batch, rank, size)
+
+    def global_names(self, step: int) -> list[str]:
+        """Return the names of all videos, over all processes, of a step of the run (from 0)."""
+        epoch, done = divmod(step, len(self) // self._recipe.optim.batch)
+        ids = self._sampler(epoch).step_ids(done, everywhere=True)
+        return [self._frames.names[video] for video in ids]
+
+    @contextmanager
+    def batches(self, epoch: int, start_step: int, world: World) -> Iterator[Iterator[Batch]]:
+        """Open the rest of an epoch, from ``start_step`` on; this process's share of it."""
+        recipe = self._recipe
+        loader = ClipLoader(
+            self._frames,
+            self._sampler(epoch, world.rank, world.size),
+            clip_frames=recipe.preprocessing.clip_frames,
+            frame_interval_seconds=recipe.preprocessing.frame_interval_seconds,
+            views=recipe.data.views,
+            workers=recipe.data.workers,
+            start_step=start_step,
+            pin_memory=self._device.type == "cuda" and recipe.data.cache != "gpu",
+        )
+        with loader:
+            yield iter(loader)
+
+    def augmented_chunks(self, batch: Batch, crop_px: int) -> list[Chunk]:
+        """Return the batch as the network wants it, in the recipe's number of chunks.
+
+        Args:
+            batch: From :meth:`batches`.
+            crop_px: Side of the clips.
+
+        Returns:
+            Chunks of (b, 3, T, crop, crop) float32, or pairs of these for two views.
+        """
+        recipe = self._recipe
+        config = dataclasses.replace(recipe.augment, crop_px=crop_px)
+        views = [
+            augment(
+                frames.to(self._device, non_blocking=True), config, seeds, recipe.preprocessing
+            ).chunk(recipe.optim.chunks)
+            for frames, seeds in zip(batch.frames, batch.seeds, strict=True)
+        ]
+        if len(views) == 1:
+            return list(views[0])
+        first, second = views
+        return list(zip(first, second, strict=True))
+
+
+def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
+    """Open what the recipe's ``[data]`` names.
+
+    Args:
+        recipe: The recipe.
+        device: Where augmented clips shall be.
+
+    Raises:
+        ConfigError: No data is named, or they do not fit the recipe.
+        TrainingError: The data are missing, empty or damaged.
+    """
+    data = recipe.data
+    frames = _open_frames(recipe)
+    if data.split:
+        frames = SplitSource(frames, data.split)
+    if data.cache == "gpu" and device.type != "cuda":
+        raise ConfigError(
+            f"data.cache is 'gpu' but training runs on {device.type}; use 'ram' or 'none'."
+        )
+    if data.cache != "none":
+        place = device if data.cache == "gpu" else "cpu"
+        frames = ResidentFrames(frames, place, data.resident_size_px or None)
+    return ClipSource(recipe, frames, device)
+
+
+def _open_frames(recipe: Recipe) -> FrameSource:
+    data = recipe.data
+    if data.rendered:
+        return RenderedVideos(data.rendered, recipe.preprocessing)
+    if data.pack:
+        store = FrameStore(data.pack)
+        require_same_frames(store, recipe.preprocessing)
+        return store
+    if data.folder:
+        from .store import VideoFolderStore
+
+        return VideoFolderStore(data.folder, recipe.preprocessing)
+    raise ConfigError(
+        "the recipe names no data to train on; give --set data.pack=FOLDER of "
+        "'python -m training.pack', or --set data.folder=FOLDER of videos."
+    )
+
+
+def require_same_frames(store: FrameStore, wanted: Preprocessing) -> None:
+    """Raise ConfigError unless the store's frames were resized as ``wanted`` says."""
+    names = ["resize", "resize_height_px"]
+    if wanted.resize == "stretch":
+        names.append("resize_width_px")
+    for name in names:
+        packed, asked = getattr(store.preprocessing, name), getattr(wanted, name)
+        if packed != asked:
+            raise ConfigError(
+                f"{store.folder}: packed with {name} = {packed!r}, the recipe asks for "
+                f"preprocessing.{name} = {asked!r}; pack again or change the recipe."
+            )

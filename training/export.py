@@ -1,0 +1,254 @@
+"""Turn a checkpoint into a model folder: ``python -m training.export CHECKPOINT --out FOLDER``.
+
+The folder holds ``model.safetensors``, ``config.json``, ``preprocessor_config.json``,
+``training_provenance.json`` and a model card ``README.md``; ``CCLModel.from_pretrained(folder)``
+loads it. Exit codes: 0 written; 2 the checkpoint cannot be used; 1 the folder cannot be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ccl_hub import CCLModel
+from ccl_hub.config import CCLConfig, Provenance
+from ccl_hub.errors import CCLError, ConfigError, OutputError
+from ccl_hub.files import write_atomically
+
+from .checkpoints import Checkpoint, list_checkpoints, read_checkpoint
+from .recipe import Recipe, recipe_from_dict
+
+__all__ = ["export", "main"]
+
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+QUESTIONS = {
+    "video_to_video": "V=>V, class (test to train)",
+    "frame_to_video_clip": "F=>V, the clip that holds the frame",
+    "frame_to_video_same_video": "F=>V, any clip of the same video",
+    "video_to_frame_clip": "V=>F, a frame of the clip",
+    "video_to_frame_same_video": "V=>F, any frame of the same video",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export",
+        description="Turn a training checkpoint into a folder that from_pretrained() loads.",
+    )
+    parser.add_argument(
+        "checkpoint", type=Path, help="a step-*.safetensors file, or a run's folder for its newest"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp16")
+    parser.add_argument("--name", default="", help="name of the model (default: the recipe's)")
+    parser.add_argument("--trained-on", default="", help="the training data, in one line")
+    parser.add_argument("--ema", action="store_true", help="export the averaged weights")
+    options = parser.parse_args(arguments)
+    try:
+        checkpoint = read_checkpoint(_find(options.checkpoint))
+        export(
+            checkpoint,
+            options.out,
+            dtype=options.dtype,
+            name=options.name,
+            trained_on=options.trained_on,
+            ema=options.ema,
+        )
+    except OutputError as error:
+        return _fail(error, 1)
+    except CCLError as error:
+        return _fail(error, 2)
+    return 0
+
+
+def _fail(error: CCLError, code: int) -> int:
+    text = " ".join(str(error).split("\n"))
+    sys.stderr.write(f"error: {text}\n")
+    return code
+
+
+def _find(path: Path) -> Path:
+    """Return the checkpoint file that ``path`` means."""
+    for folder in (path / "checkpoints", path):
+        found = list_checkpoints(folder)
+        if found:
+            return found[-1]
+    return path
+
+
+def export(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    dtype: str = "fp16",
+    name: str = "",
+    trained_on: str = "",
+    ema: bool = False,
+) -> CCLModel:
+    """Write the model folder.
+
+    Args:
+        checkpoint: Of a training run.
+        folder: Made if missing; files of the same names are replaced.
+        dtype: ``"fp16"`` or ``"fp32"`` weights.
+        name: Name of the model; the recipe's if empty.
+        trained_on: The training data in one line; the name of the packed set if empty.
+        ema: Take the averaged weights.
+
+    Returns:
+        The model, as it was before rounding to ``dtype``, in eval mode.
+
+    Raises:
+        ConfigError: Averaged weights are asked for but the run kept none.
+        OutputError: The folder cannot be written.
+    """
+    recipe = recipe_from_dict(checkpoint.state["recipe"], str(checkpoint.path))
+    tensors = checkpoint.group("ema" if ema else "model")
+    if not tensors:
+        raise ConfigError(
+            f"{checkpoint.path}: holds no averaged weights because ema.decay was not set; "
+            "leave out --ema."
+        )
+    record = provenance(checkpoint, recipe, dtype, ema)
+    config = dataclasses.replace(
+        recipe.model_config,
+        provenance=Provenance(
+            name=name or recipe.name,
+            trained_on=trained_on or checkpoint.state["data"].get("name", ""),
+            details=record,
+        ),
+    )
+    model = CCLModel(config)
+    model.load_state_dict(tensors)
+    model.eval()
+    model.save_pretrained(folder, DTYPES[dtype])
+    _write_json(folder / "preprocessor_config.json", dataclasses.asdict(config.preprocessing))
+    _write_json(folder / "training_provenance.json", record)
+    card = model_card(config, record)
+    write_atomically(folder / "README.md", lambda file: file.write(card.encode()))
+    return model
+
+
+def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) -> dict[str, Any]:
+    """Return where the weights come from, as JSON values."""
+    state = checkpoint.state
+    return {
+        "recipe": _without_places(recipe.to_dict()),
+        "data": state["data"],
+        "steps": state["step"],
+        "finished": state["progress"] >= 1,
+        "training_seconds": round(state["seconds"], 1),
+        "weights": {"averaged": ema, "dtype": dtype},
+        "metrics": state["metrics"],
+        "commit": _commit(),
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+        },
+    }
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Keep only the last part of folders: a published record tells nothing of the machine."""
+    data, validation = dict(recipe["data"]), dict(recipe["validation"])
+    for key in ("pack", "folder"):
+        data[key] = Path(data[key]).name
+    validation["packs"] = [Path(place).name for place in validation["packs"]]
+    return {**recipe, "data": data, "validation": validation}
+
+
+def _commit() -> str:
+    """Return the commit of the source tree, with ``-dirty`` for changes, or "" outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def model_card(config: CCLConfig, record: Mapping[str, Any]) -> str:
+    """Return the text of ``README.md``: what it is, how to use it, what it was measured at."""
+    preprocessing, source = config.preprocessing, config.provenance
+    state = "the end of its schedule" if record["finished"] else "before the end of its schedule"
+    lines = [
+        "---",
+        "library_name: ccl-hub",
+        "tags: [video, embeddings, self-supervised]",
+        "---",
+        f"# {source.name}",
+        "",
+        "Frame and video embeddings (512-d) by Cycle-Contrastive Learning (NeurIPS 2020, "
+        "https://arxiv.org/abs/2010.14810).",
+        "",
+        "```python",
+        "from ccl_hub import CCLModel",
+        "",
+        'model = CCLModel.from_pretrained("path/to/this/folder")',
+        'embeddings = model.embed("video.mp4")',
+        "```",
+        "",
+        f"- Trained on: {source.trained_on or 'see training_provenance.json'}.",
+        f"- {record['steps']} steps of {record['recipe']['optim']['batch']} videos, to {state}; "
+        f"objective preset `{record['recipe']['objective']['preset']}`.",
+        f"- Input: {preprocessing.clip_frames} frames every "
+        f"{preprocessing.frame_interval_seconds} s, {preprocessing.resize} to "
+        f"{preprocessing.resize_height_px}x{preprocessing.resize_width_px}, centre crop "
+        f"{preprocessing.crop_px} px.",
+        "- No labels were used. Exact settings, data hash and versions: "
+        "`training_provenance.json`.",
+        "",
+        *_retrieval_lines(record["metrics"]),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _retrieval_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the retrieval tables, trained beside random init, in per cent."""
+    trained, untrained = metrics.get("trained", {}), metrics.get("random_init", {})
+    if not trained:
+        return ["Retrieval was not measured in this run."]
+    lines = ["## Retrieval, top-1 / top-5 / top-10 in per cent", ""]
+    for name, spaces in trained.items():
+        lines += [f"### {name}", "", "| question | space | trained | random init |"]
+        lines += ["|---|---|---|---|"]
+        for space, questions in spaces.items():
+            for question, title in QUESTIONS.items():
+                before = untrained.get(name, {}).get(space, {}).get(question)
+                now = questions[question]
+                lines.append(f"| {title} | {space} | {_per_cent(now)} | {_per_cent(before)} |")
+        lines.append("")
+    return lines
+
+
+def _per_cent(accuracies: Mapping[str, float] | None) -> str:
+    if accuracies is None:
+        return "not measured"
+    return " / ".join(f"{100 * accuracies[k]:.1f}" for k in ("1", "5", "10"))
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    text = json.dumps(values, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
