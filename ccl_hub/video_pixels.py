@@ -123,6 +123,10 @@ class FrameResizer:
         self._scaler = VideoReformatter()
         self._size: tuple[int, int] | None = None
 
+    def fix_size(self, height_px: int, width_px: int) -> None:
+        """Fix the size by a frame as shown; without this call the first frame fixes it."""
+        self._size = target_size(height_px, width_px, self._preprocessing)
+
     def __call__(self, frame: av.VideoFrame) -> Frame:
         """Return the frame as (h, w, 3) uint8 RGB, contiguous.
 
@@ -140,11 +144,11 @@ class FrameResizer:
             raise UnsupportedMediaError(
                 f"pixel format {frame.format.name} (raw sensor data); convert the video first."
             )
-        height, width, _ = display_size(frame)
         if self._size is None:
-            self._size = target_size(height, width, self._preprocessing)
+            self.fix_size(*display_size(frame)[:2])
+        size = self._size or (0, 0)
         transposed, flip_vertical, flip_horizontal = _orientation(frame)
-        height, width = self._size[::-1] if transposed else self._size
+        height, width = size[::-1] if transposed else size
         try:
             small = self._scale(self._opaque(_whole(frame)), height, width)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:

@@ -1,0 +1,130 @@
+"""Is a media file whole, judged by its outer structure alone? Pure reading of a few bytes.
+
+FFmpeg reads a file that was cut short as if it ended there, without an error. Most containers say
+how long they are, or end in a marker, so a cut can be told without decoding.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+__all__ = ["Wholeness", "wholeness"]
+
+Wholeness = Literal["whole", "cut", "unknown"]
+"""``whole``: the end is marked and there; ``cut``: bytes are missing; ``unknown``: no telling."""
+
+_MEDIA_BOXES = (b"moov", b"moof", b"mdat")
+_MAX_BOXES = 200_000
+_TAIL_BYTES = 1 << 16
+_TS_PACKET_BYTES = 188
+
+
+def wholeness(path: Path) -> Wholeness:
+    """Tell whether the file at ``path`` ends where its container says it does.
+
+    Args:
+        path: A regular file.
+
+    Example:
+        >>> wholeness(Path("cut.mp4"))  # doctest: +SKIP
+        'cut'
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(64)
+        if head.startswith(b"\x1aE\xdf\xa3"):
+            return _matroska(head, size)
+        if head.startswith(b"RIFF"):
+            return _riff(file, size)
+        if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"sidx"):
+            return _mp4(file, size)
+        if head.startswith(b"GIF8"):
+            return "whole" if b";" in _tail(file, size, 16) else "cut"
+        if head.startswith(b"G"):
+            return _mpegts(file, size)
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            return "whole" if b"IEND" in _tail(file, size, _TAIL_BYTES) else "cut"
+        if head.startswith(b"\xff\xd8\xff"):
+            return _jpeg(file)
+        if head.startswith(b"BM") and size >= 14:
+            return "whole" if int.from_bytes(head[2:6], "little") <= size else "cut"
+    return "unknown"
+
+
+def _tail(file: BinaryIO, size: int, length: int) -> bytes:
+    """Return the last bytes of the file."""
+    file.seek(max(0, size - length))
+    return file.read(length)
+
+
+def _mp4(file: BinaryIO, size: int) -> Wholeness:
+    """Walk the top-level boxes (ISO/IEC 14496-12, 4.2): each must end inside the file.
+
+    A walk that ends well still says ``unknown``, since a file may be cut between two fragments,
+    unless its last box is the index of all fragments.
+    """
+    position, kind = 0, b""
+    for _ in range(_MAX_BOXES):
+        file.seek(position)
+        header = file.read(16)
+        if len(header) < 8:
+            return "whole" if kind == b"mfra" and position == size else "unknown"
+        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if length == 1 and len(header) == 16:
+            length = int.from_bytes(header[8:], "big")
+        if length < 8:  # 0: up to the end of the file
+            return "unknown"
+        position += length
+        if position > size:
+            return "cut" if kind in _MEDIA_BOXES else "unknown"
+    return "unknown"
+
+
+def _matroska(head: bytes, size: int) -> Wholeness:
+    """Compare the size of the Segment (RFC 8794, RFC 9559) with the file."""
+    length, width = _ebml_number(head[4:])
+    start = 4 + width + length
+    if length < 0 or head[start : start + 4] != b"\x18\x53\x80\x67":
+        return "unknown"
+    length, width = _ebml_number(head[start + 4 :])
+    if length < 0:  # written live: no size
+        return "unknown"
+    return "whole" if start + 4 + width + length <= size else "cut"
+
+
+def _ebml_number(data: bytes) -> tuple[int, int]:
+    """Return an EBML variable-size number, -1 if unknown or damaged, and its width in bytes."""
+    if not data or data[0] == 0:
+        return -1, 1
+    width = 9 - data[0].bit_length()
+    value = int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1)
+    unknown = len(data) < width or value == (1 << 7 * width) - 1
+    return (-1 if unknown else value), width
+
+
+def _riff(file: BinaryIO, size: int) -> Wholeness:
+    """Walk the RIFF chunks of AVI and WebP; OpenDML files hold several in a row."""
+    position = 0
+    while position + 12 <= size:
+        file.seek(position)
+        header = file.read(8)
+        length = int.from_bytes(header[4:8], "little")
+        if header[:4] != b"RIFF" or length in (0, 0xFFFFFFFF):
+            return "unknown" if position == 0 else "whole"
+        position += 8 + length + length % 2
+    return "whole" if position - 1 <= size else "cut"
+
+
+def _mpegts(file: BinaryIO, size: int) -> Wholeness:
+    """A transport stream is a run of 188-byte packets; it never says how many."""
+    file.seek(_TS_PACKET_BYTES)
+    return "cut" if file.read(1) == b"G" and size % _TS_PACKET_BYTES else "unknown"
+
+
+def _jpeg(file: BinaryIO) -> Wholeness:
+    """Look for the end marker after the last start of scan."""
+    file.seek(0, os.SEEK_END)
+    data = _tail(file, file.tell(), 1 << 26)
+    return "whole" if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "cut"

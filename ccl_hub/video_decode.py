@@ -1,0 +1,173 @@
+"""Getting chosen frames of a video, seeking where that is cheaper than scanning (uses PyAV).
+
+The frames are exactly those of a full sequential decode: decoding starts only at exact key frames,
+every frame is recognised by its own presentation time, and when one does not come out after a seek
+the rest of the video is decoded from its start instead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from .video_index import NO_TIME, Scan, decode_packet, packets_of, start_packets
+
+__all__ = ["PacketIndex", "frames_by_order", "frames_by_time"]
+
+Opened = tuple[InputContainer, VideoStream]
+Opener = Callable[[], AbstractContextManager[Opened]]
+Frames = Generator[tuple[int, av.VideoFrame | None], None, None]
+"""Frame numbers and frames, None where a frame cannot be decoded."""
+
+Ticks = npt.NDArray[np.int64]
+
+SEEK_COST_PACKETS = 12
+"""Seek when that leaves out more packets: refilling the decoder costs about as many."""
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """Where each shown frame is among the packets; positions count packets in decode order.
+
+    Args:
+        shown: (N,) position of the packet of each shown frame, in order of presentation.
+        shown_pts: (N,) its presentation time in ticks, ascending.
+        starts: (N,) position at which decoding must start to show it exactly.
+        seek_ticks: (P,) for each packet, a time at or before it for the container's seek.
+        pts: (P,) presentation times in decode order.
+    """
+
+    shown: Ticks
+    shown_pts: Ticks
+    starts: Ticks
+    seek_ticks: Ticks
+    pts: Ticks
+
+    @classmethod
+    def of(cls, found: Scan) -> PacketIndex:
+        """Build the index of a one-to-one scan."""
+        pts = np.frombuffer(found.pts, dtype=np.int64)
+        dts = np.frombuffer(found.dts, dtype=np.int64)
+        keys = np.frombuffer(bytes(found.keys), dtype=np.bool_)
+        is_shown = np.frombuffer(bytes(found.shown), dtype=np.bool_)
+        order = np.argsort(pts)
+        shown = order[is_shown[order]]
+        seek_ticks = np.where(dts == NO_TIME, pts, np.minimum(pts, dts))
+        return cls(shown, pts[shown], start_packets(pts, keys)[shown], seek_ticks, pts)
+
+    def frame_at(self, pts: int | None) -> int | None:
+        """Return the number of the shown frame with this time, if any."""
+        if pts is None:
+            return None
+        i = int(np.searchsorted(self.shown_pts, pts))
+        return i if i < len(self.shown_pts) and self.shown_pts[i] == pts else None
+
+
+def frames_by_time(
+    opener: Opener, index: PacketIndex, wanted: list[int], found: Scan, max_pixels: int
+) -> Frames:
+    """Yield the wanted frames of a one-to-one video, in order.
+
+    Args:
+        opener: Opens the video anew.
+        index: Where its frames are.
+        wanted: Ascending frame numbers.
+        found: Counts damaged packets.
+        max_pixels: See :func:`decode_packet`.
+
+    Yields:
+        Frame number and frame, None where it cannot be decoded.
+    """
+    todo, may_seek = deque(wanted), True
+    while todo:
+        with opener() as opened:
+            yield from _one_pass(opened, index, todo, may_seek, found, max_pixels)
+        may_seek = False
+
+
+def _one_pass(
+    opened: Opened,
+    index: PacketIndex,
+    todo: deque[int],
+    may_seek: bool,
+    found: Scan,
+    max_pixels: int,
+) -> Frames:
+    """Serve ``todo`` until it is empty, or until a seek turns out to have failed."""
+    container, stream = opened
+    packets: Iterator[Packet[Any]] = packets_of(container, found, stream)
+    position, sought = 0, False
+    while todo:
+        start = int(index.starts[todo[0]])
+        if may_seek and start > position + SEEK_COST_PACKETS:
+            moved = _seek(opened, index, start, found)
+            if moved is None:
+                return
+            packets, position, sought = moved, start, True
+        packet = next(packets, None)
+        position += 1
+        for frame in decode_packet(stream, packet, found, max_pixels):
+            number = index.frame_at(frame.pts)
+            if number is None:
+                continue
+            while todo and todo[0] < number:
+                if sought:
+                    return
+                yield todo.popleft(), None
+            if todo and todo[0] == number:
+                yield todo.popleft(), frame
+        if packet is None:
+            if sought:
+                return
+            while todo:
+                yield todo.popleft(), None
+
+
+def _seek(
+    opened: Opened, index: PacketIndex, start: int, found: Scan
+) -> Iterator[Packet[Any]] | None:
+    """Move to the packet at position ``start``; None if the container cannot."""
+    container, stream = opened
+    context = stream.codec_context
+    depth = getattr(context, "reorder_depth", None)
+    try:
+        container.seek(int(index.seek_ticks[start]), stream=stream, backward=True)
+    except (av.error.FFmpegError, ValueError):
+        return None
+    if depth is not None:  # flushing may forget how far frames are reordered
+        context.reorder_depth = max(depth, context.reorder_depth)
+    packets = packets_of(container, found, stream)
+    earlier = set(index.pts[:start].tolist())
+    for packet in packets:
+        if packet.pts == index.pts[start]:
+            return chain((packet,), packets)
+        if packet.pts not in earlier:
+            return None
+    return None
+
+
+def frames_by_order(opener: Opener, wanted: list[int], found: Scan, max_pixels: int) -> Frames:
+    """Yield the wanted frames by decoding from the start and counting; see above."""
+    todo, number = deque(wanted), -1
+    with opener() as (container, stream):
+        for packet in chain(packets_of(container, found, stream), (None,)):
+            for frame in decode_packet(stream, packet, found, max_pixels):
+                number += 1
+                if todo and todo[0] == number:
+                    yield todo.popleft(), frame
+            if not todo:
+                return
+    while todo:
+        yield todo.popleft(), None
