@@ -30,6 +30,7 @@ __all__ = ["Augment", "ClipParameters", "augment", "draw_parameters"]
 STRONG_FLIP = 0.5
 CROP_TRIES = 10
 BLUR_REFERENCE_PX = 112  # blur_sigma is stated for a crop of this side
+CPU_CHUNK_CLIPS = 2  # clips treated at once on a CPU, so that intermediates stay in its cache
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -242,11 +243,19 @@ def augment(
     if config.kind == "paper" and preprocessing.crop_px > min(reference):
         raise InputError(f"a crop of {preprocessing.crop_px} px does not fit {reference} px.")
     drawn = draw_parameters(config, [int(s) for s in seeds], reference, preprocessing.crop_px)
+    batch, length = frames.shape[:2]
+    clips = frames.new_empty((batch, 3, length, config.crop_px, config.crop_px), dtype=torch.float)
+    chunk = batch if frames.device.type == "cuda" else CPU_CHUNK_CLIPS
     with torch.autocast(frames.device.type, enabled=False):
-        clips = _resample(frames, drawn, reference, config.crop_px).div_(255)
-        if config.kind == "strong":
-            clips = _colour(clips, drawn)
-        return _normalise(clips, preprocessing)
+        weights = _axes(frames, drawn, reference, config.crop_px)
+        colours = _colours(frames, drawn) if config.kind == "strong" else None
+        for part in (slice(at, at + chunk) for at in range(0, batch, chunk)):
+            _resample(frames[part], *(axis[part] for axis in weights), out=clips[part])
+            clips[part].div_(255)
+            if colours is not None:
+                _apply_colours(clips[part], *(values[part] for values in colours))
+            _normalise(clips[part], preprocessing)
+    return clips
 
 
 def _reference_size(
@@ -259,15 +268,14 @@ def _reference_size(
     return height_px * scale, width_px * scale
 
 
-def _resample(
+def _axes(
     frames: Tensor, drawn: ClipParameters, reference: tuple[float, float], crop_px: int
-) -> Tensor:
-    """Return cropped, resized, flipped, blurred clips, (B, 3, T, crop, crop) in 0..255."""
-    batch, length, height, width, _ = frames.shape
-    device = frames.device
+) -> tuple[Tensor, Tensor]:
+    """Return crop, resize, flip and blur of clips as matrices (B, crop, h), (B, crop, w)."""
+    height, width = frames.shape[2:4]
 
     def on_device(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device)
+        return torch.from_numpy(values).to(frames.device)
 
     scale_y, scale_x = height / reference[0], width / reference[1]
     rows = _axis_weights(
@@ -280,14 +288,20 @@ def _resample(
     if np.any(drawn.sigma_px > 0):
         blur = _blur_weights(on_device(drawn.sigma_px), crop_px)
         rows, columns = blur @ rows, blur @ columns
-    rows, columns = rows.float(), columns.float()  # (B, crop, h), (B, crop, w)
+    return rows.float(), columns.float()
+
+
+def _resample(frames: Tensor, rows: Tensor, columns: Tensor, out: Tensor) -> None:
+    """Apply :func:`_axes` to (B, T, h, w, 3) uint8, into ``out`` (B, 3, T, crop, crop)."""
+    batch, length, height, width, _ = frames.shape
+    crop_px = rows.shape[1]
     pixels = frames.reshape(batch * length, height, width * 3).float()
     rows = rows[:, None].expand(-1, length, -1, -1).reshape(batch * length, crop_px, height)
     shrunk = torch.bmm(rows, pixels)  # (B*T, crop, w*3)
     shrunk = shrunk.view(batch, length, crop_px, width, 3).permute(0, 4, 1, 2, 3)
     shrunk = shrunk.reshape(batch, 3 * length * crop_px, width)
-    clips = torch.bmm(shrunk, columns.transpose(1, 2))  # (B, 3*T*crop, crop)
-    return clips.view(batch, 3, length, crop_px, crop_px)
+    flat = out.view(batch, 3 * length * crop_px, crop_px)
+    torch.bmm(shrunk, columns.transpose(1, 2), out=flat)
 
 
 def _axis_weights(start: Tensor, length: Tensor, out_px: int, in_px: int) -> Tensor:
@@ -320,18 +334,25 @@ def _blur_weights(sigma_px: Tensor, side_px: int) -> Tensor:
     place = torch.arange(side_px, dtype=torch.float64, device=sigma_px.device)
     distance = (place[:, None] - place).square()
     sigma = sigma_px.clamp(min=1e-3)[:, None, None]  # 1e-3 px leaves the identity
-    weights = torch.exp(-distance / (2 * sigma.square()))
+    exponent = -distance / (2 * sigma.square())
+    # Cut off at 5 sigma; further out are denormal numbers, which are slow and add nothing.
+    weights = torch.where(exponent > -12.5, torch.exp(exponent), 0)
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _colour(clips: Tensor, drawn: ClipParameters) -> Tensor:
-    """Apply the affine colour map of each clip to (B, 3, T, h, w) in [0, 1], and clamp."""
-    matrices = torch.from_numpy(_colour_matrices(drawn)).to(clips)  # (B, 3, 3)
-    luma = torch.tensor(LUMA, dtype=clips.dtype, device=clips.device)
+def _colours(frames: Tensor, drawn: ClipParameters) -> tuple[Tensor, Tensor]:
+    """Return the colour map of each clip: matrix (B, 3, 3), and factor (B,) of the mean luma."""
+    matrices = torch.from_numpy(_colour_matrices(drawn))
+    offsets = torch.from_numpy((1 - drawn.contrast) * drawn.brightness)
+    return matrices.float().to(frames.device), offsets.float().to(frames.device)
+
+
+def _apply_colours(clips: Tensor, matrices: Tensor, offsets: Tensor) -> None:
+    """Map the colours of (B, 3, T, h, w) in [0, 1] and clamp them, in place."""
+    luma = torch.tensor(LUMA, device=clips.device)
     mean = (clips.mean(dim=(2, 3, 4)) * luma).sum(1)  # (B,)
-    offset = torch.from_numpy((1 - drawn.contrast) * drawn.brightness).to(clips) * mean
-    mapped = torch.baddbmm(offset[:, None, None], matrices, clips.flatten(2))
-    return mapped.clamp_(0, 1).view_as(clips)
+    mapped = torch.baddbmm((offsets * mean)[:, None, None], matrices, clips.flatten(2))
+    clips.copy_(mapped.clamp_(0, 1).view_as(clips))
 
 
 def _colour_matrices(drawn: ClipParameters) -> np.ndarray:
@@ -350,8 +371,8 @@ def _colour_matrices(drawn: ClipParameters) -> np.ndarray:
     return colour * (drawn.brightness * drawn.contrast)[:, None, None]
 
 
-def _normalise(clips: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _normalise(clips: Tensor, preprocessing: Preprocessing) -> None:
     """Subtract mean and divide by std per channel, in place."""
     mean = torch.tensor(preprocessing.mean, device=clips.device).view(3, 1, 1, 1)
     std = torch.tensor(preprocessing.std, device=clips.device).view(3, 1, 1, 1)
-    return clips.sub_(mean).div_(std)
+    clips.sub_(mean).div_(std)
