@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ __all__ = ["decode_with_opencv"]
 
 def decode_with_opencv(
     path: Path, preprocessing: Preprocessing
-) -> tuple[np.ndarray, float, str | None, Iterator[np.ndarray]]:
+) -> tuple[np.ndarray, float, str | None, list[np.ndarray]]:
     """Decode a whole trusted video.
 
     Its pixels differ slightly from those of :mod:`ccl_hub.video`: another colour conversion and
@@ -63,7 +62,7 @@ def decode_with_opencv(
     note = None
     if expected > len(frames):
         note = f"{len(frames)} of {expected} frames could be decoded"
-    return seconds, float(seconds[-1] + 1 / rate), note, iter(frames)
+    return seconds, float(seconds[-1] + 1 / rate), note, frames
 
 
 def _size(height_px: int, width_px: int, preprocessing: Preprocessing) -> tuple[int, int]:

@@ -7,7 +7,7 @@ Imports neither torch nor, at module level, a decoder.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import DecodeError, MediaError, MediaNotFoundError, TrainingError
+from ccl_hub.errors import MediaError, MediaNotFoundError, TrainingError
 from ccl_hub.files import write_atomically
 
 from .dataset_checks import Problem, file_sha256
@@ -161,7 +161,7 @@ def write_shard(
             for item in items:
                 report("start", item.id)
                 if item.id in skip:
-                    row = _Packed("", np.empty(0), 0.0, (0, 0), [], skip[item.id])
+                    row = _unusable("", skip[item.id])
                 else:
                     row = _pack_video(item, options)
                 writer.write_batch(_batch(item, row, schema))
@@ -193,40 +193,50 @@ def _pack_video(item: VideoItem, options: PackOptions) -> _Packed:
     digest = ""
     try:
         if not item.path.is_file():
-            raise MediaNotFoundError("no such file")
+            raise MediaNotFoundError(f"no file {item.path}")
         digest = file_sha256(item.path)
-        seconds, duration, note, frames = _decode(item.path, options)
-        encoded, size = [], (0, 0)
-        for frame in frames:
-            size = frame.shape[:2]
-            encoded.append(encode_frame(frame, options.codec, options.quality))
-        if len(encoded) != len(seconds):
-            raise DecodeError(f"{len(encoded)} of {len(seconds)} frames could be decoded")
-        problem = None if note is None else Problem(item.id, "incomplete", note)
-        if problem is not None and not options.keep_incomplete:
-            return _Packed(digest, np.empty(0), 0.0, (0, 0), [], problem)
-        return _Packed(digest, seconds, duration, (size[0], size[1]), encoded, problem)
+        decode = _decode_opencv if options.decoder == "opencv" else _decode_ffmpeg
+        packed = decode(item, options, digest)
+        if packed.problem is None or options.keep_incomplete:
+            return packed
+        problem = packed.problem
     except MediaError as error:
         problem = Problem(item.id, error.code, error.reason)
     except OSError as error:
         problem = Problem(item.id, "unreadable", error.strerror or str(error))
+    return _unusable(digest, problem)
+
+
+def _unusable(digest: str, problem: Problem) -> _Packed:
     return _Packed(digest, np.empty(0), 0.0, (0, 0), [], problem)
 
 
-def _decode(
-    path: Path, options: PackOptions
-) -> tuple[np.ndarray, float, str | None, Iterator[np.ndarray]]:
-    """Return times (n,), duration, a note if the video is truncated, and its frames."""
-    if options.decoder == "opencv":
-        from .pack_opencv import decode_with_opencv
+def _decode_ffmpeg(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
+    """Pack one video with the decoder of inference, one frame at a time."""
+    from ccl_hub.video import VideoReader
 
-        return decode_with_opencv(path, options.preprocessing)
-    from ccl_hub.video import iter_frames
+    numbers, frames, size = [], [], (0, 0)
+    with VideoReader(item.path, resize=options.preprocessing, threads=1) as reader:
+        seconds = reader.info.seconds
+        for number, frame in reader.frames(range(len(seconds)), skip_missing=True):
+            numbers.append(number)
+            frames.append(encode_frame(frame, options.codec, options.quality))
+            size = frame.shape[:2]
+        info = reader.info  # as it is known after decoding
+    problem = None
+    if info.completeness == "incomplete":
+        problem = Problem(item.id, "incomplete", info.note)
+    return _Packed(digest, seconds[numbers], info.duration_seconds, size, frames, problem)
 
-    pairs = list(iter_frames(path, options.preprocessing, threads=1))
-    seconds = np.array([time for time, _ in pairs], np.float64)
-    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.04
-    return seconds, float(seconds[-1]) + step, None, (frame for _, frame in pairs)
+
+def _decode_opencv(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
+    """Pack one trusted video with OpenCV."""
+    from .pack_opencv import decode_with_opencv
+
+    seconds, duration, note, frames = decode_with_opencv(item.path, options.preprocessing)
+    encoded = [encode_frame(frame, options.codec, options.quality) for frame in frames]
+    problem = None if note is None else Problem(item.id, "incomplete", note)
+    return _Packed(digest, seconds, duration, frames[0].shape[:2], encoded, problem)
 
 
 def serve(connection: Connection, options: PackOptions) -> None:

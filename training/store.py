@@ -24,8 +24,9 @@ from ccl_hub.config import Preprocessing, parse_dataclass
 from ccl_hub.errors import ConfigError, TrainingError
 
 from .datasets import VideoItem, VideoList
+from .video_store import VideoFolderStore
 
-__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "decode_frames"]
+__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore", "decode_frames"]
 
 STORE_FORMAT = "ccl-frame-store"
 STORE_VERSION = 1
