@@ -47,6 +47,7 @@ class PacketIndex:
         starts: (N,) position at which decoding must start to show it exactly.
         seek_ticks: (P,) for each packet, a time at or before it for the container's seek.
         pts: (P,) presentation times in decode order.
+        by_pts: (P,) positions in order of presentation time.
     """
 
     shown: Ticks
@@ -54,6 +55,7 @@ class PacketIndex:
     starts: Ticks
     seek_ticks: Ticks
     pts: Ticks
+    by_pts: Ticks
 
     @classmethod
     def of(cls, found: Scan) -> PacketIndex:
@@ -65,7 +67,7 @@ class PacketIndex:
         order = np.argsort(pts)
         shown = order[is_shown[order]]
         seek_ticks = np.where(dts == NO_TIME, pts, np.minimum(pts, dts))
-        return cls(shown, pts[shown], start_packets(pts, keys)[shown], seek_ticks, pts)
+        return cls(shown, pts[shown], start_packets(pts, keys)[shown], seek_ticks, pts, order)
 
     def frame_at(self, pts: int | None) -> int | None:
         """Return the number of the shown frame with this time, if any."""
@@ -73,6 +75,14 @@ class PacketIndex:
             return None
         i = int(np.searchsorted(self.shown_pts, pts))
         return i if i < len(self.shown_pts) and self.shown_pts[i] == pts else None
+
+    def position_of(self, pts: int | None) -> int | None:
+        """Return the position of the packet with this time, if any."""
+        if pts is None:
+            return None
+        i = int(np.searchsorted(self.pts, pts, sorter=self.by_pts))
+        position = int(self.by_pts[min(i, len(self.pts) - 1)])
+        return position if self.pts[position] == pts else None
 
 
 def frames_by_time(
@@ -149,11 +159,11 @@ def _seek(
     if depth is not None:  # flushing may forget how far frames are reordered
         context.reorder_depth = max(depth, context.reorder_depth)
     packets = packets_of(container, found, stream)
-    earlier = set(index.pts[:start].tolist())
     for packet in packets:
-        if packet.pts == index.pts[start]:
+        position = index.position_of(packet.pts)
+        if position == start:
             return chain((packet,), packets)
-        if packet.pts not in earlier:
+        if position is None or position > start:
             return None
     return None
 

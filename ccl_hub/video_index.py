@@ -40,6 +40,8 @@ __all__ = [
     "start_packets",
 ]
 
+SHORTEST_FRAME_SECONDS = 0.001
+
 Ticks = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
 
@@ -248,7 +250,7 @@ def presentation_seconds(ticks: Ticks, durations: Ticks, unit: Fraction, step: f
 
     Args:
         ticks: (N,) int64, -2**63 where unknown.
-        durations: (N,) int64, 0 where unknown.
+        durations: (N,) int64, 0 where unknown; below 1 ms they count as unknown.
         unit: Seconds per tick.
         step: Frame duration in seconds where none is known.
 
@@ -258,7 +260,7 @@ def presentation_seconds(ticks: Ticks, durations: Ticks, unit: Fraction, step: f
     if not len(ticks):
         return np.zeros(0)
     scale = float(unit)
-    steps = np.where(durations > 0, durations * scale, step)
+    steps = np.where(durations * scale >= SHORTEST_FRAME_SECONDS, durations * scale, step)
     if len(ticks) > 1 and np.mean(ticks[1:] > ticks[:-1]) < 0.5:
         return np.concatenate(([0.0], np.cumsum(steps[:-1])))
     known = ticks != NO_TIME

@@ -13,6 +13,7 @@ from .errors import DecodeError, MediaLimitError, NoVideoError
 from .video_container import Wholeness, wholeness
 from .video_decode import Opener, PacketIndex
 from .video_index import (
+    SHORTEST_FRAME_SECONDS,
     FrameFacts,
     Scan,
     first_frame,
@@ -173,7 +174,7 @@ def _info(
 
 def _last_step(seconds: Seconds, stated: float, nominal: float) -> float:
     """Return how long the last frame is shown: as stated, else as frames usually are."""
-    if 0 < stated <= _LONGEST_FRAME_SECONDS:
+    if SHORTEST_FRAME_SECONDS <= stated <= _LONGEST_FRAME_SECONDS:
         return stated
     usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
     return usual if usual > 0 else nominal

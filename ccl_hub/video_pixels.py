@@ -246,7 +246,10 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
 
     The display matrix maps a stored point (p, q) to (a p + c q, b p + d q), with y downwards.
     """
-    side_data: Any = frame.side_data  # PyAV declares it as a dict of motion vectors only
+    try:
+        side_data: Any = frame.side_data  # PyAV declares it as a dict of motion vectors only
+    except ValueError:  # PyAV reads none beside a kind that it does not know
+        return _turned(frame.rotation)
     data = side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
         return False, False, False
@@ -254,6 +257,12 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, d < 0, a < 0
     return True, b < 0, c < 0
+
+
+def _turned(degrees: int) -> tuple[bool, bool, bool]:
+    """Return the same three for a counterclockwise turn, to the nearest quarter."""
+    quarter = round(degrees / 90) % 4
+    return quarter % 2 == 1, quarter in (1, 2), quarter in (2, 3)
 
 
 def _whole(frame: av.VideoFrame) -> av.VideoFrame:
