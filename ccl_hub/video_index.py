@@ -157,6 +157,8 @@ def scan(
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
     found = Scan(Fraction(stream.time_base or 1), _nominal_step(stream))
+    # A photograph may carry further images behind it: previews, gain maps.
+    single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context
     exact = _IdrTest(codec.extradata) if codec.name == "h264" else None
     for packet in packets_of(container, found):
@@ -176,6 +178,8 @@ def scan(
         found.corrupt += packet.is_corrupt
         if decode:
             _note_frames(decode_packet(stream, packet, found, limits.max_pixels), found)
+        if single:
+            break
     if decode:
         _note_frames(decode_packet(stream, None, found, limits.max_pixels), found)
     _note_declared(container, stream, found)

@@ -38,12 +38,15 @@ ALLOWED_FORMATS = (
 )
 """Demuxers that may open a file. None of them follows references to other files."""
 
-# First bytes -> what the file is; None where FFmpeg finds the format best by itself.
+# First bytes of still images -> demuxer. FFmpeg likes to guess these by their name instead, and
+# would take a % in it as a pattern of names.
 _STILLS = {
     b"\x89PNG\r\n\x1a\n": "png_pipe",
     b"\xff\xd8\xff": "jpeg_pipe",
     b"BM": "bmp_pipe",
+    b"RIFF": "webp_pipe",
 }
+_ALWAYS_BY_NAME = ("jpeg_pipe", "bmp_pipe")
 _CONTAINERS = (
     *(b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV", b"0&\xb2u", b"\x00\x00\x01", b"DKIF"),
     *(b"\x00\x00\x00\x01", b"YUV4MPEG2", b"G@"),
@@ -151,8 +154,11 @@ def _open(path: Path, limits: MediaLimits) -> InputContainer:
     with path.open("rb") as file:
         head = file.read(16)
     still = next((name for magic, name in _STILLS.items() if head.startswith(magic)), None)
-    # image2 would take a % in the name of a still image as a pattern: name the format instead.
-    forced = still if still is not None and "%" in path.name else None
+    if still == "webp_pipe" and head[8:12] != b"WEBP":
+        still = None
+    if path.suffix.lower() in (".mjpeg", ".mjpg"):  # a run of JPEG images
+        still = None
+    forced = still if still in _ALWAYS_BY_NAME or "%" in path.name else None
     options = {
         "format_whitelist": ",".join(ALLOWED_FORMATS),
         "protocol_whitelist": "file",
@@ -181,12 +187,16 @@ def _open(path: Path, limits: MediaLimits) -> InputContainer:
 
 
 def _main_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the video stream to show: not cover art, then default, largest, first."""
+    """Return the video stream to show: not cover art; default, moving, largest, first."""
     pictures = [s for s in container.streams.video if s.disposition.value & _ATTACHED_PIC]
     streams = [s for s in container.streams.video if s not in pictures]
     if not streams:
         held = "only a cover picture" if pictures else "no video stream"
         raise NoVideoError(f"the file holds {held}; give a file with video.", path)
+    if any(s.disposition.value & _DEPENDENT for s in streams):
+        raise UnsupportedMediaError(
+            f"the image is stored as {len(streams)} tiles; convert it to JPEG or PNG.", path
+        )
     known = [s for s in streams if s.codec_context is not None]
     if not known:
         raise UnsupportedMediaError(
@@ -194,17 +204,19 @@ def _main_stream(container: InputContainer, path: Path) -> VideoStream:
             "'ffmpeg -i FILE -c:v libx264 out.mp4'.",
             path,
         )
-    default = int(av.stream.Disposition.default)
     return max(
         known,
         key=lambda s: (
-            bool(s.disposition.value & default),
+            bool(s.disposition.value & _DEFAULT),
+            s.frames > 1,  # an image sequence rather than its still
             s.codec_context.width * s.codec_context.height,
             -s.index,
         ),
     )
 
 
+_DEFAULT = int(av.stream.Disposition.default)
+_DEPENDENT = int(av.stream.Disposition.dependent)
 _ATTACHED_PIC = int(av.stream.Disposition.attached_pic)
 
 
