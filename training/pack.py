@@ -152,7 +152,7 @@ def _claim(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
         for old in shards:
             old.unlink()
         write_atomically(path, lambda file: file.write(wanted))
-    for leftover in folder.glob(".shard-*.tmp"):
+    for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
 
 

@@ -6,7 +6,6 @@ Imports neither torch nor, at module level, a decoder.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,12 +20,12 @@ from ccl_hub.files import write_atomically
 
 from .dataset_checks import Problem, file_sha256
 from .datasets import VideoItem
+from .frame_codec import CODECS, encode_frame
 
 __all__ = [
     "DECODERS",
     "PackOptions",
     "decoder_version",
-    "encode_frame",
     "serve",
     "shard_schema",
     "write_shard",
@@ -56,8 +55,8 @@ class PackOptions:
     keep_incomplete: bool = False
 
     def __post_init__(self) -> None:
-        if self.codec not in ("jpeg", "raw"):
-            raise TrainingError(f"codec is {self.codec!r}; allowed are 'jpeg' and 'raw'.")
+        if self.codec not in CODECS:
+            raise TrainingError(f"codec is {self.codec!r}; allowed are {CODECS}.")
         if self.decoder not in DECODERS:
             raise TrainingError(f"decoder is {self.decoder!r}; allowed are {DECODERS}.")
         if not 50 <= self.quality <= 100:
@@ -94,23 +93,6 @@ def decoder_version(decoder: str) -> str:
             "install it, or choose the other one with --decoder."
         ) from error
     return DECODER_VERSION
-
-
-def encode_frame(rgb: np.ndarray, codec: str, quality: int) -> bytes:
-    """Return one frame as stored.
-
-    Args:
-        rgb: uint8 (h, w, 3).
-        codec: ``"jpeg"``: baseline JPEG without chroma subsampling; ``"raw"``: the pixels.
-        quality: JPEG quality.
-    """
-    if codec == "raw":
-        return np.ascontiguousarray(rgb).tobytes()
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
 
 
 def shard_schema(plan: str) -> Any:

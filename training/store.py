@@ -24,13 +24,13 @@ from ccl_hub.config import Preprocessing, parse_dataclass
 from ccl_hub.errors import ConfigError, TrainingError
 
 from .datasets import VideoItem, VideoList
+from .frame_codec import CODECS, decode_frames
 from .video_store import VideoFolderStore
 
-__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore", "decode_frames"]
+__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore"]
 
 STORE_FORMAT = "ccl-frame-store"
 STORE_VERSION = 1
-CODECS = ("jpeg", "raw")
 
 
 class FrameSource(Protocol):
@@ -65,45 +65,6 @@ class FrameSource(Protocol):
 
     def fingerprint(self) -> str:
         """Return a hash of the videos and of how their frames were made."""
-
-
-def decode_frames(
-    encoded: Sequence[np.ndarray], codec: str, size: tuple[int, int], out: np.ndarray
-) -> np.ndarray:
-    """Decode stored frames.
-
-    Args:
-        encoded: One uint8 array (bytes,) per frame.
-        codec: ``"jpeg"`` or ``"raw"`` (the pixels themselves).
-        size: Height and width in pixels that each frame must have.
-        out: Filled; uint8 (k, h, w, 3).
-
-    Returns:
-        ``out``.
-
-    Raises:
-        TrainingError: A frame is damaged or has another size.
-    """
-    if codec == "raw":
-        for place, data in enumerate(encoded):
-            if data.size != size[0] * size[1] * 3:
-                raise TrainingError(f"{data.size} bytes for a raw frame of {size[1]}x{size[0]} px")
-            out[place] = data.reshape(*size, 3)
-        return out
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    for place, data in enumerate(encoded):
-        # A copy, because torch wants memory that could be written; a few kilobytes.
-        tensor = torch.from_numpy(data.copy())
-        try:
-            image = decode_jpeg(tensor, mode=ImageReadMode.RGB)  # (3, h, w), h w c in memory
-        except RuntimeError as error:
-            raise TrainingError(f"a damaged JPEG frame ({error})") from error
-        if tuple(image.shape[1:]) != size:
-            raise TrainingError(f"a frame of {tuple(image.shape[1:])} px, expected {size}")
-        out[place] = image.permute(1, 2, 0).numpy()
-    return out
 
 
 @dataclass(frozen=True)
