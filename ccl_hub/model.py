@@ -107,6 +107,16 @@ class TemporalHead(nn.Module):
         self.conv6 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0), bias=False)
         self.bn6 = nn.BatchNorm2d(channels)
 
+    @torch.no_grad()
+    def start_as_identity(self) -> None:
+        """Let conv6 pass each frame on unchanged, as inflated networks start.
+
+        The video feature then starts as about the mean of the frame features, channel by channel,
+        so that both live in one space from the first step on. With random weights nothing but the
+        projection ties the two 512-d spaces together.
+        """
+        nn.init.dirac_(self.conv6.weight)
+
     def forward(self, maps: Tensor, clips: int) -> Tensor:
         """(B*T,D,h,w) feature maps of B clips -> (B,D), float32."""
         maps = maps.permute(0, 2, 3, 1)  # (B*T,h,w,D)

@@ -328,12 +328,15 @@ class Precision:
 class Recipe:
     """A whole recipe; each field is a section of the TOML file.
 
-    ``seed`` decides the initial weights and every random draw.
+    ``seed`` decides the initial weights and every random draw. ``temporal_init`` is how conv6
+    starts (the paper is silent): ``"random"``, or ``"identity"``, by which video features start as
+    the mean of frame features and share their space.
     """
 
     name: str
     description: str = ""
     seed: int = 0
+    temporal_init: str = "random"
     model: Architecture = field(default_factory=Architecture)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     data: Data = field(default_factory=Data)
@@ -349,6 +352,8 @@ class Recipe:
     precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self) -> None:
+        ok = self.temporal_init in ("random", "identity")
+        _require(ok, "temporal_init", self.temporal_init, "'random' or 'identity'")
         ends = [stage.until for stage in self.stages]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"stages end at {ends}; allowed: rising, the last at 1.")

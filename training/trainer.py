@@ -32,7 +32,7 @@ from .recipe import Recipe, differing_keys
 from .schedules import learning_rate
 from .validation import Validator
 
-__all__ = ["NonFiniteError", "Outcome", "Trainer"]
+__all__ = ["NonFiniteError", "Outcome", "Trainer", "initial_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -277,21 +277,29 @@ class Trainer:
         return by_steps if limit is None else min(by_steps, max(limit - self.seconds, 0.0))
 
     def _validate_if_due(self, log: RunLog) -> None:
-        """Measure retrieval at the start, every few epochs and at the end (rank 0)."""
+        """Measure retrieval every few epochs and at the end (rank 0)."""
         epoch, rest = divmod(self.step, self.steps_per_epoch)
         section = self.recipe.validation
-        due = self.progress >= 1 or (rest == 0 and epoch % section.every_epochs == 0)
-        due = due and (self.step > 0 or section.random_init)
+        due = self.progress >= 1 or (rest == 0 and self.step and epoch % section.every_epochs == 0)
         if not due or not self.validator.sets or self.metrics.get("step") == self.step:
             return
         if self.world.rank == 0:
-            start = time.perf_counter()
+            if section.random_init and "random_init" not in self.metrics:
+                untrained = self.validator.measure(self._untrained())
+                log.write("validation", 0, {"retrieval": untrained})
+                self.metrics["random_init"] = untrained
             retrieval = self.validator.measure(self.trained)
-            took = time.perf_counter() - start
-            log.write("validation", self.step, {"seconds": took, "retrieval": retrieval})
-            self.metrics["random_init" if self.step == 0 else "trained"] = retrieval
+            log.write("validation", self.step, {"retrieval": retrieval})
+            self.metrics["trained"] = retrieval
         self.metrics["step"] = self.step
         barrier(self.world)
+        self._add_time()
+
+    def _untrained(self) -> CCLModel:
+        """Return the network as it was before the first step."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return initial_model(self.recipe).to(self.world.device)
 
 
 def _check_batch(recipe: Recipe, clips: int, world: World) -> None:
@@ -310,9 +318,17 @@ def _check_batch(recipe: Recipe, clips: int, world: World) -> None:
         )
 
 
+def initial_model(recipe: Recipe) -> CCLModel:
+    """Build the untrained network from torch's current random state, as the recipe asks."""
+    model = CCLModel(recipe.model_config)
+    if recipe.temporal_init == "identity":
+        model.head.start_as_identity()
+    return model
+
+
 def _new_model(recipe: Recipe, world: World) -> CCLModel:
     """Build the model as the recipe asks, in training mode."""
-    model = CCLModel(recipe.model_config).to(world.device)
+    model = initial_model(recipe).to(world.device)
     if recipe.optim.sync_batchnorm:
         synchronise_batchnorm(model, world)
     if recipe.precision.compile:
