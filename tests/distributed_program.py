@@ -146,4 +146,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cases"))
     except TrainingError as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")  # one write: lines of two processes must not mix
+        sys.exit(1)

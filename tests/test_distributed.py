@@ -37,6 +37,15 @@ LIMIT_SECONDS = 240
 FROZEN = [n for n, c in CASES.items() if not c.training and not c.autocast]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny tensors: more threads would only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -81,7 +90,7 @@ def torchrun(processes, folder, *more):
     return finish([launch([*arguments, str(PROGRAM), str(folder), *more], folder)])[0]
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3], ids=["K=1", "K=2", "K=3"])
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=["K1", "K2", "K3"])
 def ranks(request, tmp_path_factory):
     """What each of K processes saw: tensors by name, and facts."""
     folder = tmp_path_factory.mktemp(f"world{request.param}")
@@ -304,6 +313,27 @@ def test_synchronised_batchnorm_of_one_process_is_left_alone():
     model = tiny_model()
     synchronise_batchnorm(model, World())
     assert type(model.trunk.bn1) is nn.BatchNorm2d
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_agrees_with_the_cpu_and_chunks_save_memory():
+    world, peaks = World(device=torch.device("cuda")), []
+    for chunks in (1, 4):
+        model = tiny_model().eval().to(world.device)
+        clips = all_clips(1)[0].to(world.device).chunk(chunks)
+        torch.cuda.reset_peak_memory_stats()
+        losses = backward_step(model, Objective.from_preset("tuned"), clips, world)
+        peaks.append(torch.cuda.max_memory_allocated())
+        expected = reference(CASES["plain"])
+        assert losses["total"].item() == pytest.approx(expected["loss/total"].item(), rel=1e-3)
+        for name, parameter in model.named_parameters():
+            value = expected[f"grad/{name}"].flatten()
+            near = nn.functional.cosine_similarity(parameter.grad.cpu().flatten(), value, 0)
+            assert near > 0.99, name
+        half = backward_step(model, Objective.from_preset("tuned"), clips, world, torch.bfloat16)
+        assert half["total"].item() == pytest.approx(losses["total"].item(), rel=0.05)
+    assert peaks[1] < peaks[0]
 
 
 # Refusals ----------------------------------------------------------------------------------------
