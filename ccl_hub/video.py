@@ -21,15 +21,13 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from .config import Preprocessing
 from .errors import DecodeError, InputError, MediaError
 from .video_decode import frames_by_order, frames_by_time
 from .video_index import Scan
 from .video_info import Completeness, VideoInfo, probe
-from .video_open import MediaLimits, check_path, open_video
+from .video_open import MediaLimits, Opened, check_path, open_video
 from .video_pixels import DECODER_VERSION, FrameResizer, resize_rgb
 
 __all__ = [
@@ -144,11 +142,10 @@ class VideoReader:
     def _decode(self, wanted: list[int], skip_missing: bool) -> Iterator[tuple[int, Frame]]:
         self._report = DecodeReport(wanted=len(wanted))
         tally = Scan(Fraction(1), 0.0)
-        limit = self._limits.max_pixels
         if self._index is None:
-            stream = frames_by_order(self._opener, wanted, tally, limit)
+            stream = frames_by_order(self._opener, wanted, tally)
         else:
-            stream = frames_by_time(self._opener, self._index, wanted, tally, limit)
+            stream = frames_by_time(self._opener, self._index, wanted, tally)
         with _named(self._path), closing(stream):
             for number, frame in stream:
                 if frame is not None:
@@ -171,7 +168,7 @@ class VideoReader:
         note = f"{len(missing)} frames could not be decoded, the first is {missing[0]}"
         self._info = replace(self._info, completeness="incomplete", note=note)
 
-    def _opener(self) -> AbstractContextManager[tuple[InputContainer, VideoStream]]:
+    def _opener(self) -> AbstractContextManager[Opened]:
         return open_video(self._path, self._limits, self._threads)
 
     def close(self) -> None:

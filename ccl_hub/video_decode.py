@@ -18,15 +18,13 @@ import av
 import av.error
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer
 from av.packet import Packet
-from av.video.stream import VideoStream
 
 from .video_index import NO_TIME, Scan, decode_packet, packets_of, start_packets
+from .video_open import Opened
 
 __all__ = ["PacketIndex", "frames_by_order", "frames_by_time"]
 
-Opened = tuple[InputContainer, VideoStream]
 Opener = Callable[[], AbstractContextManager[Opened]]
 Frames = Generator[tuple[int, av.VideoFrame | None], None, None]
 """Frame numbers and frames, None where a frame cannot be decoded."""
@@ -85,9 +83,7 @@ class PacketIndex:
         return position if self.pts[position] == pts else None
 
 
-def frames_by_time(
-    opener: Opener, index: PacketIndex, wanted: list[int], found: Scan, max_pixels: int
-) -> Frames:
+def frames_by_time(opener: Opener, index: PacketIndex, wanted: list[int], found: Scan) -> Frames:
     """Yield the wanted frames of a one-to-one video, in order.
 
     Args:
@@ -95,7 +91,6 @@ def frames_by_time(
         index: Where its frames are.
         wanted: Ascending frame numbers.
         found: Counts damaged packets.
-        max_pixels: See :func:`decode_packet`.
 
     Yields:
         Frame number and frame, None where it cannot be decoded.
@@ -103,7 +98,7 @@ def frames_by_time(
     todo, may_seek = deque(wanted), True
     while todo:
         with opener() as opened:
-            yield from _one_pass(opened, index, todo, may_seek, found, max_pixels)
+            yield from _one_pass(opened, index, todo, may_seek, found)
         may_seek = False
 
 
@@ -113,10 +108,9 @@ def _one_pass(
     todo: deque[int],
     may_seek: bool,
     found: Scan,
-    max_pixels: int,
 ) -> Frames:
     """Serve ``todo`` until it is empty, or until a seek turns out to have failed."""
-    container, stream = opened
+    container, stream, _ = opened
     packets: Iterator[Packet[Any]] = packets_of(container, found, stream)
     position, sought = 0, False
     while todo:
@@ -128,7 +122,7 @@ def _one_pass(
             packets, position, sought = moved, start, True
         packet = next(packets, None)
         position += 1
-        for frame in decode_packet(stream, packet, found, max_pixels):
+        for frame in decode_packet(opened, packet, found):
             number = index.frame_at(frame.pts)
             if number is None:
                 continue
@@ -149,7 +143,7 @@ def _seek(
     opened: Opened, index: PacketIndex, start: int, found: Scan
 ) -> Iterator[Packet[Any]] | None:
     """Move to the packet at position ``start``; None if the container cannot."""
-    container, stream = opened
+    container, stream, _ = opened
     context = stream.codec_context
     depth = getattr(context, "reorder_depth", None)
     try:
@@ -168,12 +162,12 @@ def _seek(
     return None
 
 
-def frames_by_order(opener: Opener, wanted: list[int], found: Scan, max_pixels: int) -> Frames:
+def frames_by_order(opener: Opener, wanted: list[int], found: Scan) -> Frames:
     """Yield the wanted frames by decoding from the start and counting; see above."""
     todo, number = deque(wanted), -1
-    with opener() as (container, stream):
-        for packet in chain(packets_of(container, found, stream), (None,)):
-            for frame in decode_packet(stream, packet, found, max_pixels):
+    with opener() as opened:
+        for packet in chain(packets_of(opened.container, found, opened.stream), (None,)):
+            for frame in decode_packet(opened, packet, found):
                 number += 1
                 if todo and todo[0] == number:
                     yield todo.popleft(), frame

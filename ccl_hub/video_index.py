@@ -24,7 +24,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from .errors import MediaLimitError
-from .video_open import MediaLimits
+from .video_open import MediaLimits, Opened
 from .video_pixels import display_size
 
 __all__ = [
@@ -135,27 +135,25 @@ class Scan:
         )
 
 
-def may_be_one_to_one(container: InputContainer, stream: VideoStream) -> bool:
+def may_be_one_to_one(opened: Opened) -> bool:
     """Return True if, by container and codec, one packet should be one shown frame."""
-    names = container.format.name.split(",")
-    codec = stream.codec_context.codec.name
+    names = opened.container.format.name.split(",")
+    codec = opened.stream.codec_context.codec.name
     return bool(set(names) & set(_ONE_TO_ONE_FORMATS)) and codec in _ONE_TO_ONE_CODECS
 
 
-def scan(
-    container: InputContainer, stream: VideoStream, limits: MediaLimits, *, decode: bool
-) -> Scan:
+def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     """Read the whole file once.
 
     Args:
-        container: Just opened.
-        stream: Its video stream.
+        opened: Just opened.
         limits: Gives ``max_frames``.
         decode: Also decode every video packet, without converting pixels.
 
     Raises:
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
+    container, stream, _ = opened
     found = Scan(Fraction(stream.time_base or 1), _nominal_step(stream))
     # A photograph may carry further images behind it: previews, gain maps.
     single = container.format.name == "jpeg_pipe"
@@ -177,21 +175,19 @@ def scan(
         found.empty += packet.size == 0
         found.corrupt += packet.is_corrupt
         if decode:
-            _note_frames(decode_packet(stream, packet, found, limits.max_pixels), found)
+            _note_frames(decode_packet(opened, packet, found), found)
         if single:
             break
     if decode:
-        _note_frames(decode_packet(stream, None, found, limits.max_pixels), found)
+        _note_frames(decode_packet(opened, None, found), found)
     _note_declared(container, stream, found)
     return found
 
 
-def first_frame(
-    container: InputContainer, stream: VideoStream, found: Scan, max_pixels: int
-) -> FrameFacts | None:
+def first_frame(opened: Opened, found: Scan) -> FrameFacts | None:
     """Decode until the first frame comes out; None if there is none."""
-    for packet in chain(packets_of(container, found, stream), (None,)):
-        for frame in decode_packet(stream, packet, found, max_pixels):
+    for packet in chain(packets_of(opened.container, found, opened.stream), (None,)):
+        for frame in decode_packet(opened, packet, found):
             return FrameFacts.of(frame)
     return None
 
@@ -211,20 +207,18 @@ def packets_of(
         found.read_error = str(getattr(error, "strerror", None) or error)
 
 
-def decode_packet(
-    stream: VideoStream, packet: Packet[Any] | None, found: Scan, max_pixels: int
-) -> list[av.VideoFrame]:
+def decode_packet(opened: Opened, packet: Packet[Any] | None, found: Scan) -> list[av.VideoFrame]:
     """Return the sound frames that come out for a packet; None flushes the decoder.
 
     Damaged packets and frames are counted, not raised. An empty packet is skipped, because a
     decoder takes it for the end.
 
     Raises:
-        MediaLimitError: Out of memory, or the frame size changed to one above ``max_pixels``.
+        MediaLimitError: Out of memory, or the frame size changed to a refused one.
     """
     if packet is not None and packet.size == 0:
         return []
-    context = stream.codec_context
+    context = opened.stream.codec_context
     try:
         frames = context.decode(packet)
     except MemoryError as error:
@@ -232,11 +226,11 @@ def decode_packet(
     except (av.error.FFmpegError, ValueError) as error:
         # A decoder that meets a refused size keeps that size or resets it to 0.
         reset = isinstance(error, av.error.ArgumentError) and context.width == 0
-        if reset or context.width * context.height > max_pixels:
+        if reset or context.width * context.height > opened.max_pixels:
             size = "" if reset else f" to {context.width}x{context.height}"
             raise MediaLimitError(
                 f"the frame size changes{size} in the middle of the video; allowed: at most "
-                f"{max_pixels} pixels; raise MediaLimits.max_pixels if you trust the file."
+                f"{opened.max_pixels} pixels; split the video where its size changes."
             ) from error
         found.errors += 1
         return []

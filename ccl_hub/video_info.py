@@ -88,21 +88,21 @@ def probe(
         MediaError: One of its kinds.
     """
     found, facts = None, None
-    with opener() as (container, stream):
-        names = container.format.name, stream.codec_context.codec.name
-        if may_be_one_to_one(container, stream) and not decode_index:
-            found = scan(container, stream, limits, decode=False)
+    with opener() as opened:
+        names = opened.container.format.name, opened.stream.codec_context.codec.name
+        if may_be_one_to_one(opened) and not decode_index:
+            found = scan(opened, limits, decode=False)
     if found is not None and found.one_to_one:
-        with opener() as (container, stream):
-            facts = first_frame(container, stream, found, limits.max_pixels)
+        with opener() as opened:
+            facts = first_frame(opened, found)
     index = None
     if found is not None and facts is not None:
         index = PacketIndex.of(found)
         if not len(index.shown) or facts.pts != index.shown_pts[0]:
             index = None
     if found is None or index is None:
-        with opener() as (container, stream):
-            found = scan(container, stream, limits, decode=True)
+        with opener() as opened:
+            found = scan(opened, limits, decode=True)
         facts, index = found.facts, None
     if facts is None:
         _refuse_empty(found)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import av.error
@@ -28,7 +29,7 @@ from .errors import (
     UnsupportedMediaError,
 )
 
-__all__ = ["ALLOWED_FORMATS", "MediaLimits", "check_path", "open_video"]
+__all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
 
 ALLOWED_FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
@@ -51,6 +52,8 @@ _CONTAINERS = (
     *(b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV", b"0&\xb2u", b"\x00\x00\x01", b"DKIF"),
     *(b"\x00\x00\x00\x01", b"YUV4MPEG2", b"G@"),
 )
+_MAX_CHANGED_PIXELS = 4096 * 2304
+_PADDING_PIXELS = 1 << 20
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx")
 
 
@@ -59,8 +62,9 @@ class MediaLimits:
     """How large a file may be before it is refused with MediaLimitError.
 
     Args:
-        max_pixels: Width times height of a decoded frame, also after a change in mid-stream. The
-            default admits 8K video (8192 x 4320); photographs may need more.
+        max_pixels: Width times height of a decoded frame. The default admits 8K video
+            (8192 x 4320); photographs may need more. In mid-stream the size may only change up to
+            4096 x 2304 or the size at the start, if that is larger.
         max_frames: Frames of a video. Its index takes about 25 bytes a frame; the default is 24
             hours at 60 frames per second.
         max_seconds: Duration of a video, or None for any.
@@ -80,6 +84,14 @@ class MediaLimits:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"MediaLimits.{name} is {value!r}; allowed: above 0.")
+
+
+class Opened(NamedTuple):
+    """An open file: its container, its main video stream, the most pixels a frame may have."""
+
+    container: InputContainer
+    stream: VideoStream
+    max_pixels: int
 
 
 def check_path(path: str | Path, limits: MediaLimits) -> Path:
@@ -117,9 +129,7 @@ def check_path(path: str | Path, limits: MediaLimits) -> Path:
 
 
 @contextmanager
-def open_video(
-    path: str | Path, limits: MediaLimits, threads: int
-) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[Opened]:
     """Open the main video stream of a local file, guarded; closes everything on leaving.
 
     Args:
@@ -128,7 +138,7 @@ def open_video(
         threads: Decoder threads; 0 for one per core.
 
     Yields:
-        The container and its video stream, whose decoder is configured but not yet open.
+        The open video, whose decoder is configured but not yet open.
 
     Raises:
         MediaError: One of its kinds, naming the file.
@@ -137,20 +147,39 @@ def open_video(
     with _open(resolved, limits) as container:
         stream = _main_stream(container, resolved)
         context = stream.codec_context
-        if context.width * context.height > limits.max_pixels:
+        width, height = context.width, context.height
+        if not width * height:  # also when probing met a refused size
+            width, height = _stated_size(resolved, limits)
+        if width * height > limits.max_pixels:
             raise MediaLimitError(
-                f"frames are {context.width}x{context.height}; allowed: at most "
-                f"{limits.max_pixels} pixels; raise MediaLimits.max_pixels if you trust the file.",
+                f"frames are {width}x{height}; allowed: at most {limits.max_pixels} pixels; "
+                "raise MediaLimits.max_pixels if you trust the file.",
                 resolved,
             )
-        context.options = {"max_pixels": str(limits.max_pixels)}
+        most = limits.max_pixels
+        if width * height:
+            most = min(most, max(width * height, _MAX_CHANGED_PIXELS))
+        # Decoders count the rows and columns that they add for alignment, too.
+        padded = max(most, (width + 128) * (height + 128)) + _PADDING_PIXELS
+        context.options = {"max_pixels": str(padded)}
         context.thread_count = threads
         context.thread_type = "AUTO"
-        yield container, stream
+        yield Opened(container, stream, most)
 
 
-def _open(path: Path, limits: MediaLimits) -> InputContainer:
-    """Open the container by an absolute path and restricted formats and protocols."""
+def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
+    """Return the width and height that the file states, without any decoder; 0 if none."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    with _open(path, limits, decoders="none") as container:
+        context = _main_stream(container, path).codec_context
+        return context.width, context.height
+
+
+def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
+    """Open the container by an absolute path and restricted formats, protocols and decoders."""
     with path.open("rb") as file:
         head = file.read(16)
     still = next((name for magic, name in _STILLS.items() if head.startswith(magic)), None)
@@ -162,8 +191,11 @@ def _open(path: Path, limits: MediaLimits) -> InputContainer:
     options = {
         "format_whitelist": ",".join(ALLOWED_FORMATS),
         "protocol_whitelist": "file",
-        "max_pixels": str(limits.max_pixels),  # for the decoders that probing opens
+        # For the decoders that probing opens:
+        "max_pixels": str(limits.max_pixels + _PADDING_PIXELS),
     }
+    if decoders is not None:
+        options["codec_whitelist"] = decoders
     try:
         return av.open(
             str(path), mode="r", format=forced, options=options, metadata_errors="replace"

@@ -126,7 +126,7 @@ def test_a_container_that_cannot_seek_is_scanned(tmp_path: Path, monkeypatch, li
         seeks.append(start)
         if lie == "fails":
             return None
-        container, stream = opened
+        container, stream, _ = opened
         container.seek(10**9, stream=stream, backward=True)
         return video_decode.packets_of(container, found, stream)
 
