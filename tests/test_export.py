@@ -74,7 +74,7 @@ def test_no_averaged_weights_is_one_clear_error(checkpoint_file, tmp_path):
     checkpoint = read_checkpoint(checkpoint_file)
     tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("model/")}
     write_checkpoint(checkpoint_file, tensors, checkpoint.state)
-    with pytest.raises(ConfigError, match="holds no averaged weights because ema.decay"):
+    with pytest.raises(ConfigError, match=r"holds no averaged weights because ema\.decay"):
         export(read_checkpoint(checkpoint_file), tmp_path / "model", ema=True)
 
 

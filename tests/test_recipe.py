@@ -98,7 +98,7 @@ def test_set_changes_values_of_every_kind_in_order(tmp_path):
         ("[optim]\nchunks = 99", r"chunks is 99; allowed: 1 to batch"),
         (
             "[schedule]\nepochs = 2\nwarmup_epochs = 2",
-            r"warmup_epochs is 2.0; allowed: 0 to below",
+            r"warmup_epochs is 2.0; allowed: 0",
         ),
         ("[data]\npack = 'a'\nfolder = 'b'", r"pack and folder are given; give one of them"),
         ("[data]\ncache = 'disk'", r"cache is 'disk'; allowed: 'none', 'ram' or 'gpu'"),

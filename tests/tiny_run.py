@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
+import io
+import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
+from training import pretrain
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.logs import read_log
 
@@ -48,16 +52,22 @@ def command(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> list[str]:
     return [sys.executable, "-m", "training.pretrain", *arguments(out, *extra, changes=changes)]
 
 
-def run(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
-    return subprocess.run(
-        command(out, *extra, changes=changes),
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def run(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> SimpleNamespace:
+    """Run it to its end in this process, which saves the imports; give exit code and stderr."""
+    errors = io.StringIO()
+    handler = logging.StreamHandler(errors)
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stderr(errors):
+            code = pretrain.main(arguments(out, *extra, changes=changes))
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        torch.set_num_threads(threads)
+    return SimpleNamespace(returncode=code, stderr=errors.getvalue())
 
 
 def final_tensors(out: Path) -> dict[str, torch.Tensor]:

@@ -173,7 +173,7 @@ def prune(folder: Path, keep: int) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files that a killed run left in ``folder``."""
     if folder.is_dir():
-        for path in folder.glob(".step-*.tmp"):
+        for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ resumed run first drops the lines after its checkpoint, so every step stands in 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from typing import Any, Self, TextIO
 from ccl_hub.errors import ConfigError
 from ccl_hub.files import make_folder, write_atomically
 
-__all__ = ["ProgressLine", "RunLog", "draw_curves", "read_log"]
+__all__ = ["ProgressLine", "RunLog", "draw_curves", "read_log", "require_drawing"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class RunLog:
 
     Args:
         folder: The run's folder.
-        start_step: Lines of later steps are dropped first; 0 for a fresh run.
+        start_step: Training lines of later steps are dropped first; 0 for a fresh run.
+        validated_step: The same for validation lines; -1 to drop all.
         tensorboard: Also write TensorBoard event files under ``folder/tensorboard``.
         active: False on ranks other than 0: nothing is written.
 
@@ -57,15 +59,21 @@ class RunLog:
     """
 
     def __init__(
-        self, folder: Path, start_step: int, tensorboard: bool, active: bool = True
+        self,
+        folder: Path,
+        start_step: int,
+        validated_step: int,
+        tensorboard: bool,
+        active: bool = True,
     ) -> None:
         self._file: TextIO | None = None
         self._board: Any = None
         if not active:
             return
         path = make_folder(folder) / LOG_NAME
-        kept = [line for line in read_log(path) if line["step"] <= start_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept if start_step)
+        last = {"train": start_step, "validation": validated_step}
+        kept = [line for line in read_log(path) if line["step"] <= last[line["kind"]]]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(path, lambda file: file.write(text.encode()))
         if tensorboard:
             self._board = _summary_writer(folder / "tensorboard", start_step)
@@ -189,6 +197,15 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
+def require_drawing() -> None:
+    """Raise ConfigError unless curves can be drawn: better before a long run than after it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "log.curves is true but matplotlib is not installed; "
+            "pip install 'ccl-hub[training]', or --set log.curves=false."
+        )
+
+
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Draw loss terms, cycle rate, learning rate and retrieval over steps into a PNG.
 
@@ -200,14 +217,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            f"log.curves is true but matplotlib cannot be imported ({error}); "
-            "pip install 'ccl-hub[training]', or --set log.curves=false."
-        ) from error
+    require_drawing()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 7), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title)

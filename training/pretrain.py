@@ -13,7 +13,8 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -25,9 +26,9 @@ from ccl_hub.files import make_folder, write_atomically
 from . import checkpoints
 from .clips import open_source
 from .distributed import start_world
-from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log
+from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from .recipe import Precision, Recipe, read_recipe
-from .trainer import NonFiniteError, Outcome, Trainer
+from .trainer import NonFiniteError, Outcome, Trainer, require_same_start
 
 __all__ = ["main"]
 
@@ -44,10 +45,17 @@ class StopFlag:
     def __init__(self) -> None:
         self.signal_name = ""
 
-    def install(self) -> None:
-        """Take over both signals of this process."""
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over both signals of this process for a while."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in before:
+            signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_name = signal.Signals(number).name
@@ -129,6 +137,8 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
         OutputError: The folder cannot be written.
     """
     stop = StopFlag()
+    if recipe.log.curves:
+        require_drawing()
     _set_precision(recipe.precision)
     with start_world(recipe.precision.device) as world:
         checkpoint = _choose_checkpoint(folder, resume)
@@ -136,12 +146,13 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
         trainer = Trainer(recipe, source, folder, world, stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
+        require_same_start(trainer.step, world)
         if world.rank == 0:
             make_folder(folder)
             checkpoints.remove_leftovers(folder / "checkpoints")
             _write_recipe(recipe, folder)
-        stop.install()
-        outcome = trainer.run()
+        with stop.listening():
+            outcome = trainer.run()
         if stop.signal_name:
             logger.info("stopped by %s", stop.signal_name)
         if world.rank == 0 and recipe.log.curves:

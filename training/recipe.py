@@ -19,6 +19,18 @@ from ccl_hub.errors import ConfigError
 
 from .augment import Augment
 from .objective import Objective
+from .recipe_sections import (
+    Budget,
+    Data,
+    Ema,
+    Log,
+    Optim,
+    Precision,
+    Schedule,
+    Stage,
+    Validation,
+    require,
+)
 
 __all__ = [
     "Budget",
@@ -37,7 +49,8 @@ __all__ = [
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
-# Keys that do not decide the weights, so that a resumed run may change them.
+# Keys that do not decide the weights (but for rounding: another device or number of threads adds
+# in another order), so that a resumed run may change them.
 FREE_KEYS = (
     "name",
     "description",
@@ -47,281 +60,10 @@ FREE_KEYS = (
     "data.pack",
     "data.folder",
     "budget.max_seconds",
+    "precision.device",
+    "precision.threads",
+    "precision.compile",
 )
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")
-
-
-@dataclass(frozen=True)
-class Data:
-    """``[data]``: what to train on; one of ``pack``, ``folder`` and ``rendered``.
-
-    Args:
-        pack: Folder made by ``python -m training.pack``.
-        folder: Folder of videos, decoded while training.
-        rendered: Number of videos computed on the spot, to try the loop without data.
-        split: Use only the videos of this split; all of them if empty.
-        views: Clips per video and step: 1 (paper), or 2: the video vector from one and the frame
-            vectors from the other, and the reverse.
-        cache: Keep decoded frames resident in ``"ram"`` or on the ``"gpu"``; ``"none"`` reads
-            them as needed.
-        resident_size_px: Height and width to which cached frames are shrunk; as they are if empty.
-        workers: Threads that read ahead; 0 reads when asked.
-    """
-
-    pack: str = ""
-    folder: str = ""
-    rendered: int = 0
-    split: str = ""
-    views: int = 1
-    cache: str = "none"
-    resident_size_px: tuple[int, ...] = ()
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("pack", "folder", "rendered") if getattr(self, name)]
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} are given; give one of them.")
-        _require(self.rendered >= 0, "rendered", self.rendered, "0 or more")
-        _require(self.views in (1, 2), "views", self.views, "1 or 2")
-        _require(
-            self.cache in ("none", "ram", "gpu"), "cache", self.cache, "'none', 'ram' or 'gpu'"
-        )
-        _require(
-            len(self.resident_size_px) in (0, 2) and all(n >= 16 for n in self.resident_size_px),
-            "resident_size_px",
-            self.resident_size_px,
-            "height and width of at least 16, or left out",
-        )
-        _require(0 <= self.workers <= 256, "workers", self.workers, "0 to 256")
-
-
-@dataclass(frozen=True)
-class Optim:
-    """``[optim]``: one update of the weights.
-
-    Args:
-        kind: ``"sgd"`` (paper) or ``"adamw"``.
-        lr: Peak learning rate for the whole global batch.
-        momentum: Of SGD (ours: 0.9).
-        betas: Of AdamW.
-        weight_decay: Decay of the weights.
-        decay_norm_and_bias: Decay BatchNorm and biases too, as plain SGD does.
-        batch: Videos per update over all processes together (paper: 48).
-        chunks: Parts in which each process runs its share through the network; negatives stay
-            global, memory falls.
-        clip_norm: Largest gradient norm, or nothing.
-        sync_batchnorm: BatchNorm statistics over all processes.
-    """
-
-    kind: str = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    betas: tuple[float, ...] = (0.9, 0.999)
-    weight_decay: float = 1e-4
-    decay_norm_and_bias: bool = True
-    batch: int = 48
-    chunks: int = 1
-    clip_norm: float | None = None
-    sync_batchnorm: bool = False
-
-    def __post_init__(self) -> None:
-        _require(self.kind in ("sgd", "adamw"), "kind", self.kind, "'sgd' or 'adamw'")
-        _require(self.lr > 0, "lr", self.lr, "more than 0")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 to below 1")
-        _require(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            "betas",
-            self.betas,
-            "2 numbers from 0 to below 1",
-        )
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _require(self.batch >= 1, "batch", self.batch, "a whole number >= 1")
-        _require(1 <= self.chunks <= self.batch, "chunks", self.chunks, "1 to batch")
-        ok = self.clip_norm is None or self.clip_norm > 0
-        _require(ok, "clip_norm", self.clip_norm, "more than 0, or left out")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """``[schedule]``: learning rate over the run.
-
-    Args:
-        kind: ``"step"`` (paper) or ``"cosine"``.
-        epochs: Passes over the data.
-        warmup_epochs: Linear rise from 0 at the start.
-        step_epochs: Epochs between drops of ``"step"`` (paper: 20).
-        step_factor: Factor of each drop (paper: 0.1).
-        final_factor: Share of the peak at the end of ``"cosine"``.
-    """
-
-    kind: str = "cosine"
-    epochs: int = 100
-    warmup_epochs: float = 0.0
-    step_epochs: float = 20.0
-    step_factor: float = 0.1
-    final_factor: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(self.kind in ("step", "cosine"), "kind", self.kind, "'step' or 'cosine'")
-        _require(self.epochs >= 1, "epochs", self.epochs, "a whole number >= 1")
-        _require(
-            0 <= self.warmup_epochs < self.epochs,
-            "warmup_epochs",
-            self.warmup_epochs,
-            f"0 to below epochs ({self.epochs})",
-        )
-        _require(self.step_epochs > 0, "step_epochs", self.step_epochs, "more than 0")
-        _require(0 < self.step_factor <= 1, "step_factor", self.step_factor, "above 0, at most 1")
-        _require(0 <= self.final_factor <= 1, "final_factor", self.final_factor, "0 to 1")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One of ``[[stages]]``: crop side of a part of the run (progressive resolution).
-
-    Args:
-        until: Share of the run at which the stage ends; the last stage must end at 1.
-        crop_px: Side of the augmented crop.
-    """
-
-    until: float
-    crop_px: int
-
-    def __post_init__(self) -> None:
-        _require(0 < self.until <= 1, "until", self.until, "above 0, at most 1")
-        _require(32 <= self.crop_px <= 512, "crop_px", self.crop_px, "32 to 512")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """``[budget]``: wall time of training (validation included, pauses between runs not).
-
-    Args:
-        max_seconds: Stop after this time, or nothing.
-        paces_schedule: Let the share of time used, where it is ahead of the share of steps, drive
-            learning rate and stages, so that a run on a machine of unknown speed still ends with
-            its learning rate annealed. Such a run is not reproducible bit for bit. Without it the
-            run saves and exits as on SIGTERM.
-    """
-
-    max_seconds: float | None = None
-    paces_schedule: bool = False
-
-    def __post_init__(self) -> None:
-        ok = self.max_seconds is None or self.max_seconds > 0
-        _require(ok, "max_seconds", self.max_seconds, "more than 0, or left out")
-        if self.paces_schedule and self.max_seconds is None:
-            raise ConfigError("paces_schedule is true but max_seconds is missing; give both.")
-
-
-@dataclass(frozen=True)
-class Ema:
-    """``[ema]``: a slow average of the weights.
-
-    Args:
-        decay: Per step, 0 to below 1, or nothing for no average. Early in a run the average
-            follows faster: decay at step n is at most (1 + n) / (10 + n).
-    """
-
-    decay: float | None = None
-
-    def __post_init__(self) -> None:
-        ok = self.decay is None or 0 <= self.decay < 1
-        _require(ok, "decay", self.decay, "0 to below 1, or left out")
-
-
-@dataclass(frozen=True)
-class Validation:
-    """``[validation]``: retrieval on labelled videos while training.
-
-    Args:
-        packs: Packed labelled sets, with classes and the splits ``train`` and ``test``.
-        rendered: Number of videos of a set computed on the spot; 0 for none. Without any set
-            nothing is measured.
-        every_epochs: How often; the end of the run always counts.
-        clips: Clips per video (paper: 10).
-        batch_clips: Clips embedded at once.
-        random_init: Also measure the untrained network, once.
-    """
-
-    packs: tuple[str, ...] = ()
-    rendered: int = 0
-    every_epochs: int = 5
-    clips: int = 10
-    batch_clips: int = 16
-    random_init: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("every_epochs", "clips", "batch_clips"):
-            value = getattr(self, name)
-            _require(value >= 1, name, value, "a whole number >= 1")
-
-
-@dataclass(frozen=True)
-class Log:
-    """``[log]``: what is written while training.
-
-    Args:
-        every_steps: Steps between lines of ``log.jsonl``.
-        line_seconds: Time between progress lines where stderr is no terminal.
-        tensorboard: Write TensorBoard files.
-        curves: Draw ``curves.png`` at the end.
-        checkpoint_steps: Steps between checkpoints; the end of each epoch if 0.
-        keep_checkpoints: Newest checkpoints kept.
-    """
-
-    every_steps: int = 1
-    line_seconds: float = 10.0
-    tensorboard: bool = True
-    curves: bool = True
-    checkpoint_steps: int = 0
-    keep_checkpoints: int = 2
-
-    def __post_init__(self) -> None:
-        _require(self.every_steps >= 1, "every_steps", self.every_steps, "a whole number >= 1")
-        _require(self.line_seconds >= 0, "line_seconds", self.line_seconds, "0 or more")
-        _require(
-            self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more"
-        )
-        _require(
-            self.keep_checkpoints >= 1,
-            "keep_checkpoints",
-            self.keep_checkpoints,
-            "a whole number >= 1",
-        )
-
-
-@dataclass(frozen=True)
-class Precision:
-    """``[precision]``: how the network is computed.
-
-    Args:
-        device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
-        autocast: ``"bf16"``, or ``"none"`` for float32 throughout.
-        compile: Use ``torch.compile``.
-        threads: CPU threads of each process; 0 leaves PyTorch's choice.
-        deterministic: Refuse operations that are not reproducible bit for bit on a GPU.
-    """
-
-    device: str = "auto"
-    autocast: str = "none"
-    compile: bool = False
-    threads: int = 0
-    deterministic: bool = False
-
-    def __post_init__(self) -> None:
-        _require(
-            self.device in ("auto", "cpu", "cuda"),
-            "device",
-            self.device,
-            "'auto', 'cpu' or 'cuda'",
-        )
-        _require(self.autocast in ("none", "bf16"), "autocast", self.autocast, "'none' or 'bf16'")
-        _require(0 <= self.threads <= 1024, "threads", self.threads, "0 to 1024")
 
 
 @dataclass(frozen=True)
@@ -353,7 +95,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         ok = self.temporal_init in ("random", "identity")
-        _require(ok, "temporal_init", self.temporal_init, "'random' or 'identity'")
+        require(ok, "temporal_init", self.temporal_init, "'random' or 'identity'")
         ends = [stage.until for stage in self.stages]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"stages end at {ends}; allowed: rising, the last at 1.")

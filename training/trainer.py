@@ -28,11 +28,11 @@ from .distributed import World, backward_step, barrier, local_batch, synchronise
 from .ema import EmaWeights
 from .loader import Batch
 from .logs import ProgressLine, RunLog
-from .recipe import Recipe, differing_keys
+from .recipe import Recipe, differing_keys, recipe_from_dict
 from .schedules import learning_rate
 from .validation import Validator
 
-__all__ = ["NonFiniteError", "Outcome", "Trainer", "initial_model"]
+__all__ = ["NonFiniteError", "Outcome", "Trainer", "initial_model", "require_same_start"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Trainer:
         self.validator = Validator(recipe, world.device)
         self._stop_requested = stop_requested
         self._stopping = False
-        self._saved_step = -1
+        self._saved: tuple[int, int | None] | None = None
         self._step_seconds = 0.0
         self._clock = time.perf_counter()
 
@@ -108,7 +108,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of the current position, unless it is there already (rank 0)."""
-        if self.world.rank != 0 or self._saved_step == self.step:
+        position = (self.step, self.metrics.get("step"))
+        if self.world.rank != 0 or self._saved == position:
             return
         optimizer_tensors, optimizer_values = checkpoints.optimizer_state(
             self.model, self.optimizer
@@ -132,7 +133,7 @@ class Trainer:
         path = checkpoints.checkpoint_path(folder, self.step)
         checkpoints.write_checkpoint(path, tensors, state)
         checkpoints.prune(folder, self.recipe.log.keep_checkpoints)
-        self._saved_step = self.step
+        self._saved = position
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Go on from ``checkpoint``.
@@ -141,7 +142,9 @@ class Trainer:
             ConfigError: It comes from another recipe or other data.
         """
         state = checkpoint.state
-        differing = differing_keys(state["recipe"], self.recipe.to_dict())
+        # Read as a recipe, so that keys younger than the checkpoint take their defaults.
+        theirs = recipe_from_dict(state["recipe"], str(checkpoint.path))
+        differing = differing_keys(theirs.to_dict(), self.recipe.to_dict())
         if differing:
             raise ConfigError(
                 f"{checkpoint.path}: checkpoint of another recipe, differing in "
@@ -161,7 +164,7 @@ class Trainer:
         torch.set_rng_state(checkpoint.tensors["random/cpu"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.metrics = state["metrics"]
-        self._saved_step = self.step
+        self._saved = (self.step, self.metrics.get("step"))
         logger.info("resumed from %s at step %d", checkpoint.path, self.step)
 
     # Running -------------------------------------------------------------------------------------
@@ -176,7 +179,8 @@ class Trainer:
         log_recipe, main = self.recipe.log, self.world.rank == 0
         self._clock = time.perf_counter()
         progress_line = ProgressLine(self.total_steps, log_recipe.line_seconds, active=main)
-        with RunLog(self.folder, self.step, log_recipe.tensorboard, active=main) as log:
+        validated = self.metrics.get("step", -1)
+        with RunLog(self.folder, self.step, validated, log_recipe.tensorboard, main) as log:
             try:
                 self._validate_if_due(log)
                 while self.progress < 1 and not self._stopping:
@@ -201,6 +205,7 @@ class Trainer:
                 self._agree_on_stop()
                 if every and self.step % every == 0 and self.step < end:
                     self.save()
+        self.save()
         if not self._stopping:
             self._validate_if_due(log)
             self.save()
@@ -300,6 +305,28 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
             return initial_model(self.recipe).to(self.world.device)
+
+
+def require_same_start(step: int, world: World) -> None:
+    """Refuse processes that would go on from different checkpoints.
+
+    Args:
+        step: Where this process starts.
+        world: This process among its peers.
+
+    Raises:
+        ConfigError: On every process, if their steps differ.
+    """
+    if world.size == 1:
+        return
+    ends = torch.tensor([step, -step], device=world.device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    last, first = int(ends[0]), -int(ends[1])
+    if first != last:
+        raise ConfigError(
+            f"the processes start at steps {first} to {last}; "
+            "--out must be one folder that every machine sees."
+        )
 
 
 def _check_batch(recipe: Recipe, clips: int, world: World) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
+from ccl_hub.errors import ConfigError
 from ccl_hub.sampling import sample_eval
 from ccl_hub.transforms import to_clips
 
@@ -57,7 +58,7 @@ class Validator:
 
     Raises:
         TrainingError: A set is missing or damaged, or has no ``train`` or ``test`` videos.
-        ConfigError: A set was packed with another preprocessing.
+        ConfigError: A set was packed with another preprocessing, or two have the same name.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
@@ -72,6 +73,12 @@ class Validator:
         if self._section.rendered:
             videos = RenderedVideos(self._section.rendered, recipe.preprocessing, seed=1)
             self.sets.append(videos)
+        names = [labelled.videos.name for labelled in self.sets]
+        if len(set(names)) != len(names):
+            raise ConfigError(
+                f"validation sets are named {', '.join(names)}; tables need different names, "
+                "so pack each set under a name of its own."
+            )
         for labelled in self.sets:
             for split in ("train", "test"):
                 labelled.videos.select(split)
