@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def main(out: Path, mode: str) -> int:
 
 
 if __name__ == "__main__":
+    signal.alarm(int(os.environ["LIMIT_SECONDS"]))  # never outlive a test that was itself killed
     try:
         sys.exit(main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cases"))
     except TrainingError as error:

@@ -7,7 +7,6 @@ reference is plain autograd over the whole batch, written out here.
 import functools
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -53,15 +52,13 @@ def free_port():
 
 
 def launch(arguments, folder):
-    """Start torchrun in a session of its own, so that all it started can be ended."""
+    """Start torchrun; its workers end themselves when the limit has passed."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     environment |= {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment |= {"LIMIT_SECONDS": str(LIMIT_SECONDS)}
     log = (folder / f"log{len(list(folder.glob('log*')))}").open("w+")
     command = [sys.executable, "-m", "torch.distributed.run", *arguments]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-    )
-    return process, log
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log), log
 
 
 def finish(launched, limit_seconds=LIMIT_SECONDS):
@@ -72,11 +69,9 @@ def finish(launched, limit_seconds=LIMIT_SECONDS):
             codes.append(process.wait(limit_seconds))
     finally:
         for process, _ in launched:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it ended by itself, and so did its workers
-            process.wait()
+            if process.poll() is None:
+                process.terminate()  # torchrun then ends its workers, which have own sessions
+                process.wait(60)
     outputs = []
     for _, log in launched:
         with log:
