@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
+import torch
 
 pytest.importorskip("av")
 from media import Recipe, cut, irregular_ticks, numbered_frame, numbers, write_video
@@ -454,3 +455,27 @@ def test_real_videos_are_packed_above_40_db(shared_data, tmp_path):
         _, pixels = decoded(item.path)
         error = np.mean((store.read(video, range(len(pixels))).astype(float) - pixels) ** 2)
         assert 10 * np.log10(255**2 / error) > 40
+
+
+def test_the_benchmark_runs_and_writes_its_figures(packed, videos, tmp_path):
+    from benchmarks.loader import main as benchmark
+
+    out = tmp_path / "loader.json"
+    source = str(videos.items[0].path.parent)
+    small = ["--batch", "4", "--clips", "4", "--naive-clips", "4", "--rounds", "1"]
+    small += ["--workers", "1", "--processes", "0", "--crop-px", "32", "--out", str(out)]
+    threads = torch.get_num_threads()
+    try:
+        assert benchmark([str(packed), "--videos", source, *small]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    rows = {row["name"]: row["clips_per_second"] for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == [
+        "packed, 1 threads",
+        "resident 128x171",
+        "files, 2 threads",
+        "naive, 2 threads",
+        "augment paper 128x171 -> 32",
+        "augment strong 128x171 -> 32",
+    ]
+    assert all(rate > 0 for rate in rows.values())

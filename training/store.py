@@ -7,7 +7,9 @@ A packed store is a folder made by :mod:`training.pack`::
     shard-00000.arrow ...  Arrow IPC files, one record batch per video, one binary value per frame
 
 Everything is memory-mapped, so opening costs nothing and only the frames asked for are read.
-Arrow IPC was chosen over LMDB and LitData by measurement (``benchmarks/loader.py --stores``).
+Arrow IPC rather than LMDB or LitData, by measurement (``benchmarks/loader.py --stores``): eight
+random frames take 0.04 ms against 0.02 and 0.34 ms, all little beside the 1.3 ms of decoding them,
+and it needs no library that training does not have anyway.
 """
 
 from __future__ import annotations
