@@ -12,39 +12,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pytest
-import torch
 
 pytest.importorskip("av")
-from media import Recipe, cut, irregular_ticks, numbered_frame, numbers, write_video
+from media import Recipe, cut, irregular_ticks, numbers, write_video
+from numbered import FRAMES, bad_folder, decoded, make_videos
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import MediaError, TrainingError
-from ccl_hub.video import DECODER_VERSION, VideoReader
+from ccl_hub.errors import TrainingError
+from ccl_hub.video import DECODER_VERSION
 from training.datasets import VideoItem, VideoList, from_folder
-from training.frame_codec import encode_frame, pillow_jpeg, torchvision_jpeg
-from training.loader import ResidentFrames
 from training.pack import main, pack
 from training.pack_pool import ShardTask, run_tasks
 from training.pack_worker import PackOptions
-from training.store import FrameStore, VideoFolderStore
+from training.store import FrameStore
 
 ROOT = Path(__file__).parents[1]
 RAW = PackOptions(Preprocessing(), codec="raw")
-FRAMES = 12
 SECONDS_PER_VIDEO = 60
-
-
-def make_videos(folder, count=5, frames=FRAMES, **change):
-    """Write videos whose frames are numbered on from 20 times the video's place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in range(count):
-
-        def make(number, width, height, first=20 * place):
-            return numbered_frame(first + number, width, height)
-
-        recipe = Recipe(f"{place}.mp4", "mpeg4", frames, rate=12, make=make, **change)
-        write_video(folder, recipe)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +48,6 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def decoded(path):
-    with VideoReader(path, resize=Preprocessing()) as reader:
-        return reader.info, np.stack(
-            [f for _, f in reader.frames(range(len(reader.info.seconds)))]
-        )
-
-
 def test_a_store_holds_every_frame_at_its_time(videos, packed):
     store = FrameStore.open(packed)
     assert store.names == [item.id for item in videos]
@@ -84,20 +61,6 @@ def test_a_store_holds_every_frame_at_its_time(videos, packed):
         stored = store.read(video, range(FRAMES))
         assert numbers(stored) == list(range(20 * video, 20 * video + FRAMES))
         assert np.mean((stored.astype(float) - pixels) ** 2) < 12  # JPEG: above 37 dB on noise
-
-
-def test_frames_come_in_the_order_asked_for(packed):
-    store = FrameStore(packed)
-    wanted = [7, 0, 7, 11, 3]
-    assert numbers(store.read(2, wanted)) == [47, 40, 47, 51, 43]
-    out = np.zeros((5, 128, 171, 3), np.uint8)
-    assert store.read(2, wanted, out) is out
-    np.testing.assert_array_equal(out, store.read(2, wanted))
-    three = np.zeros((3, 128, 171, 3), np.uint8)
-    np.testing.assert_array_equal(store.read(1, [1, 2, 3], three), store.read(1, [1, 2, 3]))
-    for bad in ([12], [-1]):
-        with pytest.raises(TrainingError, match=r"2.mp4: frame -?\d+ asked for, it has 12"):
-            store.read(2, bad)
 
 
 def test_raw_frames_are_the_pixels_of_inference(videos, tmp_path):
@@ -201,18 +164,6 @@ def test_two_packings_never_write_to_one_folder(videos, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(TrainingError, match="another packing is writing here"):
             pack(videos, tmp_path)
-
-
-def bad_folder(folder):
-    """Make good videos, a missing one, and one of each kind of bad ones."""
-    make_videos(folder, 3, frames=50, options={"g": "5"})
-    (folder / "3.mp4").write_bytes((folder / "1.mp4").read_bytes())
-    (folder / "4.mp4").write_text("this is no video")
-    write_video(folder, Recipe("whole.mkv", "mpeg4", 50))
-    cut(folder / "whole.mkv", folder / "5.mkv", 0.6)
-    (folder / "whole.mkv").unlink()
-    listed = from_folder(folder)
-    return VideoList("bad", (*listed.items, VideoItem("gone.mp4", folder / "gone.mp4")))
 
 
 def test_bad_videos_are_reported_and_nothing_takes_their_place(tmp_path):
@@ -336,115 +287,6 @@ def test_opencv_decoding_is_close_and_named_in_the_store(videos, tmp_path):
     np.testing.assert_allclose(store.seconds(3), np.arange(FRAMES) / 12, atol=1e-3)
 
 
-def test_damaged_frames_name_video_and_store(videos, tmp_path):
-    pack(videos, tmp_path)
-    store = FrameStore(tmp_path)
-    frame = store.encoded(1, 4)
-    whole = (tmp_path / "shard-00000.arrow").read_bytes()
-    place = whole.index(frame.tobytes())
-    broken = whole[:place] + bytes(len(frame)) + whole[place + len(frame) :]
-    (tmp_path / "shard-00000.arrow").write_bytes(broken)
-    damaged = FrameStore(tmp_path)
-    assert numbers(damaged.read(1, [3])) == [23]
-    with pytest.raises(TrainingError, match=r"1.mp4 in .*damaged JPEG.*pack the videos again"):
-        damaged.read(1, [3, 4])
-
-
-def test_stores_of_another_kind_are_refused(packed, tmp_path):
-    def write(**change):
-        meta = {**json.loads((packed / "store.json").read_text()), **change}
-        (tmp_path / "store.json").write_text(json.dumps(meta))
-
-    with pytest.raises(TrainingError, match=r"store.json is missing.*python -m training.pack"):
-        FrameStore(tmp_path)
-    write(version=99)
-    with pytest.raises(TrainingError, match="store version 99, this version reads 1"):
-        FrameStore(tmp_path)
-    write(codec="webp")
-    with pytest.raises(TrainingError, match="codec 'webp'; allowed are"):
-        FrameStore(tmp_path)
-    write(preprocessing={"size": 3})
-    with pytest.raises(TrainingError, match="unknown key 'size'"):
-        FrameStore(tmp_path)
-    write()
-    with pytest.raises(TrainingError, match=r"index.arrow: unusable index"):
-        FrameStore(tmp_path)
-    (tmp_path / "store.json").write_text("{")
-    with pytest.raises(TrainingError, match="not JSON"):
-        FrameStore(tmp_path)
-
-
-@pytest.mark.parametrize("decoder", [pillow_jpeg, torchvision_jpeg()])
-def test_jpeg_is_not_subsampled(decoder):
-    if decoder is None:
-        pytest.skip("this torchvision has no JPEG operator")
-    stripes = np.zeros((16, 32, 3), np.uint8)
-    stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255
-    data = np.frombuffer(encode_frame(stripes, "jpeg", 95), np.uint8)
-    error = np.abs(decoder(data).astype(int) - stripes).mean()
-    assert error < 8  # with 4:2:0 the two colours would mix: above 60
-
-
-def test_both_jpeg_decoders_give_the_same_pixels(packed):
-    operator = torchvision_jpeg()
-    if operator is None:
-        pytest.skip("this torchvision has no JPEG operator")
-    store = FrameStore(packed)
-    for video in range(len(store)):
-        data = store.encoded(video, 3)
-        np.testing.assert_array_equal(operator(data), pillow_jpeg(data))
-
-
-def test_videos_can_be_read_without_packing(videos, packed):
-    store, files = FrameStore(packed), VideoFolderStore(videos)
-    assert files.names == store.names
-    assert files.videos.fingerprint() == store.videos.fingerprint()
-    for video in range(len(store)):
-        assert files.frames_of(video) == store.frames_of(video)
-        assert files.duration(video) == store.duration(video)
-        np.testing.assert_array_equal(files.seconds(video), store.seconds(video))
-        assert files.frame_size(video) == store.frame_size(video)
-        wanted = [9, 2, 2, 11]
-        assert numbers(files.read(video, wanted)) == numbers(store.read(video, wanted))
-    out = np.zeros((2, 128, 171, 3), np.uint8)
-    assert files.read(0, [3, 1], out) is out
-    assert numbers(out) == [3, 1]
-
-
-def test_reading_files_refuses_or_leaves_out_bad_videos(tmp_path):
-    listed = bad_folder(tmp_path / "v")
-    with pytest.raises(TrainingError, match="4 of 7 videos cannot be used") as caught:
-        VideoFolderStore(listed)
-    assert "duplicate" in str(caught.value)
-    assert "incomplete" in str(caught.value)
-    store = VideoFolderStore(listed, allow_problems=True)
-    assert store.names == ["0.mp4", "1.mp4", "2.mp4"]
-    assert [p.id for p in store.problems] == ["3.mp4", "4.mp4", "5.mkv", "gone.mp4"]
-    (tmp_path / "v/1.mp4").unlink()
-    with pytest.raises(MediaError, match=r"1.mp4"):
-        store.read(1, [0])
-
-
-def test_resident_frames_equal_the_store(packed):
-    store = FrameStore(packed)
-    seen = []
-    resident = ResidentFrames(store, progress=seen.append)
-    assert (sum(seen), resident.fingerprint()) == (5 * FRAMES, store.fingerprint())
-    for video in range(len(store)):
-        np.testing.assert_array_equal(
-            resident.read(video, [5, 1, 5]), store.read(video, [5, 1, 5])
-        )
-    places = resident.flat_indices(4, [[0, 1], [2, 3]])
-    assert resident.gather(places).shape == (2, 2, 128, 171, 3)
-    assert numbers(resident.gather(places)[1].numpy()) == [82, 83]
-    small = ResidentFrames(store, size_px=(64, 86))
-    assert small.frame_size(0) == (64, 86)
-    assert numbers(small.read(3, [2])) == [62]
-    assert small.fingerprint() != store.fingerprint()
-    with pytest.raises(TrainingError, match=r"0.mp4: frames 3 to 12 asked for, it has 12"):
-        resident.flat_indices(0, [3, 12])
-
-
 @pytest.mark.shared
 def test_real_videos_are_packed_above_40_db(shared_data, tmp_path):
     real = sorted((shared_data / "eval/tennis/serve").glob("*.mp4"))[:3]
@@ -455,27 +297,3 @@ def test_real_videos_are_packed_above_40_db(shared_data, tmp_path):
         _, pixels = decoded(item.path)
         error = np.mean((store.read(video, range(len(pixels))).astype(float) - pixels) ** 2)
         assert 10 * np.log10(255**2 / error) > 40
-
-
-def test_the_benchmark_runs_and_writes_its_figures(packed, videos, tmp_path):
-    from benchmarks.loader import main as benchmark
-
-    out = tmp_path / "loader.json"
-    source = str(videos.items[0].path.parent)
-    small = ["--batch", "4", "--clips", "4", "--naive-clips", "4", "--rounds", "1"]
-    small += ["--workers", "1", "--processes", "0", "--crop-px", "32", "--out", str(out)]
-    threads = torch.get_num_threads()
-    try:
-        assert benchmark([str(packed), "--videos", source, *small]) == 0
-    finally:
-        torch.set_num_threads(threads)
-    rows = {row["name"]: row["clips_per_second"] for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == [
-        "packed, 1 threads",
-        "resident 128x171",
-        "files, 2 threads",
-        "naive, 2 threads",
-        "augment paper 128x171 -> 32",
-        "augment strong 128x171 -> 32",
-    ]
-    assert all(rate > 0 for rate in rows.values())
