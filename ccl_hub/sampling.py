@@ -185,7 +185,10 @@ def nearest_frames(frame_seconds: Seconds, instants: Seconds, duration_seconds: 
         raise InputError("instants must be finite and 0 or more, in seconds.")
     if len(times) == 1 or duration_seconds <= 0:
         return np.zeros(wanted.shape, dtype=np.int64)
-    looped = np.where(wanted < duration_seconds, wanted, np.mod(wanted, duration_seconds))
+    # An instant that rounding puts just before the end is at the end: the first frame again.
+    past = wanted >= duration_seconds - _TIE_SECONDS
+    again = np.maximum(np.mod(wanted + _TIE_SECONDS, duration_seconds) - _TIE_SECONDS, 0.0)
+    looped = np.where(past, again, wanted)
     after = np.clip(np.searchsorted(times, looped), 1, len(times) - 1)
     nearer = (times[after] - looped) < (looped - times[after - 1]) - _TIE_SECONDS
     return np.where(nearer, after, after - 1).astype(np.int64)
