@@ -59,7 +59,7 @@ def full_rgb(frame: av.VideoFrame) -> np.ndarray:
             format="rgb24",
             src_colorspace=video_pixels._matrix(frame),
             dst_color_range=video_pixels.ColorRange.JPEG,
-            interpolation=video_pixels._FILTER,
+            interpolation=video_pixels.SWS_BILINEAR | video_pixels.SWS_QUALITY,
             **video_pixels._ONE_THREAD,
         )
         .to_ndarray()
@@ -88,7 +88,7 @@ def reference(frame: av.VideoFrame) -> np.ndarray | None:
     full = frame.format.name == "yuvj420p" or frame.color_range == 2
     luma = y / 255 if full else (y - 16) / 219
     cb, cr = ((c - 128) / (255 if full else 224) for c in (u, v))
-    hd = video_pixels._matrix(frame) == video_pixels.Colorspace.ITU709
+    hd = video_pixels._matrix(frame) == video_pixels.SWS_BT709
     kr, kb = (0.2126, 0.0722) if hd else (0.299, 0.114)
     red, blue = luma + 2 * (1 - kr) * cr, luma + 2 * (1 - kb) * cb
     green = (luma - kr * red - kb * blue) / (1 - kr - kb)
@@ -121,16 +121,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    used = video_pixels._FILTER
     rows = []
     for path in arguments.videos:
         frames = decode(path, arguments.frames)
         about = {"video": path.name, "size": f"{frames[0].width}x{frames[0].height}"}
         for name, kind in FILTERS.items():
-            video_pixels._FILTER = used & ~Interpolation.BILINEAR | kind
-            resizer = FrameResizer(PAPER, max_pixels=2**31)
+            resizer = FrameResizer(PAPER, max_pixels=2**31, scaling=kind.value)
             rows.append(about | {"way": name} | measure(resizer, frames))
-        video_pixels._FILTER = used
         rows.append(about | {"way": "torch uint8 antialias"} | measure(by_torch, frames))
     out = sys.stdout
     if arguments.json:

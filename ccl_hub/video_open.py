@@ -247,9 +247,9 @@ def _main_stream(container: InputContainer, path: Path) -> VideoStream:
     )
 
 
-_DEFAULT = int(av.stream.Disposition.default)
-_DEPENDENT = int(av.stream.Disposition.dependent)
-_ATTACHED_PIC = int(av.stream.Disposition.attached_pic)
+_DEFAULT = av.stream.Disposition.default.value
+_DEPENDENT = av.stream.Disposition.dependent.value
+_ATTACHED_PIC = av.stream.Disposition.attached_pic.value
 
 
 def _reason(error: Exception) -> str:

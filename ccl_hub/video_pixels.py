@@ -25,7 +25,7 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from .config import Preprocessing
 from .errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
@@ -36,23 +36,14 @@ Frame = npt.NDArray[np.uint8]
 
 _PYAV_MAJOR = int(av.__version__.split(".")[0])
 _ONE_THREAD: dict[str, Any] = {"threads": 1} if _PYAV_MAJOR >= 17 else {}
-_FILTER = (
-    Interpolation.BILINEAR
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.BITEXACT
-)
-# AVColorSpace of a frame -> the matrix libswscale is told to use; others count as untagged.
-_MATRIX = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
+# Flags of libswscale (swscale.h); PyAV names them all only since version 17.
+SWS_BILINEAR = 0x2
+SWS_QUALITY = 0x2000 | 0x4000 | 0x40000 | 0x80000
+"""Full chroma in output and input, accurate rounding, and the same bits on every processor."""
+
+# AVColorSpace of a frame -> libswscale's SWS_CS number of the matrix; others count as untagged.
+SWS_BT709, SWS_BT601 = 1, 5
+_MATRIX = {1: SWS_BT709, 4: 4, 5: SWS_BT601, 6: SWS_BT601, 7: 7, 9: 9, 10: 9}
 _ALPHA_ROWS = 256
 _MAX_ASPECT = 64
 
@@ -115,12 +106,16 @@ class FrameResizer:
     Args:
         preprocessing: Says how to resize.
         max_pixels: Largest width times height of a decoded frame.
+        scaling: libswscale's filter; checkpoints depend on the default.
     """
 
-    def __init__(self, preprocessing: Preprocessing, max_pixels: int) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, max_pixels: int, scaling: int = SWS_BILINEAR
+    ) -> None:
         self._preprocessing = preprocessing
         self._max_pixels = max_pixels
         self._scaler = VideoReformatter()
+        self._flags = scaling | SWS_QUALITY
         self._size: tuple[int, int] | None = None
 
     def fix_size(self, height_px: int, width_px: int) -> None:
@@ -173,7 +168,7 @@ class FrameResizer:
             format="rgb24",
             src_colorspace=_matrix(frame),
             dst_color_range=ColorRange.JPEG,
-            interpolation=_FILTER,
+            interpolation=self._flags,
             **_ONE_THREAD,
         )
         pixels: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
@@ -189,7 +184,7 @@ class FrameResizer:
             format="rgba",
             src_colorspace=_matrix(frame),
             dst_color_range=ColorRange.JPEG,
-            interpolation=_FILTER,
+            interpolation=SWS_BILINEAR | SWS_QUALITY,
             **_ONE_THREAD,
         )
         pixels = rgba.to_ndarray()  # (H, W, 4)
@@ -233,11 +228,11 @@ def resize_rgb(frames: Frame, preprocessing: Preprocessing) -> Frame:
     return small
 
 
-def _matrix(frame: av.VideoFrame) -> Colorspace | None:
+def _matrix(frame: av.VideoFrame) -> int | None:
     """Return the YUV matrix of a frame; None for RGB, which has none."""
     if frame.format.is_rgb or frame.format.name == "pal8":
         return None
-    guess = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
+    guess = SWS_BT709 if frame.width >= 1280 or frame.height > 576 else SWS_BT601
     return _MATRIX.get(int(frame.colorspace), guess)
 
 
