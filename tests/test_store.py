@@ -1,6 +1,7 @@
 """Reading stores: packed, resident, and straight from files; and what is refused."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("av")
 from media import numbers
 from numbered import FRAMES, bad_folder, make_videos
 
+from ccl_hub.config import Preprocessing
 from ccl_hub.errors import MediaError, TrainingError
 from training.datasets import from_folder
 from training.frame_codec import encode_frame, pillow_jpeg, torchvision_jpeg
@@ -117,6 +119,23 @@ def test_videos_can_be_read_without_packing(videos, packed):
     out = np.zeros((2, 128, 171, 3), np.uint8)
     assert files.read(0, [3, 1], out) is out
     assert numbers(out) == [3, 1]
+
+
+def test_problems_found_when_packing_are_logged_on_opening(tmp_path, caplog):
+    pack(bad_folder(tmp_path / "v"), tmp_path / "p")
+    with caplog.at_level(logging.WARNING):
+        store = FrameStore(tmp_path / "p")
+    assert [p.id for p in store.problems] == ["4.mp4", "5.mkv", "gone.mp4", "3.mp4"]
+    assert caplog.text.count("found when it was packed") == 1
+    assert "not_found          1  gone.mp4" in caplog.text
+
+
+def test_files_of_their_own_shapes_keep_them_with_short_side(videos):
+    square = Preprocessing(resize="short_side")
+    store = VideoFolderStore(videos, square)
+    assert store.frame_size(0) == (128, 160)
+    assert store.read(0, [5]).shape == (1, 128, 160, 3)
+    assert numbers(store.read(0, [5])) == [5]
 
 
 def test_reading_files_refuses_or_leaves_out_bad_videos(tmp_path):

@@ -15,6 +15,7 @@ and it needs no library that training does not have anyway.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +26,14 @@ import numpy as np
 from ccl_hub.config import Preprocessing, parse_dataclass
 from ccl_hub.errors import ConfigError, TrainingError
 
+from .dataset_checks import Problem, problem_table
 from .datasets import VideoItem, VideoList
 from .frame_codec import CODECS, decode_frames
 from .video_store import VideoFolderStore
 
 __all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore"]
+
+logger = logging.getLogger(__name__)
 
 STORE_FORMAT = "ccl-frame-store"
 STORE_VERSION = 1
@@ -86,6 +90,8 @@ class _Index:
 class FrameStore:
     """A packed store; see the module docstring. Safe to read from several threads.
 
+    Videos that could not be packed, and duplicates, are logged in one table on opening.
+
     Args:
         folder: A folder written by ``python -m training.pack``.
 
@@ -108,6 +114,10 @@ class FrameStore:
         )
         self.videos, self._index = _read_index(self.folder / "index.arrow", self.meta)
         self.names = [item.id for item in self.videos]
+        self.problems = tuple(Problem(**problem) for problem in self.meta["problems"])
+        if self.problems:
+            table = problem_table(self.problems)
+            logger.warning("%s: found when it was packed\n%s", self.folder, table)
         self._shards = [_map_shard(self.folder, shard) for shard in self.meta["shards"]]
 
     @classmethod

@@ -95,7 +95,8 @@ class VideoFolderStore:
         wanted = self.preprocessing
         if wanted.resize == "stretch":
             return wanted.resize_height_px, wanted.resize_width_px
-        _, frame = next(iter(reader.frames([0])))
+        with reader:  # leaving ends the decoding; the reader can be used again
+            _, frame = next(reader.frames([0]))
         return frame.shape[0], frame.shape[1]
 
     def __len__(self) -> int:
