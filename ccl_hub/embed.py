@@ -5,6 +5,7 @@ Memory is bounded by the clips in flight and by the result, not by the length of
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddingProvenance", "Embeddings", "embed_frames", "embed_image", "embed_video"]
 
+logger = logging.getLogger(__name__)
+
 ImageLike: TypeAlias = "str | Path | np.ndarray | Image"
 Progress: TypeAlias = Callable[[int, int], None]
+_Arrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 DEFAULT_CLIPS = 10
 
 
@@ -161,12 +165,22 @@ def embed_video(
         (512,)
     """
     label = _check_call(model, clips, every_seconds, batch_size)
-    with video.VideoReader(path, resize=model.preprocessing, limits=limits) as reader:
-        info = reader.info
-        plan = _plan(info.seconds, info.duration_seconds, model, clips, every_seconds)
-        stream = reader.frames(np.unique(plan.indices))
-        arrays = _run(model, plan, stream, batch_size, progress)
-        info = reader.info  # decoding may have found more damage than reading the index did
+
+    def attempt(decode_index: bool) -> tuple[_Arrays, video.VideoInfo]:
+        with video.VideoReader(
+            path, resize=model.preprocessing, limits=limits, decode_index=decode_index
+        ) as reader:
+            info = reader.info
+            plan = _plan(info.seconds, info.duration_seconds, model, clips, every_seconds)
+            stream = reader.frames(np.unique(plan.indices))
+            return _run(model, plan, stream, batch_size, progress), reader.info
+
+    try:
+        arrays, info = attempt(decode_index=False)
+    except DecodeError as error:
+        # The index lists frames that cannot be decoded: choose among those that can.
+        logger.info("%s; trying again with the frames that can be decoded", error)
+        arrays, info = attempt(decode_index=True)
     provenance = _provenance(
         model,
         label,
@@ -291,7 +305,7 @@ def _run(
     stream: Iterable[tuple[int, np.ndarray]],
     batch_size: int,
     progress: Progress | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> _Arrays:
     """Embed every clip of the plan from a stream of frames in ascending order."""
     # Videos shorter than a clip give the same clip many times: compute it once.
     rows, where = np.unique(plan.indices, axis=0, return_inverse=True)

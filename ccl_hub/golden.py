@@ -75,7 +75,7 @@ def pattern_clip(preprocessing: Preprocessing) -> np.ndarray:
     """Return a uint8 (1,T,crop,crop,3) clip of moving plaids, from whole numbers only."""
     side = preprocessing.crop_px
     t, y, x, c = np.ogrid[: preprocessing.clip_frames, :side, :side, :3]
-    plaid = (3 * x + 5 * t * (c + 1)) % 256 ^ (2 * y + 7 * t + 40 * c) % 256
+    plaid: np.ndarray = (3 * x + 5 * t * (c + 1)) % 256 ^ (2 * y + 7 * t + 40 * c) % 256
     return plaid.astype(np.uint8)[None]
 
 

@@ -246,3 +246,28 @@ def test_bad_outputs(
     with pytest.raises(InputError, match=message):
         balls.save(tmp_path / name, level)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_frame_gives_an_incomplete_result_from_the_rest(
+    model: CCLModel, tmp_path: Path
+) -> None:
+    data = bytearray(BALLS.read_bytes())
+    middle = len(data) // 2  # the picture data of a faststart file lies at its end
+    data[middle : middle + 3000] = bytes(3000)
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    result = embed_video(model, path)
+    assert result.incomplete and result.provenance.note
+    assert result.clips.shape == (10, 16) and np.isfinite(result.clips).all()
+    assert result.provenance.source_frames < 150
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_file_cut_short_is_never_plain_success(
+    model: CCLModel, tmp_path: Path, share: float
+) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(BALLS.read_bytes()[: int(BALLS.stat().st_size * share)])
+    result = embed_video(model, path)
+    assert result.incomplete
+    assert result.provenance.duration_seconds < 6 * share + 1
