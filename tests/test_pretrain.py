@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +12,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_run import PROJECT, STEPS, TINY, arguments, command, final_tensors, run, trained_steps
+from tiny_run import (
+    PROJECT,
+    STEPS,
+    TINY,
+    arguments,
+    command,
+    disturbed_command,
+    final_tensors,
+    run,
+    trained_steps,
+)
 
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
@@ -134,6 +143,45 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
     assert "training stopped and checkpoints left as they were" in done.stderr
 
 
+def video_folder(folder, videos=6):
+    media = pytest.importorskip("media", reason="making videos needs PyAV")
+    folder.mkdir()
+    for number in range(videos):
+
+        def pixels(frame, width, height, first=20 * number):
+            return media.numbered_frame(first + frame, width, height)
+
+        made = media.Recipe(f"{number}.mp4", "mpeg4", frames=20, rate=12, make=pixels)
+        media.write_video(folder, made)
+    return folder
+
+
+def test_training_straight_from_video_files(tmp_path):
+    folder = video_folder(tmp_path / "videos")
+    changes = ("data.rendered=0", f"data.folder={folder}", "optim.batch=3", "schedule.epochs=2")
+    done = run(tmp_path / "run", changes=changes)
+    assert done.returncode == 0, done.stderr
+    assert len(trained_steps(tmp_path / "run")) == 4
+    newest = read_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+    assert newest.state["data"]["videos"] == 6
+
+
+def test_an_empty_class_and_an_unreadable_video_are_refused(tmp_path):
+    folder = tmp_path / "videos"
+    for name in ("jump", "run"):
+        (folder / name).mkdir(parents=True)
+    (folder / "jump" / "1.mp4").write_bytes(b"no video")
+    changes = ("data.rendered=0", f"data.folder={folder}")
+    done = run(tmp_path / "run", changes=changes)
+    assert done.returncode == 2
+    assert "class 'run' has no video" in done.stderr
+    (folder / "run").rmdir()
+    done = run(tmp_path / "run", changes=changes)
+    assert done.returncode == 2
+    assert "1.mp4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -176,18 +224,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start_ranks(out, size, *extra, changes=()):
-    """Start ``size`` processes as torchrun would, without its agent."""
+def start_ranks(out, size, *extra, changes=(), last=None):
+    """Start ``size`` processes as torchrun would; ``last``: another command for the last one."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+    commands = [command(out, *extra, changes=changes) for _ in range(size)]
+    if last is not None:
+        commands[-1] = last
     return [
         subprocess.Popen(
-            command(out, *extra, changes=changes),
+            words,
             cwd=PROJECT,
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(size)
+        for rank, words in enumerate(commands)
     ]
 
 
@@ -201,14 +252,11 @@ def finish_ranks(processes, code):
 def test_two_processes_stop_together_and_resume_exactly(tmp_path):
     finish_ranks(start_ranks(tmp_path / "undisturbed", 2), 0)
     out = tmp_path / "disturbed"
-    processes = start_ranks(out, 2)
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and len(trained_steps(out)) < 5:
-        time.sleep(0.005)
-    processes[1].send_signal(signal.SIGTERM)  # one rank is told, both must stop at one step
-    finish_ranks(processes, 75)
+    # One process is told to stop; both must stop after the same step.
+    told = disturbed_command(out, "SIGTERM", "before the gradient", 5)
+    finish_ranks(start_ranks(out, 2, last=told), 75)
     saved = read_checkpoint(list_checkpoints(out / "checkpoints")[-1])
-    assert 5 <= saved.state["step"] < STEPS
+    assert saved.state["step"] == 5
     finish_ranks(start_ranks(out, 2, "--resume", "auto"), 0)
     assert trained_steps(out) == trained_steps(tmp_path / "undisturbed")
     ours, theirs = final_tensors(out), final_tensors(tmp_path / "undisturbed")
@@ -259,3 +307,15 @@ def test_curves_that_cannot_be_drawn_are_refused_at_the_start(tmp_path, monkeypa
     assert done.returncode == 2
     assert "matplotlib is not installed; pip install" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_a_gpu_with_resident_frames_stops_and_goes_on(tmp_path):
+    changes = ("precision.device=cuda", "precision.autocast=bf16", "data.cache='gpu'")
+    done = run(tmp_path, changes=(*changes, "budget.max_seconds=0.01"))
+    assert done.returncode == 75, done.stderr
+    done = run(tmp_path, "--resume", "auto", changes=(*changes, "validation.rendered=24"))
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in trained_steps(tmp_path)] == list(range(1, STEPS + 1))
+    assert "random/cuda" in final_tensors(tmp_path)

@@ -52,6 +52,42 @@ def command(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> list[str]:
     return [sys.executable, "-m", "training.pretrain", *arguments(out, *extra, changes=changes)]
 
 
+# A run that sends itself a signal at the n-th call of a function: at an exact moment, however busy
+# the machine is.
+DISTURB = """
+import os, signal, sys
+from training import pretrain, trainer
+
+number, place, nth = getattr(signal, sys.argv[1]), sys.argv[2], int(sys.argv[3])
+owner, name = {
+    "before the gradient": (trainer, "backward_step"),
+    "after the update": (trainer.EmaWeights, "update"),
+    "after the log": (trainer.RunLog, "write"),
+}[place]
+original, calls = getattr(owner, name), 0
+
+def disturbing(*arguments):
+    global calls
+    calls += 1
+    if calls == nth and place == "before the gradient":
+        os.kill(os.getpid(), number)
+    result = original(*arguments)
+    if calls == nth:
+        os.kill(os.getpid(), number)
+    return result
+
+setattr(owner, name, disturbing)
+sys.exit(pretrain.main(sys.argv[4:]))
+"""
+PLACES = ("before the gradient", "after the update", "after the log")
+
+
+def disturbed_command(out: Path, number: str, place: str, nth: int, *extra: str) -> list[str]:
+    """The command of a tiny run that gets signal ``number`` at the nth step it makes."""
+    rest = arguments(out, *extra)
+    return [sys.executable, "-c", DISTURB, number, place, str(nth), *rest]
+
+
 def run(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> SimpleNamespace:
     """Run it to its end in this process, which saves the imports; give exit code and stderr."""
     errors = io.StringIO()

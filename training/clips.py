@@ -20,7 +20,7 @@ from .distributed import World
 from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
 from .recipe import Recipe
 from .rendered import RenderedVideos
-from .store import FrameSource, FrameStore
+from .store import FrameSource, FrameStore, VideoFolderStore
 
 __all__ = ["ClipSource", "SplitSource", "open_source", "require_same_frames"]
 
@@ -170,7 +170,9 @@ def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
         )
     if data.cache != "none":
         place = device if data.cache == "gpu" else "cpu"
-        frames = ResidentFrames(frames, place, data.resident_size_px or None)
+        height_width = data.resident_size_px
+        size_px = (height_width[0], height_width[1]) if height_width else None
+        frames = ResidentFrames(frames, place, size_px)
     return ClipSource(recipe, frames, device)
 
 
@@ -183,9 +185,9 @@ def _open_frames(recipe: Recipe) -> FrameSource:
         require_same_frames(store, recipe.preprocessing)
         return store
     if data.folder:
-        from .store import VideoFolderStore
-
-        return VideoFolderStore(data.folder, recipe.preprocessing)
+        return VideoFolderStore(
+            data.folder, recipe.preprocessing, allow_problems=data.allow_problems
+        )
     raise ConfigError(
         "the recipe names no data to train on; give --set data.pack=FOLDER of "
         "'python -m training.pack', or --set data.folder=FOLDER of videos."

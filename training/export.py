@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: CCLError, code: int) -> int:
-    text = " ".join(str(error).split("\n"))
-    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.write(f"error: {error}\n")
     return code
 
 
@@ -120,23 +119,30 @@ def export(
             "leave out --ema."
         )
     record = provenance(checkpoint, recipe, dtype, ema)
-    config = dataclasses.replace(
-        recipe.model_config,
-        provenance=Provenance(
-            name=name or recipe.name,
-            trained_on=trained_on or checkpoint.state["data"].get("name", ""),
-            details=record,
-        ),
+    source = Provenance(
+        name=name or recipe.name,
+        trained_on=trained_on or checkpoint.state["data"]["name"],
+        details=record,
     )
-    model = CCLModel(config)
+    model = CCLModel(dataclasses.replace(recipe.model_config, provenance=source))
     model.load_state_dict(tensors)
     model.eval()
     model.save_pretrained(folder, DTYPES[dtype])
-    _write_json(folder / "preprocessor_config.json", dataclasses.asdict(config.preprocessing))
-    _write_json(folder / "training_provenance.json", record)
-    card = model_card(config, record)
-    write_atomically(folder / "README.md", lambda file: file.write(card.encode()))
+    _write_records(folder, model.config, record)
     return model
+
+
+def _write_records(folder: Path, config: CCLConfig, record: Mapping[str, Any]) -> None:
+    """Write what stands beside the weights and the configuration."""
+    card = model_card(config, record)
+    texts = {
+        "preprocessor_config.json": _json(dataclasses.asdict(config.preprocessing)),
+        "training_provenance.json": _json(record),
+        "README.md": card,
+    }
+    for name, text in texts.items():
+        content = text.encode()
+        write_atomically(folder / name, lambda file, content=content: file.write(content))
 
 
 def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) -> dict[str, Any]:
@@ -245,9 +251,8 @@ def _per_cent(accuracies: Mapping[str, float] | None) -> str:
     return " / ".join(f"{100 * accuracies[k]:.1f}" for k in ("1", "5", "10"))
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    text = json.dumps(values, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
 
 
 if __name__ == "__main__":

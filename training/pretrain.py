@@ -115,8 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(error: CCLError, code: int) -> int:
-    text = " ".join(str(error).split("\n"))
-    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.write(f"error: {error}\n")
     return code
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "Validation",
     "differing_keys",
     "read_recipe",
+    "recipe_from_dict",
 ]
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
@@ -147,6 +148,10 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
 
 def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
     """Build a recipe from plain values, as TOML or :meth:`Recipe.to_dict` give them.
+
+    Args:
+        values: Sections and keys.
+        where: File named in errors.
 
     Raises:
         ConfigError: As :func:`read_recipe`.

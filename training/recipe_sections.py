@@ -32,8 +32,10 @@ class Data:
 
     Args:
         pack: Folder made by ``python -m training.pack``.
-        folder: Folder of videos, decoded while training.
+        folder: Folder of videos, or a manifest (csv, parquet); decoded while training.
         rendered: Number of videos computed on the spot, to try the loop without data.
+        allow_problems: Leave out videos of ``folder`` that cannot be used, and log them, instead
+            of refusing to start.
         split: Use only the videos of this split; all of them if empty.
         views: Clips per video and step: 1 (paper), or 2: the video vector from one and the frame
             vectors from the other, and the reverse.
@@ -46,6 +48,7 @@ class Data:
     pack: str = ""
     folder: str = ""
     rendered: int = 0
+    allow_problems: bool = False
     split: str = ""
     views: int = 1
     cache: str = "none"

@@ -82,7 +82,9 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.model = _new_model(recipe, world)
         self.optimizer = _new_optimizer(recipe, self.model)
-        self.ema = EmaWeights(self.model, recipe.ema.decay) if recipe.ema.decay else None
+        self.ema = (
+            EmaWeights(self.model, recipe.ema.decay) if recipe.ema.decay is not None else None
+        )
         self.validator = Validator(recipe, world.device)
         self._stop_requested = stop_requested
         self._stopping = False
@@ -116,6 +118,8 @@ class Trainer:
         )
         groups = {"model": self.model.state_dict(), "optimizer": optimizer_tensors}
         groups["random"] = {"cpu": torch.get_rng_state()}
+        if self.world.device.type == "cuda":
+            groups["random"]["cuda"] = torch.cuda.get_rng_state(self.world.device)
         if self.ema:
             groups["ema"] = self.ema.state_dict()
         tensors = {f"{group}/{n}": t for group, named in groups.items() for n, t in named.items()}
@@ -141,7 +145,26 @@ class Trainer:
         Raises:
             ConfigError: It comes from another recipe or other data.
         """
+        self._refuse_other_run(checkpoint)
         state = checkpoint.state
+        self.model.load_state_dict(checkpoint.group("model"))
+        checkpoints.restore_optimizer(
+            self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer_values"]
+        )
+        if self.ema:
+            self.ema.load_state_dict(checkpoint.group("ema"))
+        random = checkpoint.group("random")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and self.world.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.world.device)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.metrics = state["metrics"]
+        self._saved = (self.step, self.metrics.get("step"))
+        logger.info("resumed from %s at step %d", checkpoint.path, self.step)
+
+    def _refuse_other_run(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Raise ConfigError unless recipe and data of the checkpoint are those of this run."""
+        state, data = checkpoint.state, self.source.identity()
         # Read as a recipe, so that keys younger than the checkpoint take their defaults.
         theirs = recipe_from_dict(state["recipe"], str(checkpoint.path))
         differing = differing_keys(theirs.to_dict(), self.recipe.to_dict())
@@ -150,22 +173,11 @@ class Trainer:
                 f"{checkpoint.path}: checkpoint of another recipe, differing in "
                 f"{'; '.join(differing)}. Give the same values, or another --out."
             )
-        if state["data"] != self.source.identity():
+        if state["data"] != data:
             raise ConfigError(
-                f"{checkpoint.path}: trained on other data ({state['data']} there, "
-                f"{self.source.identity()} here). Give the same data, or another --out."
+                f"{checkpoint.path}: trained on other data ({state['data']} there, {data} here). "
+                "Give the same data, or another --out."
             )
-        self.model.load_state_dict(checkpoint.group("model"))
-        checkpoints.restore_optimizer(
-            self.model, self.optimizer, checkpoint.group("optimizer"), state["optimizer_values"]
-        )
-        if self.ema:
-            self.ema.load_state_dict(checkpoint.group("ema"))
-        torch.set_rng_state(checkpoint.tensors["random/cpu"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.metrics = state["metrics"]
-        self._saved = (self.step, self.metrics.get("step"))
-        logger.info("resumed from %s at step %d", checkpoint.path, self.step)
 
     # Running -------------------------------------------------------------------------------------
 
@@ -238,8 +250,9 @@ class Trainer:
         losses = backward_step(self.model, recipe.objective, chunks, self.world, autocast)
         limit = recipe.optim.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        values = {name: float(value) for name, value in losses.items()}
-        values |= {"grad_norm": float(norm), "lr": lr, "crop_px": crop_px}
+        together = torch.stack([*losses.values(), norm]).tolist()  # one wait for the device
+        values = dict(zip([*losses, "grad_norm"], together, strict=True))
+        values |= {"lr": lr, "crop_px": crop_px}
         self._refuse_non_finite(values, batch)
         self.optimizer.step()
         self.step += 1
