@@ -1,0 +1,104 @@
+"""Retrieval during training: what is embedded, and what counts as found."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ccl_hub import CCLModel
+from ccl_hub.config import Architecture, CCLConfig, Preprocessing
+from ccl_hub.errors import ConfigError, TrainingError
+from ccl_hub.sampling import sample_eval
+from ccl_hub.transforms import to_clips
+from training import validation
+from training.recipe import read_recipe
+from training.rendered import RenderedVideos
+from training.validation import EmbeddedSet, Validator, embed_set, retrieval_table
+
+SMALL = Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32)
+CPU = torch.device("cpu")
+
+
+def small_model() -> CCLModel:
+    torch.manual_seed(0)
+    return CCLModel(CCLConfig(Architecture(stage_channels=(4, 4, 8, 8)), SMALL)).eval()
+
+
+@pytest.mark.parametrize("batch_clips", [1, 5, 1000])
+def test_every_video_gives_its_clips_in_order_whatever_the_batch(batch_clips):
+    model, videos = small_model(), RenderedVideos(5, SMALL)
+    found = embed_set(model, videos, 2, batch_clips, CPU, bf16=False)
+    np.testing.assert_array_equal(found.video_ids, np.repeat(np.arange(5), 2))
+    assert found.frames.shape == (10, 3, 8)
+    assert found.video_projections.shape == (10, 128)
+    plan = sample_eval(videos.seconds(3), videos.duration(3), SMALL, clips=2)
+    frames = torch.from_numpy(videos.read(3, plan.indices[1]))[None]
+    with torch.inference_mode():
+        alone = model(to_clips(frames, SMALL))
+    torch.testing.assert_close(found.video[7], alone.video[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.frames[7], alone.frames[0], rtol=1e-4, atol=1e-5)
+
+
+def table_of(frames: torch.Tensor, video: torch.Tensor, videos: RenderedVideos, clips: int):
+    ids = np.repeat(np.arange(len(videos)), clips)
+    # The projections are noise, so that a mix-up of the two spaces would show.
+    noise = torch.Generator().manual_seed(0)
+    lost = [torch.randn((*x.shape[:-1], 6), generator=noise) for x in (frames, video)]
+    return retrieval_table(EmbeddedSet(frames, video, *lost, ids), videos)["features"]
+
+
+def test_clips_that_differ_are_found_exactly_and_equal_clips_by_video_only():
+    videos = RenderedVideos(24, SMALL)  # 8 of them in the test split
+    distinct = torch.eye(48)
+    table = table_of(distinct[:, None].repeat(1, 3, 1), distinct, videos, clips=2)
+    for question in ("frame_to_video_clip", "video_to_frame_clip"):
+        assert table[question]["1"] == 1.0
+    by_video = torch.eye(24).repeat_interleave(2, 0)
+    table = table_of(by_video[:, None].repeat(1, 3, 1), by_video, videos, clips=2)
+    assert table["frame_to_video_same_video"]["1"] == 1.0
+    assert table["frame_to_video_clip"] == {"1": 0.5, "5": 1.0, "10": 1.0}
+    assert table["video_to_frame_clip"]["1"] == 0.5
+
+
+def test_classes_are_looked_up_in_the_training_split():
+    videos = RenderedVideos(24, SMALL)
+    by_class = torch.eye(8)[torch.from_numpy(videos.videos.targets())]
+    table = table_of(by_class[:, None].repeat(1, 3, 1), by_class, videos, clips=1)
+    assert table["video_to_video"] == {"1": 1.0, "5": 1.0, "10": 1.0}
+    # The test split is turned away from its class: none of the 2 training videos of it is near.
+    test = torch.tensor([item.split == "test" for item in videos.videos])
+    turned = torch.where(test[:, None], -by_class, by_class)
+    table = table_of(turned[:, None].repeat(1, 3, 1), turned, videos, clips=1)
+    assert table["video_to_video"]["10"] == 0.0
+
+
+def test_measuring_leaves_the_model_in_its_mode_and_weights():
+    recipe = read_recipe("smoke", ["validation.rendered=24", "validation.clips=1"])
+    recipe = dataclasses.replace(recipe, preprocessing=SMALL)
+    model = small_model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tables = Validator(recipe, CPU).measure(model)
+    assert tables["rendered"]["projections"]["video_to_video"].keys() == {"1", "5", "10"}
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_sets_that_cannot_be_used_are_refused(monkeypatch):
+    recipe = read_recipe("smoke", ["validation.rendered=0", "validation.packs=['a', 'b']"])
+
+    def opened(path, preprocessing=recipe.preprocessing):
+        store = RenderedVideos(24, preprocessing)
+        store.folder = path
+        return store
+
+    monkeypatch.setattr(validation, "FrameStore", opened)
+    with pytest.raises(ConfigError, match="sets are named rendered, rendered; tables need"):
+        Validator(recipe, CPU)
+    monkeypatch.setattr(validation, "FrameStore", lambda path: opened(path, SMALL))
+    with pytest.raises(ConfigError, match="packed with resize_height_px = 40, the recipe asks"):
+        Validator(recipe, CPU)
+    with pytest.raises(TrainingError, match="no video of split 'test'"):
+        Validator(read_recipe("smoke", ["validation.rendered=5"]), CPU)
