@@ -107,6 +107,27 @@ def test_the_traps_work(traps: Traps) -> None:
     assert traps.touched() == []
 
 
+def test_every_open_is_absolute_and_restricted(tmp_path: Path, monkeypatch) -> None:
+    seen = []
+    plain_open = av.open
+
+    def watched(path, **options):
+        seen.append((path, options["options"]))
+        return plain_open(path, **options)
+
+    write_video(tmp_path, Recipe("v.mkv", "libx264", 5))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(av, "open", watched)
+    with VideoReader("v.mkv", resize=PAPER) as reader:
+        list(reader.frames([0]))
+    assert len(seen) >= 2
+    for path, options in seen:
+        assert path == str(tmp_path / "v.mkv")
+        assert options["protocol_whitelist"] == "file"
+        refused = {"hls", "concat", "image2", "dash", "sdp", "rtsp", "lavfi", "webm_dash_manifest"}
+        assert not refused & set(options["format_whitelist"].split(","))
+
+
 def test_playlists_open_nothing(traps: Traps) -> None:
     for name, data in payloads(traps).items():
         path = traps.canary.with_name(name)
@@ -338,6 +359,7 @@ def repeat(source: Path, target: Path, times: int) -> Path:
                 data, is_key = packets[i % len(packets)]
                 packet = av.Packet(data)
                 packet.pts = packet.dts = i * 512
+                packet.duration = 512
                 packet.time_base, packet.is_keyframe = stream.time_base, is_key
                 packet.stream = stream
                 container.mux(packet)
