@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -26,10 +27,13 @@ from tiny_run import (
 
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
+from training import checkpoints
 from training import trainer as trainer_module
 from training.checkpoints import list_checkpoints, read_checkpoint
+from training.distributed import World
 from training.export import main as export_main
 from training.logs import read_log
+from training.pretrain import only_run_in
 from training.recipe import read_recipe
 from training.rendered import RenderedVideos
 
@@ -216,6 +220,38 @@ def test_an_unwritable_folder_is_one_clear_line(tmp_path):
     assert done.returncode == 1
     assert "cannot be made" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with only_run_in(tmp_path, World()):
+        done = run(tmp_path)
+    assert done.returncode == 2
+    assert "another run is writing here; wait for it" in done.stderr
+    assert run(tmp_path, changes=("schedule.epochs=1", "schedule.warmup_epochs=0")).returncode == 0
+
+
+def test_a_full_disk_is_one_clear_line_and_earlier_checkpoints_stay(tmp_path, monkeypatch):
+    real, calls = checkpoints.write_atomically, []
+
+    def filling(path, write):
+        calls.append(path)
+        if len(calls) < 3:
+            return real(path, write)
+
+        def full(file):
+            file.write(b"some")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        return real(path, full)
+
+    monkeypatch.setattr(checkpoints, "write_atomically", filling)
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    kept = list_checkpoints(tmp_path / "checkpoints")
+    assert [read_checkpoint(path).state["step"] for path in kept] == [4, 6]
+    monkeypatch.setattr(checkpoints, "write_atomically", real)
+    assert run(tmp_path, "--resume", "auto").returncode == 0
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from ccl_hub.errors import ConfigError
+from ccl_hub.errors import ConfigError, OutputError
 from ccl_hub.files import make_folder, write_atomically
 
 __all__ = ["ProgressLine", "RunLog", "draw_curves", "read_log", "require_drawing"]
@@ -100,11 +100,20 @@ class RunLog:
             kind: ``"train"`` or ``"validation"``.
             step: Optimizer steps done.
             values: JSON values; numbers also go to TensorBoard as ``kind/name``.
+
+        Raises:
+            OutputError: The disk is full or gone.
         """
         if self._file is None:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{self._file.name}: cannot be written ({error.strerror or error}); "
+                "free some space and go on with --resume auto."
+            ) from error
         if self._board is not None:
             for name, value in _numbers(values).items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)

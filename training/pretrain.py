@@ -3,7 +3,8 @@
 The same program runs under ``torchrun --nproc-per-node K -m training.pretrain RECIPE``, with the
 same result for any K. Exit codes: 0 finished; 1 training failed (NaN, disk full); 2 the recipe,
 the data or the checkpoint is not usable; 75 saved before the end (SIGTERM, SIGINT or the time
-budget), to be continued with ``--resume auto``.
+budget), to be continued with ``--resume auto``. (torchrun itself exits with 1 whatever a process
+of its own returned; the checkpoint is there all the same.)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,7 +27,7 @@ from ccl_hub.files import make_folder, write_atomically
 
 from . import checkpoints
 from .clips import open_source
-from .distributed import start_world
+from .distributed import World, start_world
 from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from .recipe import Precision, Recipe, read_recipe
 from .trainer import NonFiniteError, Outcome, Trainer, require_same_start
@@ -98,7 +100,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    main_process = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if main_process else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         recipe = read_recipe(options.recipe, options.changes)
         folder = options.out or Path("runs") / recipe.name
@@ -146,11 +150,10 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
         if checkpoint is not None:
             trainer.restore(checkpoint)
         require_same_start(trainer.step, world)
-        if world.rank == 0:
-            make_folder(folder)
-            checkpoints.remove_leftovers(folder / "checkpoints")
-            _write_recipe(recipe, folder)
-        with stop.listening():
+        with only_run_in(folder, world), stop.listening():
+            if world.rank == 0:
+                checkpoints.remove_leftovers(folder / "checkpoints")
+                _write_recipe(recipe, folder)
             outcome = trainer.run()
         if stop.signal_name:
             logger.info("stopped by %s", stop.signal_name)
@@ -158,6 +161,34 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
             lines = read_log(folder / LOG_NAME)
             draw_curves(lines, folder / CURVES_NAME, recipe.name)
     return outcome
+
+
+@contextmanager
+def only_run_in(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run's folder, making it if need be, so that two runs never write to one.
+
+    Args:
+        folder: The run's folder.
+        world: Rank 0 holds it for all.
+
+    Raises:
+        ConfigError: Another run holds it.
+        OutputError: It cannot be made.
+    """
+    if world.rank != 0:
+        yield
+        return
+    import fcntl
+
+    with (make_folder(folder) / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: another run is writing here; wait for it, stop it, or give another "
+                "--out."
+            ) from error
+        yield
 
 
 def _choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoint | None:
