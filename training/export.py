@@ -194,7 +194,7 @@ def _commit() -> str:
 def model_card(config: CCLConfig, record: Mapping[str, Any]) -> str:
     """Return the text of ``README.md``: what it is, how to use it, what it was measured at."""
     preprocessing, source = config.preprocessing, config.provenance
-    state = "the end of its schedule" if record["finished"] else "before the end of its schedule"
+    end = "to the end of" if record["finished"] else "stopped before the end of"
     lines = [
         "---",
         "library_name: ccl-hub",
@@ -213,8 +213,8 @@ def model_card(config: CCLConfig, record: Mapping[str, Any]) -> str:
         "```",
         "",
         f"- Trained on: {source.trained_on or 'see training_provenance.json'}.",
-        f"- {record['steps']} steps of {record['recipe']['optim']['batch']} videos, to {state}; "
-        f"objective preset `{record['recipe']['objective']['preset']}`.",
+        f"- {record['steps']} steps of {record['recipe']['optim']['batch']} videos, {end} its "
+        f"schedule; objective preset `{record['recipe']['objective']['preset']}`.",
         f"- Input: {preprocessing.clip_frames} frames every "
         f"{preprocessing.frame_interval_seconds} s, {preprocessing.resize} to "
         f"{preprocessing.resize_height_px}x{preprocessing.resize_width_px}, centre crop "
