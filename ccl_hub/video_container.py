@@ -41,7 +41,7 @@ def wholeness(path: Path) -> Wholeness:
         if head[4:8] in (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"sidx"):
             return _mp4(file, size)
         if head.startswith(b"GIF8"):
-            return "whole" if b";" in _tail(file, size, 16) else "cut"
+            return _gif(file)
         if head.startswith(b"G"):
             return _mpegts(file, size)
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -70,7 +70,9 @@ def _mp4(file: BinaryIO, size: int) -> Wholeness:
         file.seek(position)
         header = file.read(16)
         if len(header) < 8:
-            return "whole" if kind == b"mfra" and position == size else "unknown"
+            if header:
+                return "cut"
+            return "whole" if kind == b"mfra" else "unknown"
         length, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if length == 1 and len(header) == 16:
             length = int.from_bytes(header[8:], "big")
@@ -115,6 +117,32 @@ def _riff(file: BinaryIO, size: int) -> Wholeness:
             return "unknown" if position == 0 else "whole"
         position += 8 + length + length % 2
     return "whole" if position - 1 <= size else "cut"
+
+
+def _gif(file: BinaryIO) -> Wholeness:
+    """Walk the blocks (GIF89a specification, Appendix A) up to the trailer."""
+    file.seek(10)
+    flags = file.read(3)[:1]
+    _skip_colours(file, flags)
+    while kind := file.read(1):
+        if kind == b";":
+            return "whole"
+        if kind == b",":  # an image: its place and size, then flags
+            _skip_colours(file, file.read(9)[8:])
+        if kind not in b",!":
+            return "unknown"
+        file.seek(1, os.SEEK_CUR)  # the code size of an image, the label of an extension
+        while length := file.read(1)[:1]:
+            if length == b"\0":
+                break
+            file.seek(length[0], os.SEEK_CUR)
+    return "cut"
+
+
+def _skip_colours(file: BinaryIO, flags: bytes) -> None:
+    """Skip the colour table that these flags of a GIF announce."""
+    if flags and flags[0] & 0x80:
+        file.seek(3 << ((flags[0] & 7) + 1), os.SEEK_CUR)
 
 
 def _mpegts(file: BinaryIO, size: int) -> Wholeness:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from ccl_hub.video_container import wholeness
 PAPER = Preprocessing()
 H264 = {"bf": "3", "g": "24", "preset": "veryfast"}
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+
+GIF = b"GIF89a\x01\0\x01\0\x80\0\0" + bytes(6)  # one pixel, two colours
+GIF += b"!\xf9\x04\0\0\0\0\0" + b",\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
 
 WHOLE = [
     Recipe("faststart.mp4", "libx264", options=H264, container={"movflags": "faststart"}),
@@ -68,6 +72,23 @@ def test_truncation_is_an_error_or_incomplete(
         assert len(info.seconds) < recipe.frames
     shown = [read_number(frame) for frame in frames.values()]
     assert np.mean([s == i for i, s in enumerate(shown)]) > 0.9  # the last may be a fragment
+
+
+@pytest.mark.parametrize("recipe", WHOLE[:-1], ids=lambda r: r.name)
+def test_no_cut_that_loses_a_frame_is_called_complete(tmp_path: Path, recipe: Recipe) -> None:
+    small = dataclasses.replace(recipe, frames=10, size=(64, 48))
+    data = write_video(tmp_path, small).read_bytes()
+    path = tmp_path / f"cut-{recipe.name}"
+    lengths = {len(data) * i // 60 for i in range(1, 60)} | {len(data) - i for i in range(1, 8)}
+    for length in sorted(lengths):
+        path.write_bytes(data[:length])
+        try:
+            with VideoReader(path, resize=PAPER) as reader:
+                frames = list(reader.frames(range(len(reader.info.seconds)), skip_missing=True))
+                completeness = reader.info.completeness
+        except MediaError:
+            continue
+        assert completeness != "complete" or len(frames) == 10, (length, len(data))
 
 
 def test_truncation_tells_found_and_expected(tmp_path: Path) -> None:
@@ -177,6 +198,7 @@ def test_cover_art_is_not_video(tmp_path: Path) -> None:
     ("data", "kind"),
     [
         (b"\x00\x00\x00\x14ftypisom", "unknown"),
+        (b"\x00\x00\x00\x08free\x00\x00", "cut"),
         (b"\x00\x00\x00\x08free\x00\x00\x10\x00mdat" + bytes(50), "cut"),
         (b"\x00\x00\x00\x08free\x00\x00\x00\x00mdat" + bytes(50), "unknown"),
         (b"\x1aE\xdf\xa3\x80\x18S\x80g\x85abcde", "whole"),
@@ -185,8 +207,11 @@ def test_cover_art_is_not_video(tmp_path: Path) -> None:
         (b"RIFF\x08\x00\x00\x00AVI abcd", "whole"),
         (b"RIFF\x0a\x00\x00\x00AVI abcd", "cut"),
         (b"RIFF\x08\x00\x00\x00AVI abcdRIFF\x04\x00\x00\x00AVIX", "whole"),
-        (b"GIF89a" + bytes(20) + b";", "whole"),
-        (b"GIF89a" + bytes(20), "cut"),
+        (GIF + b";", "whole"),
+        (GIF + b";" + bytes(9), "whole"),
+        (GIF, "cut"),
+        (GIF[:-2] + b";", "cut"),  # the sign of the end, but inside an image
+        (b"GIF89a" + bytes(7) + b"?", "unknown"),
         (b"\xff\xd8\xff" + b"\xff\xda" + bytes(9) + b"\xff\xd9", "whole"),
         (b"\xff\xd8\xff" + b"\xff\xd9" + b"\xff\xda" + bytes(9), "cut"),
         ((b"G" + bytes(187)) * 3, "unknown"),
