@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from typing import BinaryIO
 
 from .errors import OutputError
 
-__all__ = ["make_folder", "write_atomically"]
+__all__ = ["check_place", "make_folder", "write_atomically"]
+
+logger = logging.getLogger(__name__)
 
 
 def make_folder(folder: Path) -> Path:
@@ -29,6 +32,21 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def check_place(path: Path) -> None:
+    """Refuse, before any work is done, a place where :func:`write_atomically` must fail.
+
+    Raises:
+        OutputError: ``path`` is a folder, or its folder is missing or not writable.
+    """
+    path = _followed(path)
+    if path.is_dir():
+        raise _unwritable(path, "it is a folder")
+    if not path.parent.is_dir():
+        raise _unwritable(path, f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write into {path.parent}")
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file by temporary file, fsync and rename.
 
@@ -40,33 +58,51 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OutputError: The place cannot be written; what was there before is untouched.
     """
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(
-        f".{secrets.token_hex(8)}.tmp"
-    )  # short: the name may be the longest
+    path = _followed(path)
+    # A short name of its own: that of ``path`` may be the longest there can be.
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "check that the folder exists, is writable and has space."
-        ) from error
+        raise _unwritable(path, error.strerror or str(error)) from error
     finally:
         if temporary.exists():
             temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def _followed(path: Path) -> Path:
+    """Return the absolute path behind symbolic links."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a zero byte in the name
+        raise _unwritable(path, str(error)) from error
+
+
+def _unwritable(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({reason}); "
+        "check that the folder exists, is writable and has space."
+    )
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can open folders (not on Windows)."""
+    """Make the rename itself durable, where the system can (Windows opens no folders).
+
+    The file is already whole and in place, so a folder that cannot be synced is no failure: one
+    that may be written but not listed, or a network file system.
+    """
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        logger.debug("%s: the folder cannot be synced (%s)", folder, error)

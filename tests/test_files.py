@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ccl_hub.errors import OutputError
-from ccl_hub.files import write_atomically
+from ccl_hub.files import check_place, write_atomically
 
 
 def test_failure_while_writing_keeps_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -59,3 +60,43 @@ def test_a_file_in_place_of_the_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(OutputError, match="check that the folder exists"):
         write_atomically(tmp_path / "file" / "x.npy", lambda file: file.write(b"x"))
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure_of_the_written_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(folder: Path, flags: int) -> int:
+        asked.append(folder)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("ccl_hub.files.os.open", refuse)
+    write_atomically(tmp_path / "x.npy", lambda file: file.write(b"x"))
+    assert asked == [tmp_path.resolve()]
+    monkeypatch.undo()
+    assert (tmp_path / "x.npy").read_bytes() == b"x"
+
+
+def test_zero_byte_in_a_name_is_a_clear_error() -> None:
+    with pytest.raises(OutputError, match="null"):
+        write_atomically(Path("a\0b.npy"), lambda file: file.write(b"x"))
+
+
+def test_places_where_nothing_can_be_written_are_known_before_the_work(tmp_path: Path) -> None:
+    check_place(tmp_path / "x.npy")
+    with pytest.raises(OutputError, match="is a folder"):
+        check_place(tmp_path)
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_place(tmp_path / "no" / "x.npy")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "no" / "x.npy")
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_place(tmp_path / "link.npy")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_known_before_the_work(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    with pytest.raises(OutputError, match="no permission"):
+        check_place(tmp_path / "x.npy")
+    tmp_path.chmod(0o755)
