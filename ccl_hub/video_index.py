@@ -154,7 +154,9 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
     container, stream, _ = opened
-    found = Scan(Fraction(stream.time_base or 1), _nominal_step(stream))
+    base = stream.time_base
+    unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
+    found = Scan(unit, _nominal_step(stream))
     # A photograph may carry further images behind it: previews, gain maps.
     single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -51,6 +51,10 @@ _ALWAYS_BY_NAME = ("jpeg_pipe", "bmp_pipe")
 _CONTAINERS = (
     *(b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV", b"0&\xb2u", b"\x00\x00\x01", b"DKIF"),
     *(b"\x00\x00\x00\x01", b"YUV4MPEG2", b"G@"),
+)
+# Metadata need not be UTF-8; PyAV 19 always replaces what is not, and knows no such argument.
+_METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 _MAX_CHANGED_PIXELS = 4096 * 2304
 _PADDING_PIXELS = 1 << 20
@@ -197,8 +201,8 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
     if decoders is not None:
         options["codec_whitelist"] = decoders
     try:
-        return av.open(
-            str(path), mode="r", format=forced, options=options, metadata_errors="replace"
+        container: InputContainer = av.open(
+            str(path), mode="r", format=forced, options=options, **_METADATA
         )
     except MemoryError as error:
         raise MediaLimitError("opening it needs more memory than there is.", path) from error
@@ -216,6 +220,7 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
             "it, for example with 'ffmpeg -i FILE out.mp4'.",
             path,
         ) from error
+    return container
 
 
 def _main_stream(container: InputContainer, path: Path) -> VideoStream:
