@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -115,6 +116,7 @@ class Preprocessing:
         for name in ("mean", "std"):
             value = getattr(self, name)
             _require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
+            _require(all(map(math.isfinite, value)), name, value, "finite numbers")
         _require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
 
     @property
@@ -191,7 +193,7 @@ class CCLConfig:
         """Rebuild from the text of ``config.json``; see :meth:`from_dict`."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"{where}: not JSON ({error}); fetch or export it again.") from error
         if not isinstance(values, dict):
             raise ConfigError(
@@ -206,6 +208,10 @@ class CCLConfig:
             text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not UTF-8 text ({error}); fetch it again.") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error.strerror or error}); check the permissions."
+            ) from error
         return cls.from_json(text, str(path))
 
     def fingerprint(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,8 @@ def test_json_round_trip_is_exact() -> None:
         ({"preprocessing": {"frame_interval_seconds": 0.0}}, "more than 0"),
         ({"preprocessing": {"std": [1.0, 0.0, 1.0]}}, "above 0"),
         ({"preprocessing": {"mean": 3.0}}, "expected a list"),
+        ({"preprocessing": {"mean": [0.5, float("nan"), 0.5]}}, "finite"),
+        ({"preprocessing": {"std": [0.5, float("inf"), 0.5]}}, "finite"),
         ({"architecture": {"stage_channels": [1, 2]}}, "4 widths"),
         ({"architecture": []}, "expected a table"),
         ({"provenance": {"details": 3}}, "expected a table"),
@@ -47,10 +50,17 @@ def test_wrong_values_are_named(change: dict, message: str) -> None:
     assert "some/config.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "[" * 200_000], ids=["empty", "cut", "list", "3", "deep"]
+)
 def test_not_a_configuration(text: str) -> None:
     with pytest.raises(ConfigError, match=r"config\.json"):
         CCLConfig.from_json(text)
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read"):
+        CCLConfig.from_file(tmp_path / "config.json")
 
 
 def test_whole_numbers_are_floats_where_floats_are_wanted() -> None:
