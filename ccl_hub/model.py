@@ -246,7 +246,7 @@ class CCLModel(nn.Module):
 
     @staticmethod
     def _check(clips: Tensor) -> None:
-        wanted = f"(B, 3, T, H, W) floats with T >= 1 and H, W >= {SMALLEST_SIDE_PX}"
+        wanted = f"(B, 3, T, H, W) floats with B, T >= 1 and H, W >= {SMALLEST_SIDE_PX}"
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise InputError(
                 f"clips have shape {tuple(clips.shape)}; allowed: {wanted}. "
@@ -257,7 +257,7 @@ class CCLModel(nn.Module):
                 f"clips have dtype {clips.dtype}; allowed: {wanted}, normalised. "
                 "ccl_hub.transforms.to_clips() makes them from uint8 frames."
             )
-        if clips.shape[2] < 1 or min(clips.shape[3:]) < SMALLEST_SIDE_PX:
+        if min(clips.shape[0], clips.shape[2]) < 1 or min(clips.shape[3:]) < SMALLEST_SIDE_PX:
             raise InputError(f"clips have shape {tuple(clips.shape)}; allowed: {wanted}.")
 
     # Loading and saving -------------------------------------------------------------------------
@@ -274,7 +274,8 @@ class CCLModel(nn.Module):
 
         Args:
             name_or_path: A name of ``ccl_hub.list_models()``, a Hub id ``org/name``, or a local
-                folder with ``config.json`` and ``model.safetensors`` (safetensors only).
+                folder with ``config.json`` and ``model.safetensors`` (safetensors only). A
+                ``Path`` always means a folder.
             revision: Commit, tag or branch on the Hub; names in the registry are pinned already.
             device: Where to put the weights; ``"auto"`` takes CUDA or MPS when there is one; CPU
                 by default.
@@ -301,7 +302,6 @@ class CCLModel(nn.Module):
         tensors, sha256 = weights.read_tensors(source)
         with torch.device("meta"):  # no random initialisation: the caller's generator is untouched
             model = cls(source.config)
-        model.to_empty(device="cpu")
         weights.load_strictly(model, tensors, source.weights_path)
         model.name, model.weights_sha256 = source.name, sha256
         return model.to(device=chosen, dtype=kind).eval()
@@ -310,7 +310,7 @@ class CCLModel(nn.Module):
         """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
 
         Args:
-            folder: Made if missing.
+            folder: Made if missing; ``~`` is your home.
             dtype: Floating-point type of the stored weights; unchanged if None. BatchNorm
                 statistics and counters stay exact (float32, int64).
 
@@ -320,7 +320,7 @@ class CCLModel(nn.Module):
         Raises:
             OutputError: The folder cannot be written.
         """
-        return weights.save(self, Path(folder), dtype)
+        return weights.save(self, weights.expanded(folder), dtype)
 
     # Raw media in, embeddings out ---------------------------------------------------------------
 

@@ -7,13 +7,13 @@ Only safetensors are read. A file's bytes are read once: what was hashed is what
 from __future__ import annotations
 
 import hashlib
-import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +39,11 @@ __all__ = [
     "save",
 ]
 
-logger = logging.getLogger(__name__)
-
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,9 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
     """
     text = str(name_or_path)
     entry = REGISTRY.get(text)
-    if entry is not None:
+    if entry is not None and isinstance(name_or_path, str):  # a Path always means a folder
         return _resolve_entry(entry, revision)
-    folder = Path(name_or_path).expanduser()
+    folder = expanded(name_or_path)
     if folder.is_dir():
         if revision is not None:
             raise InputError(
@@ -96,10 +94,19 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
         raise InputError(f"two revisions for {repo}: {at!r} and {revision!r}; give one.")
     if isinstance(name_or_path, str) and HUB_ID.fullmatch(repo):
         return _from_hub(repo, at or revision, name=text)
+    if folder.is_file():
+        raise ModelNotFoundError(
+            f"{text!r} is a file; give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}."
+        )
     raise ModelNotFoundError(
         f"{text!r} is neither a known name, nor a folder here, nor a Hub id 'org/name'. "
         f"Known names: {', '.join(REGISTRY)}."
     )
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with a leading ``~`` or ``~user`` resolved where there is such a user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError
 
 
 def bundled_folder(name: str) -> Path:
@@ -152,9 +159,18 @@ def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> S
     from huggingface_hub import errors as hub_errors
 
     at = f"{repo}@{revision}" if revision else repo
+    # What huggingface_hub lets through when a body breaks off: httpx's or httpx2's base error.
+    transport_error = cast("type[Exception]", hub_errors.HfHubHTTPError.__bases__[0])
     try:
         config_path = huggingface_hub.hf_hub_download(repo, CONFIG_NAME, revision=revision)
-        weights_path = huggingface_hub.hf_hub_download(repo, WEIGHTS_NAME, revision=revision)
+        # Of the very commit the configuration came from: a branch may move in between.
+        commit = Path(config_path).parent.name
+        weights_path = huggingface_hub.hf_hub_download(repo, WEIGHTS_NAME, revision=commit)
+    except hub_errors.HFValidationError as error:
+        raise ModelNotFoundError(
+            f"{at}: not a folder here, and not a Hub id ({error}). "
+            f"Known names: {', '.join(REGISTRY)}."
+        ) from error
     except hub_errors.GatedRepoError as error:
         raise ModelNotFoundError(
             f"{at}: access is restricted; ask for it on its Hub page and log in with "
@@ -162,8 +178,9 @@ def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> S
         ) from error
     except hub_errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{at}: no such repository on the Hub, or it is private; check the name, and log in "
-            f"with 'hf auth login' or set HF_TOKEN. Known names: {', '.join(REGISTRY)}."
+            f"{at}: no such repository on the Hub, or it is private, and no folder here; check "
+            "the name, and log in with 'hf auth login' or set HF_TOKEN. "
+            f"Known names: {', '.join(REGISTRY)}."
         ) from error
     except hub_errors.RevisionNotFoundError as error:
         raise ModelNotFoundError(
@@ -171,8 +188,9 @@ def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> S
         ) from error
     except hub_errors.LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{at}: not in the local cache and the Hub cannot be reached ({error}); connect once, "
-            "set HF_ENDPOINT to a mirror, or use 'ccl_r18_mini', which needs no network."
+            f"{at}: no folder here, not in the local cache, and the Hub cannot be reached "
+            f"({error}); check the name, connect once, set HF_ENDPOINT to a mirror, or use "
+            "'ccl_r18_mini', which needs no network."
         ) from error
     except hub_errors.EntryNotFoundError as error:
         raise WeightsError(
@@ -184,6 +202,11 @@ def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> S
             f"{at}: the Hub answered with an error ({error}); try again later or use a mirror "
             "through HF_ENDPOINT."
         ) from error
+    except (OSError, transport_error) as error:
+        raise ModelNotFoundError(
+            f"{at}: the download failed ({error}); try again, and check the connection and that "
+            "the cache folder (HF_HOME) is writable and has space."
+        ) from error
     return Source(name, CCLConfig.from_file(config_path), Path(weights_path), sha256)
 
 
@@ -194,11 +217,18 @@ def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
         The tensors by name, on the CPU, and the sha256 of the file they came from.
 
     Raises:
-        WeightsError: The hash is not the published one, or the file is not valid safetensors.
+        WeightsError: The file cannot be read, its hash is not the published one, or it is not
+            valid safetensors.
     """
     import safetensors.torch
 
-    data = source.weights_path.read_bytes()
+    try:
+        data = source.weights_path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{source.weights_path}: cannot be read ({error.strerror or error}); "
+            "check the permissions and the disk."
+        ) from error
     sha256 = hashlib.sha256(data).hexdigest()
     if source.expected_sha256 and sha256 != source.expected_sha256:
         raise WeightsError(
@@ -216,16 +246,28 @@ def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy every tensor into the model; nothing may be missing, left over or misshapen.
 
+    Args:
+        model: On any device. One on "meta" gets memory on the CPU once everything fits, so that
+            a configuration which does not belong to the file costs nothing, however large.
+        tensors: By name, on the CPU.
+        path: Their file, for messages.
+
     Raises:
         WeightsError: Names the first few differences.
     """
     wanted = model.state_dict()
     wrong = [f"missing {key}" for key in wanted if key not in tensors]
     wrong += [f"unexpected {key}" for key in tensors if key not in wanted]
+    both = [(key, tensor, wanted[key]) for key, tensor in tensors.items() if key in wanted]
     wrong += [
-        f"{key} is {tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
-        for key, tensor in tensors.items()
-        if key in wanted and tensor.shape != wanted[key].shape
+        f"{key} is {tuple(tensor.shape)}, expected {tuple(want.shape)}"
+        for key, tensor, want in both
+        if tensor.shape != want.shape
+    ]
+    wrong += [
+        f"{key} is {tensor.dtype}, expected {want.dtype}"
+        for key, tensor, want in both
+        if tensor.is_floating_point() != want.is_floating_point() or tensor.is_complex()
     ]
     if wrong:
         raise WeightsError(
@@ -238,6 +280,8 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     ]
     if broken:
         raise WeightsError(f"{path}: {broken[0]} holds NaN or infinity; export an earlier step.")
+    if any(tensor.is_meta for tensor in wanted.values()):
+        model.to_empty(device="cpu")
     model.load_state_dict(tensors)
 
 
@@ -268,15 +312,15 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device to use; None is the CPU, "auto" the best there is.
 
     Raises:
-        InputError: Unknown, or not there on this machine.
+        InputError: Unknown, without storage, or not there on this machine.
     """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device or "cpu")
-        torch.empty(0, device=chosen)
+        chosen = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         # AssertionError is how torch reports a build without CUDA.
         reason = str(error).splitlines()[0]

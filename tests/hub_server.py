@@ -26,6 +26,7 @@ class Hub:
     url: str = ""
     repositories: dict[str, Path] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    largest_body_bytes: int | None = None  # bodies break off here
 
 
 @contextmanager
@@ -72,7 +73,8 @@ def serve() -> Iterator[Hub]:
             self.send_header("Content-Length", str(len(data) - first))
             self.end_headers()
             if body:
-                self.wfile.write(data[first:])
+                self.wfile.write(data[first:][: hub.largest_body_bytes])
+                self.close_connection = hub.largest_body_bytes is not None
             return None
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

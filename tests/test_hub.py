@@ -80,6 +80,30 @@ def test_what_is_missing_is_named(hub: Hub, tmp_path: Path) -> None:
     assert code == 3 and "not in the local cache" in text and "ccl_r18_mini" in text
 
 
+@pytest.mark.slow
+def test_a_download_that_breaks_off_is_a_clear_error_and_works_next_time(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.largest_body_bytes = 5000
+    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny")
+    assert code == 3 and "ModelNotFoundError someone/ccl_tiny: the download failed" in text
+    hub.largest_body_bytes = None
+    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny")
+    assert code == 0, text
+
+
+def test_a_cache_that_cannot_be_written_is_a_clear_error(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, text = load(hub, tmp_path / "file", "someone/ccl_tiny")
+    assert code == 3 and "the download failed" in text and "HF_HOME" in text
+
+
+def test_both_files_come_from_one_commit(hub: Hub, tmp_path: Path) -> None:
+    assert load(hub, tmp_path / "cache", "someone/ccl_tiny")[0] == 0
+    asked = [line for line in hub.requests if line.endswith(weights.WEIGHTS_NAME)]
+    assert asked and all(f"/resolve/{COMMIT}/" in line for line in asked)
+
+
 def test_repository_with_only_pickles(hub: Hub, tmp_path: Path) -> None:
     folder = hub.repositories["someone/ccl_tiny"]
     (folder / weights.WEIGHTS_NAME).rename(folder / "pytorch_model.bin")

@@ -140,6 +140,7 @@ def test_frames_do_not_see_each_other_but_the_video_sees_order() -> None:
         (torch.zeros(1, 3, 8, 112, 112, dtype=torch.uint8), "uint8"),
         (torch.zeros(1, 3, 8, 31, 112), "31"),
         (torch.zeros(1, 3, 0, 112, 112), "T >= 1"),
+        (torch.zeros(0, 3, 8, 112, 112), "(0, 3, 8, 112, 112)"),
     ],
 )
 def test_bad_input_is_named(clips: torch.Tensor, message: str) -> None:

@@ -135,9 +135,70 @@ def test_unpublished_name_says_so_and_what_to_do() -> None:
     assert "ccl_r18_mini" in str(caught.value) and "training/" in str(caught.value)
 
 
+def test_a_path_means_a_folder_even_if_it_is_called_like_a_known_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.rename(folder.with_name("ccl_r18_k400"))
+    monkeypatch.chdir(folder.parent)
+    assert CCLModel.from_pretrained(Path("ccl_r18_k400")).name == "ccl_r18_k400"
+    with pytest.raises(ModelNotFoundError, match="not yet published"):
+        CCLModel.from_pretrained("ccl_r18_k400")
+
+
+def test_home_is_the_same_for_saving_and_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert tiny_model().save_pretrained("~/model") == tmp_path / "model"
+    CCLModel.from_pretrained("~/model")
+    with pytest.raises(ModelNotFoundError, match="Known names"):  # not RuntimeError
+        CCLModel.from_pretrained("~nobody.of.this.name/model")
+
+
+def test_the_weights_file_in_place_of_its_folder(folder: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="is a file; give the folder"):
+        CCLModel.from_pretrained(folder / weights.WEIGHTS_NAME)
+
+
+@pytest.mark.parametrize("name", ["a/b..c", "a/b--c", "a/" + "x" * 200])
+def test_a_name_the_hub_client_refuses(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="not a Hub id"):
+        CCLModel.from_pretrained(name)
+
+
+def test_wrong_kind_of_numbers(folder: Path) -> None:
+    rewrite(
+        folder, lambda t: t.update({"projection.fc1.bias": torch.zeros(256, dtype=torch.int8)})
+    )
+    with pytest.raises(WeightsError, match=r"fc1\.bias is torch\.int8, expected torch\.float32"):
+        CCLModel.from_pretrained(folder)
+
+
+def test_a_configuration_far_larger_than_the_weights_takes_no_memory(folder: Path) -> None:
+    config = json.loads((folder / weights.CONFIG_NAME).read_text())
+    config["architecture"]["projection_hidden"] = 10**12
+    (folder / weights.CONFIG_NAME).write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="does not fit the architecture"):
+        CCLModel.from_pretrained(folder)
+
+
+def test_unreadable_weights_are_a_clear_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read \(Permission"):
+        CCLModel.from_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"device": "meta"}, "meta"),
+        ({"device": ""}, "''"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"device": "toaster"}, "toaster"),
         ({"dtype": "int8"}, "float32, bfloat16, float16"),
