@@ -60,7 +60,7 @@ def full_rgb(frame: av.VideoFrame) -> np.ndarray:
             src_colorspace=video_pixels._matrix(frame),
             dst_color_range=video_pixels.ColorRange.JPEG,
             interpolation=video_pixels.SWS_BILINEAR | video_pixels.SWS_QUALITY,
-            **video_pixels._ONE_THREAD,
+            threads=1,
         )
         .to_ndarray()
     )

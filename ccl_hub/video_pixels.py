@@ -34,9 +34,7 @@ __all__ = ["DECODER_VERSION", "FrameResizer", "display_size", "resize_rgb", "tar
 
 Frame = npt.NDArray[np.uint8]
 
-_PYAV_MAJOR = int(av.__version__.split(".")[0])
-_ONE_THREAD: dict[str, Any] = {"threads": 1} if _PYAV_MAJOR >= 17 else {}
-# Flags of libswscale (swscale.h); PyAV names them all only since version 17.
+# Flags of libswscale (swscale.h).
 SWS_BILINEAR = 0x2
 SWS_QUALITY = 0x2000 | 0x4000 | 0x40000 | 0x80000
 """Full chroma in output and input, accurate rounding, and the same bits on every processor."""
@@ -169,7 +167,7 @@ class FrameResizer:
             src_colorspace=_matrix(frame),
             dst_color_range=ColorRange.JPEG,
             interpolation=self._flags,
-            **_ONE_THREAD,
+            threads=1,
         )
         pixels: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
         return pixels
@@ -185,7 +183,7 @@ class FrameResizer:
             src_colorspace=_matrix(frame),
             dst_color_range=ColorRange.JPEG,
             interpolation=SWS_BILINEAR | SWS_QUALITY,
-            **_ONE_THREAD,
+            threads=1,
         )
         pixels = rgba.to_ndarray()  # (H, W, 4)
         rgb = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
