@@ -171,10 +171,20 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         yield Opened(container, stream, most)
 
 
+def _head(path: Path) -> bytes:
+    """Return the first 24 bytes of the file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(24)
+    except OSError as error:
+        raise MediaNotFoundError(
+            f"cannot be read ({error.strerror}); check its permissions and the disk.", path
+        ) from error
+
+
 def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
     """Return the width and height that the file states, without any decoder; 0 if none."""
-    with path.open("rb") as file:
-        head = file.read(24)
+    head = _head(path)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     with _open(path, limits, decoders="none") as container:
@@ -184,8 +194,7 @@ def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
 
 def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
     """Open the container by an absolute path and restricted formats, protocols and decoders."""
-    with path.open("rb") as file:
-        head = file.read(16)
+    head = _head(path)
     still = next((name for magic, name in _STILLS.items() if head.startswith(magic)), None)
     if still == "webp_pipe" and head[8:12] != b"WEBP":
         still = None

@@ -252,6 +252,17 @@ def test_an_empty_file_is_named_empty(tmp_path: Path) -> None:
         VideoReader(path, resize=PAPER)
 
 
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch) -> None:
+    path = write_video(tmp_path, Recipe("v.mp4", "libx264", 5))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(MediaNotFoundError, match="Permission denied"):
+        VideoReader(path, resize=PAPER)
+
+
 def test_limits_are_stated_in_the_error(tmp_path: Path) -> None:
     path = write_video(tmp_path, Recipe("v.mp4", "libx264", 50))
     for limits, words in [
