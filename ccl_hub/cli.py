@@ -2,7 +2,7 @@
 
 Messages and progress go to stderr; stdout belongs to data. torch is imported only when needed, so
 that ``--help`` and usage errors answer at once. Exit codes: 0 done; 1 failed; 2 wrong usage, or
-the result is there but part of the video could not be read.
+the result is there but part of the video could not be read; 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .errors import CCLError, ConfigError, InputError
+from .errors import CCLError, InputError
+from .files import check_place
 from .registry import REGISTRY, list_models
 from .writers import LEVELS, check_output
 
 __all__ = ["embed_main", "hub_main"]
 
-DONE, FAILED, USAGE_OR_PARTIAL = 0, 1, 2
+DONE, FAILED, USAGE_OR_PARTIAL, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_MODEL = "ccl_r18_mini"
 DEBUG_HELP = "Show the traceback of an error."
 
@@ -100,7 +101,8 @@ def embed(
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s")
 
     def work() -> int:
-        check_output(out, level)
+        check_output(out, level, source=video)
+        check_place(out)
         began = time.perf_counter()
         from .embed import embed_video
         from .model import CCLModel
@@ -164,7 +166,11 @@ class _Progress:
             from tqdm import tqdm
 
             self.bar = tqdm(
-                total=total, unit="clip", file=sys.stderr, leave=False, disable=self.quiet or None
+                total=total,
+                unit="clip",
+                file=sys.stderr,
+                leave=False,
+                disable=self.quiet or sys.stderr is None or None,
             )
         self.bar.update(done - self.bar.n)
 
@@ -230,7 +236,9 @@ def _guard(command: str, work: Callable[[], int], debug: bool) -> None:
         code = work()
     except KeyboardInterrupt:
         typer.echo(f"{command}: stopped by the user; nothing was written.", err=True)
-        code = 130
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout went away, as "head" does: typer exits with 1
+        raise
     except Exception as error:
         if debug:
             raise
@@ -242,7 +250,7 @@ def _guard(command: str, work: Callable[[], int], debug: bool) -> None:
                 "this is a bug: please report it with the output of the same command and --debug."
             )
         typer.echo(f"{command}: {message}", err=True)
-        code = USAGE_OR_PARTIAL if isinstance(error, (InputError, ConfigError)) else FAILED
+        code = USAGE_OR_PARTIAL if isinstance(error, InputError) else FAILED
     raise typer.Exit(code)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from . import __version__, sampling, video, writers
 from .config import Preprocessing
-from .errors import DecodeError, InputError
+from .errors import DecodeError, InputError, ModelError
 from .transforms import to_clips
 
 if TYPE_CHECKING:
@@ -118,7 +118,12 @@ class Embeddings:
 
     @staticmethod
     def load(path: str | Path) -> Embeddings:
-        """Read what :meth:`save` wrote as ``.npz`` or ``.safetensors``."""
+        """Read what :meth:`save` wrote as ``.npz`` or ``.safetensors``.
+
+        Raises:
+            InputError: Another kind of file, or a damaged one.
+            FileNotFoundError: No such file.
+        """
         return writers.load(Path(path))
 
     def __repr__(self) -> str:
@@ -158,6 +163,7 @@ def embed_video(
     Raises:
         MediaError: The file cannot be embedded; its subclass and ``code`` say why.
         InputError: An argument is not allowed.
+        ModelError: The model gives NaN or infinity.
 
     Example:
         >>> model = CCLModel.from_pretrained("ccl_r18_mini")  # doctest: +SKIP
@@ -219,8 +225,10 @@ def embed_frames(
 
     Raises:
         InputError: Shape, dtype, order or number of times is not allowed.
+        ModelError: The model gives NaN or infinity.
     """
     label = _check_call(model, clips, every_seconds, batch_size)
+    frames = _as_array(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise InputError(
             f"frames are {frames.dtype} of shape {frames.shape}; "
@@ -246,23 +254,57 @@ def embed_frames(
 def embed_image(model: CCLModel, image: ImageLike) -> Embeddings:
     """Embed one still image, as a video of one frame (one clip, W = 1).
 
+    A file with several frames (an animation, a video) gives the one clip in its middle.
+
     Args:
         model: See :func:`embed_video`.
-        image: A file, a uint8 (H, W, 3) RGB array, or a PIL image.
+        image: A file, a uint8 (H, W, 3) RGB array, or a PIL image of 8 bits a channel, which is
+            treated as its file would be: turned upright by its EXIF tag, on black where
+            transparent.
 
     Returns:
         :class:`Embeddings` with ``clips`` (1,512); all T frame vectors are equal.
 
     Raises:
         MediaError: The file cannot be read.
-        InputError: The array is not uint8 (H, W, 3).
+        InputError: The array is not uint8 (H, W, 3), or ``image`` is none of the three.
     """
     if isinstance(image, (str, Path)):
         return embed_video(model, image, clips=1)
-    array = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        array = _as_array(image)
+    elif hasattr(image, "getexif"):  # only a PIL image has it, so PIL is there
+        array = _pil_pixels(image)
+    else:
+        raise InputError(
+            f"the image is a {type(image).__name__}; allowed: a path, a uint8 (H, W, 3) RGB "
+            "array, or a PIL image."
+        )
     if array.ndim != 3:
         raise InputError(f"the image has shape {array.shape}; allowed: uint8 (H, W, 3) RGB.")
     return embed_frames(model, array[None], [0.0], clips=1)
+
+
+def _as_array(frames: object) -> np.ndarray:
+    """Return an array, a list of arrays or a tensor on any device as an array."""
+    return np.asarray(frames.cpu() if isinstance(frames, torch.Tensor) else frames)
+
+
+def _pil_pixels(image: Image) -> np.ndarray:
+    """Return the uint8 (H,W,3) RGB pixels that the decoder gives for the image's file."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    if image.mode.startswith(("I", "F")):
+        raise InputError(
+            f"the PIL image has mode {image.mode!r}, more than 8 bits a channel; "
+            "give its file, or convert it to 'RGB' by the range you mean."
+        )
+    upright = PIL.ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:
+        black = PIL.Image.new("RGBA", upright.size, (0, 0, 0, 255))
+        upright = PIL.Image.alpha_composite(black, upright.convert("RGBA"))
+    return np.asarray(upright.convert("RGB"))
 
 
 def _plan(
@@ -358,8 +400,20 @@ def _forward(model: CCLModel, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Embed uint8 (b,T,h,w,3) clips: float32 (b,D) and (b,T,D)."""
     with torch.inference_mode():
         inputs = to_clips(torch.from_numpy(clips).to(model.device), model.preprocessing)
-        output = model(inputs)
-        return output.video.cpu().numpy(), output.frames.cpu().numpy()
+        try:
+            output = model(inputs)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"batch_size is {len(clips)}: the device has too little memory for so many clips "
+                "at once; use a smaller one."
+            ) from error
+        video_vectors, frame_vectors = output.video.cpu().numpy(), output.frames.cpu().numpy()
+    if not (np.isfinite(video_vectors).all() and np.isfinite(frame_vectors).all()):
+        raise ModelError(
+            f"the model {model.name!r} gives NaN or infinity in {model.dtype}; use float32 or "
+            "bfloat16, or other weights."
+        )
+    return video_vectors, frame_vectors
 
 
 def _provenance(model: CCLModel, label: str, **source: object) -> EmbeddingProvenance:
@@ -391,7 +445,7 @@ def preprocess(
     Raises:
         InputError: Another shape or dtype.
     """
-    array = np.asarray(frames)
+    array = _as_array(frames)
     if array.ndim not in (4, 5) or array.shape[-1] != 3 or array.dtype != np.uint8:
         raise InputError(
             f"frames are {array.dtype} of shape {array.shape}; "

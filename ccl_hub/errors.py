@@ -3,7 +3,7 @@
     CCLError
     ├── ConfigError (ValueError)          a configuration value or key is not allowed
     ├── InputError (ValueError)           an argument of a call is not allowed
-    ├── ModelError
+    ├── ModelError                        a model cannot be had, or gives NaN
     │   ├── ModelNotFoundError            no such model name, folder or Hub repository
     │   └── WeightsError                  the weights are there but must not be used
     ├── MediaError                        one video or image cannot be embedded as asked
@@ -54,7 +54,7 @@ class InputError(CCLError, ValueError):
 
 
 class ModelError(CCLError):
-    """A model cannot be had."""
+    """A model cannot be had, or gives NaN."""
 
 
 class ModelNotFoundError(ModelError):

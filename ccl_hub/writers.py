@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
 from .files import write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .embed import Embeddings
 
 __all__ = ["LEVELS", "check_output", "load", "save"]
@@ -24,12 +27,13 @@ _ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")
 _LEVEL_ARRAY = {"clip": "clips", "frame": "frames", "video": "video"}
 
 
-def check_output(path: Path, level: str | None) -> None:
+def check_output(path: Path, level: str | None, source: Path | None = None) -> None:
     """Refuse an output name or level before any work is done.
 
     Args:
         path: Must end in .npy, .npz or .safetensors.
         level: "clip", "frame" or "video" for .npy; None for the others, which hold all three.
+        source: The file that is embedded, which must not be replaced; None if there is none.
 
     Raises:
         InputError: Not one of these.
@@ -45,24 +49,31 @@ def check_output(path: Path, level: str | None) -> None:
             f"level is {level!r} but {path.suffix} files hold every level; leave level out, "
             "or write a .npy file."
         )
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise InputError(
+            f"the output {str(path)!r} is the embedded file itself, which it would replace; "
+            "give another name."
+        )
 
 
 def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
     """Write embeddings whole or not at all; see :meth:`Embeddings.save`."""
     import numpy as np
 
-    check_output(path, level)
+    source = embeddings.provenance.source
+    check_output(path, level, Path(source) if source else None)
     if path.suffix == ".npy":
         array = getattr(embeddings, _LEVEL_ARRAY[level or "clip"])
         write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
         return
-    arrays = {name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS}
+    arrays: dict[str, Any] = {
+        name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS
+    }
     provenance = json.dumps(dataclasses.asdict(embeddings.provenance))
     if path.suffix == ".npz":
         text = np.array(provenance)
-        write_atomically(
-            path, lambda file: np.savez(file, allow_pickle=False, provenance=text, **arrays)
-        )
+        # No allow_pickle: older numpy would store it as an array; none of these is an object.
+        write_atomically(path, lambda file: np.savez(file, provenance=text, **arrays))
         return
     import safetensors.numpy
 
@@ -72,24 +83,37 @@ def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
 
 def load(path: Path) -> Embeddings:
     """Read what :func:`save` wrote as .npz or .safetensors; see :meth:`Embeddings.load`."""
-    import numpy as np
+    import safetensors
 
     from .config import parse_dataclass
     from .embed import EmbeddingProvenance, Embeddings
 
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _ARRAYS}
-            text = str(file["provenance"])
-    elif path.suffix == ".safetensors":
-        import safetensors
-
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-            text = (file.metadata() or {})["provenance"]
-    else:
+    if path.suffix not in (".npz", ".safetensors"):
         raise InputError(
             f"{path}: only .npz and .safetensors hold everything; read a .npy with numpy.load."
         )
-    provenance = parse_dataclass(EmbeddingProvenance, json.loads(text), str(path))
+    try:
+        arrays, text = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+        facts = json.loads(text)
+    except (KeyError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{path}: not embeddings that Embeddings.save() wrote, or damaged ({error}); "
+            "make them again."
+        ) from error
+    provenance = parse_dataclass(EmbeddingProvenance, facts, str(path))
     return Embeddings(**arrays, provenance=provenance)
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    import numpy as np
+
+    with path.open("rb") as binary, np.load(binary, allow_pickle=False) as file:
+        return {name: file[name] for name in _ARRAYS}, str(file["provenance"])
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        return arrays, (file.metadata() or {})["provenance"]

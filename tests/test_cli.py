@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from ccl_hub.embed import Embeddings
 from ccl_hub.registry import list_models
+from tests.test_model import tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
 BALLS = ROOT / "examples" / "bouncing_balls.mp4"
@@ -73,6 +77,94 @@ def test_errors_are_one_clear_line(
     assert message in done.stderr and done.stdout == ""
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model().save_pretrained(tmp_path_factory.mktemp("model"))
+
+
+def test_the_video_itself_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "video.npy").write_bytes(BALLS.read_bytes())
+    (tmp_path / "link.npy").symlink_to("video.npy")
+    for out in ("video.npy", "link.npy"):
+        done = run("embed", "video.npy", "--out", out, "--model", tiny, cwd=tmp_path)
+        assert done.returncode == 2 and "is the embedded file itself" in done.stderr
+    assert (tmp_path / "video.npy").read_bytes() == BALLS.read_bytes()
+
+
+def test_a_reader_that_goes_away_is_no_bug(tiny: Path, tmp_path: Path) -> None:
+    code = "from ccl_hub.cli import embed_main; embed_main()"
+    options = ["--out", str(tmp_path / "x.npy"), "--model", str(tiny), "--json", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(BALLS), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=120)) == ("", 1)
+    process.stderr.close()
+    assert (tmp_path / "x.npy").is_file(), "the embeddings do not depend on who reads the facts"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes a descriptor by the shell")
+def test_without_a_stderr(tiny: Path, tmp_path: Path) -> None:
+    code = "from ccl_hub.cli import embed_main; embed_main()"
+    command = [sys.executable, "-c", code, BALLS, "--out", tmp_path / "x.npy", "--model", tiny]
+    line = f"exec {shlex.join(map(str, command))} 2>&-"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=120).returncode == 0
+    assert (tmp_path / "x.npy").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names on Windows are always Unicode")
+def test_names_that_are_not_unicode(tiny: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xfe.mp4")
+    try:
+        (tmp_path / name).write_bytes(BALLS.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes only Unicode names")
+    out = os.fsdecode(b"o\xff.npz")
+    done = run("embed", name, "--out", out, "--model", tiny, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["provenance"]["source"] == name
+    assert Embeddings.load(tmp_path / out).provenance.source == name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    # The signal comes once the embedding is under way, however slow this machine is.
+    code = (
+        "import os, signal, ccl_hub.embed as e; inner = e._forward\n"
+        "def forward(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n    return inner(*a)\n"
+        "e._forward = forward\nfrom ccl_hub.cli import embed_main; embed_main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(BALLS), "--out", "x.npy", "--model", str(tiny)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+    assert done.returncode == 130
+    assert done.stderr == "ccl-embed: stopped by the user; nothing was written.\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_model_folder_is_a_failure_not_wrong_usage(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{")
+    done = run("embed", BALLS, "--out", tmp_path / "x.npy", "--model", tmp_path / "model")
+    assert done.returncode == 1 and "not JSON" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").mkdir()
+    done = run("embed", "no.mp4", "--out", "x.npy", cwd=tmp_path)
+    assert done.returncode == 1 and "x.npy: cannot be written (it is a folder)" in done.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

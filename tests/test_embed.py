@@ -11,7 +11,7 @@ import torch
 from ccl_hub import video
 from ccl_hub.config import Preprocessing
 from ccl_hub.embed import Embeddings, _batches, embed_frames, embed_image, embed_video, preprocess
-from ccl_hub.errors import DecodeError, InputError, MediaNotFoundError
+from ccl_hub.errors import DecodeError, InputError, MediaNotFoundError, ModelError
 from ccl_hub.model import CCLModel
 from tests.test_model import tiny_model
 
@@ -97,6 +97,59 @@ def test_an_image_is_a_video_of_one_frame(model: CCLModel, tmp_path: Path) -> No
         np.testing.assert_allclose(
             embed_image(model, other).clips, from_array.clips, rtol=1e-3, atol=1e-4
         )
+
+
+def test_a_pil_image_is_treated_as_its_file_is(model: CCLModel, tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 16, 4), dtype=np.uint8)
+    smooth = pil.fromarray(pixels).resize((160, 90), pil.Resampling.BICUBIC)
+    turned = pil.Exif()
+    turned[0x112] = 6  # to be shown turned by 90 degrees
+    smooth.convert("RGB").save(tmp_path / "turned.jpg", exif=turned, quality=95)
+    smooth.save(tmp_path / "transparent.png")
+    for name in ("turned.jpg", "transparent.png"):
+        from_file = embed_image(model, tmp_path / name).video
+        with pil.open(tmp_path / name) as image:
+            from_image = embed_image(model, image).video
+        assert np.linalg.norm(from_image - from_file) < 0.02 * np.linalg.norm(from_file), name
+
+
+def test_what_is_no_image_is_named(model: CCLModel) -> None:
+    deep = pytest.importorskip("PIL.Image").fromarray(np.zeros((40, 40), np.uint16))
+    with pytest.raises(InputError, match="'I;16', more than 8 bits"):
+        embed_image(model, deep)
+    with pytest.raises(InputError, match="is a NoneType"):
+        embed_image(model, None)
+    with pytest.raises(InputError, match=r"shape \(40, 40\)"):
+        embed_image(model, np.zeros((40, 40), np.uint8))
+
+
+def test_frames_may_be_a_list_or_a_tensor(model: CCLModel) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    wanted = embed_frames(model, frames, [0, 1, 2], clips=1).clips
+    for other in (list(frames), torch.from_numpy(frames)):
+        np.testing.assert_array_equal(embed_frames(model, other, [0, 1, 2], clips=1).clips, wanted)
+    image = embed_image(model, torch.from_numpy(frames[0])).clips
+    np.testing.assert_array_equal(image, embed_image(model, frames[0]).clips)
+
+
+def test_a_model_that_gives_nan_is_an_error() -> None:
+    broken = tiny_model()
+    with torch.no_grad():
+        broken.head.bn6.bias.fill_(float("nan"))
+    with pytest.raises(ModelError, match=r"NaN or infinity in torch\.float32"):
+        embed_frames(broken, np.zeros((1, 40, 40, 3), np.uint8), [0.0])
+
+
+def test_too_little_memory_names_the_batch_size(
+    model: CCLModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(CCLModel, "forward", fail)
+    with pytest.raises(InputError, match="batch_size is 1"):
+        embed_frames(model, np.zeros((1, 40, 40, 3), np.uint8), [0.0])
 
 
 def test_a_video_shorter_than_a_clip_is_looped_and_computed_once(
@@ -220,6 +273,27 @@ def test_save_and_load_everything(balls: Embeddings, tmp_path: Path, suffix: str
     for name in ("clips", "clip_seconds", "frames", "frame_seconds", "video"):
         np.testing.assert_array_equal(getattr(again, name), getattr(balls, name))
     assert again.provenance == balls.provenance
+
+
+def test_npz_holds_what_is_documented_and_nothing_else(balls: Embeddings, tmp_path: Path) -> None:
+    balls.save(tmp_path / "feats.npz")
+    with np.load(tmp_path / "feats.npz", allow_pickle=False) as file:
+        names = {"clips", "clip_seconds", "frames", "frame_seconds", "video", "provenance"}
+        assert set(file.files) == names
+
+
+@pytest.mark.parametrize("name", ["junk.npz", "other.npz", "cut.npz", "junk.safetensors"])
+def test_what_is_not_ours_is_a_clear_error(balls: Embeddings, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "other.npz":
+        np.savez(path, a=np.zeros(3))
+    elif name == "cut.npz":
+        balls.save(path)
+        path.write_bytes(path.read_bytes()[:-200])
+    else:
+        path.write_bytes(b"junk")
+    with pytest.raises(InputError, match=rf"{name}: not embeddings"):
+        Embeddings.load(path)
 
 
 @pytest.mark.parametrize(
