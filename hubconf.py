@@ -21,7 +21,7 @@ def _load(name, pretrained, weights, **kw):
 
 
 def ccl_r18_mini(pretrained=True, weights=None, **kw):
-    """CCL R18+1 trained on 200 minutes of unlabelled video; ships with the code, needs no network.
+    """CCL R18+1 trained on 225 minutes of unlabelled video; ships with the code, needs no network.
 
     Args:
         pretrained (bool): False gives fresh random weights, in training mode.

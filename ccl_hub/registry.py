@@ -41,7 +41,7 @@ class RegistryEntry:
 _ENTRIES = (
     RegistryEntry(
         name="ccl_r18_mini",
-        trained_on="3,222 unlabelled clips, 200 minutes (robot arms, phones, pets, surveillance)",
+        trained_on="3,222 unlabelled clips, 225 minutes (robot arms, phones, pets, surveillance)",
         bundled=True,
         sha256="",
         size_bytes=0,
