@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -99,6 +100,8 @@ def embed(
     """
     del version
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s")
+    if quiet:  # huggingface_hub reads this when it is imported, which is later
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
     def work() -> int:
         check_output(out, level, source=video)

@@ -351,13 +351,14 @@ def _run(
     """Embed every clip of the plan from a stream of frames in ascending order."""
     # Videos shorter than a clip give the same clip many times: compute it once.
     rows, where = np.unique(plan.indices, axis=0, return_inverse=True)
-    clips, frames = [], []
+    clips, frames, done = [], [], 0
     for batch in _batches(rows, stream, batch_size):
         clip_vectors, frame_vectors = _forward(model, batch)
         clips.append(clip_vectors)
         frames.append(frame_vectors)
+        done += len(batch)
         if progress is not None:
-            progress(sum(map(len, clips)), len(rows))
+            progress(done, len(rows))
     where = where.reshape(-1)
     all_clips = np.concatenate(clips)[where]
     return (

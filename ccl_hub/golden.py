@@ -21,7 +21,7 @@ import torch
 from . import __version__, video, weights
 from .config import Preprocessing
 from .embed import embed_video
-from .errors import ModelNotFoundError
+from .errors import ModelNotFoundError, WeightsError
 from .files import write_atomically
 from .transforms import to_clips
 
@@ -135,7 +135,7 @@ def verify(name: str, device: str | torch.device | None = None) -> list[Check]:
 
     Raises:
         ModelNotFoundError: No such model, or no golden values beside it.
-        WeightsError: The weights are not the published ones.
+        WeightsError: The weights are not the published ones, or the golden values are damaged.
     """
     import safetensors.numpy
 
@@ -148,7 +148,12 @@ def verify(name: str, device: str | torch.device | None = None) -> list[Check]:
             "training.export writes one."
         )
     model = CCLModel.from_pretrained(name, device=device)
-    return compare(compute(model), safetensors.numpy.load_file(path))
+    try:
+        return compare(compute(model), safetensors.numpy.load_file(path))
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: damaged, or made by another version ({error}); fetch or export it again."
+        ) from error
 
 
 def write(model: CCLModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from ccl_hub import golden, weights
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import ModelNotFoundError
+from ccl_hub.errors import ModelNotFoundError, WeightsError
 from tests.test_model import tiny_model
 
 
@@ -60,6 +60,18 @@ def test_verify_a_folder_and_a_damaged_one(tmp_path: Path) -> None:
     safetensors.numpy.save_file(tensors, path)
     checks = {check.name: check.passed for check in golden.verify(str(folder))}
     assert checks["model, frame vectors"] and not checks["model, video vector"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_damaged_golden_values_are_a_clear_error(tmp_path: Path, damage: str) -> None:
+    folder = tiny_model().save_pretrained(tmp_path / "model")
+    path = folder / golden.GOLDEN_NAME
+    if damage == "cut":
+        path.write_bytes(b"junk")
+    else:
+        safetensors.numpy.save_file({"other": np.zeros(3)}, path)
+    with pytest.raises(WeightsError, match=r"golden\.safetensors: damaged"):
+        golden.verify(str(folder))
 
 
 def test_bundled_golden_values_record_their_versions() -> None:

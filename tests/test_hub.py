@@ -104,6 +104,23 @@ def test_both_files_come_from_one_commit(hub: Hub, tmp_path: Path) -> None:
     assert asked and all(f"/resolve/{COMMIT}/" in line for line in asked)
 
 
+def test_a_quiet_command_says_nothing_while_it_downloads(hub: Hub, tmp_path: Path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    code = "from ccl_hub.cli import embed_main; embed_main()"
+    video, out = ROOT / "examples" / "bouncing_balls.mp4", tmp_path / "x.npy"
+    options = ["--model", "someone/ccl_tiny", "--clips", "1", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(video), "--out", str(out), *options],
+        env={**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert out.is_file()
+
+
 def test_repository_with_only_pickles(hub: Hub, tmp_path: Path) -> None:
     folder = hub.repositories["someone/ccl_tiny"]
     (folder / weights.WEIGHTS_NAME).rename(folder / "pytorch_model.bin")

@@ -26,7 +26,8 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = f"{path.parent.name}." * bool(node.level) + (node.module or "")
-            found |= {base.rstrip(".")} | {f"{base}.{alias.name}" for alias in node.names}
+            base = base.rstrip(".")
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -83,6 +84,7 @@ def test_the_library_never_prints(path: Path) -> None:
 
 def test_public_names_are_sorted_and_exist() -> None:
     assert ccl_hub.__all__ == sorted(ccl_hub.__all__)
+    assert set(ccl_hub.__all__) <= set(dir(ccl_hub))
     for name in ccl_hub.__all__:
         assert getattr(ccl_hub, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
@@ -99,6 +101,10 @@ def test_every_error_is_in_the_tree_of_the_docstring() -> None:
 def test_media_error_codes_differ() -> None:
     kinds = [errors.MediaError, *errors.MediaError.__subclasses__()]
     assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_types_are_shipped() -> None:
+    assert (ROOT / "ccl_hub" / "py.typed").is_file()
 
 
 def test_import_is_light() -> None:
