@@ -130,7 +130,7 @@ def test_bad_manifests_are_refused(tmp_path, lines, message):
 
 
 def test_manifest_files_that_are_no_table(tmp_path):
-    with pytest.raises(TrainingError, match=r"m.csv: the manifest does not exist"):
+    with pytest.raises(TrainingError, match=r"m.csv: the table does not exist"):
         from_manifest(tmp_path / "m.csv")
     (tmp_path / "m.csv").write_bytes(b"path\n\xff\xfe.mp4\n")
     with pytest.raises(TrainingError, match="not a UTF-8 csv table"):
@@ -275,6 +275,13 @@ def test_kinetics400(tmp_path):
     write_csv(table, ("label", "youtube_id"), ("a", "b"))
     with pytest.raises(TrainingError, match="no column 'split'"):
         kinetics400(tmp_path / "k", table)
+    # Both once ended in a traceback.
+    table.write_bytes(b"label,youtube_id,time_start,time_end,split\n\xff,a,1,11,train\n")
+    with pytest.raises(TrainingError, match=r"k\.csv: not a UTF-8 csv table"):
+        kinetics400(tmp_path / "k", table)
+    table.write_text("label,youtube_id,time_start,time_end,split\nzumba,a,1,11\n")
+    with pytest.raises(TrainingError, match=r"k\.csv: row 1 has not 5 cells"):
+        kinetics400(tmp_path / "k", table)
 
 
 def test_mmact(tmp_path):
@@ -298,6 +305,25 @@ def test_mmact(tmp_path):
     touch(tmp_path, "subject1/run.mp4")
     with pytest.raises(TrainingError, match=r"subject1/run.mp4: expected subject<S>"):
         mmact(tmp_path)
+
+
+def test_mmact_actions_that_differ_in_case_are_one_class(tmp_path):
+    """As in the authors' reader; once "Carrying" and "carrying" were two classes."""
+    folders = ("subject01/cam1/scene1/session1", "subject17/cam4/scene3/session5")
+    touch(tmp_path, f"{folders[0]}/Carrying.mp4", f"{folders[1]}/carrying.mp4")
+    videos = mmact(tmp_path)
+    assert videos.classes == ("carrying",)
+    assert [(item.split, item.label) for item in videos] == [
+        ("train", "carrying"),
+        ("test", "carrying"),
+    ]
+
+
+def test_mmact_cross_session_trains_on_four_of_five(tmp_path):
+    touch(tmp_path, *(f"subject{s}/cam1/scene1/session{m}/a.mp4" for s in "12" for m in "12345"))
+    videos = mmact(tmp_path, "cross-session")
+    assert {item.group[-8:] for item in videos.select("test")} == {"session5"}
+    assert len(videos.select("train")) == 8
 
 
 def test_sources_by_name(tmp_path):

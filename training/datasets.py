@@ -26,6 +26,7 @@ __all__ = [
     "from_folder",
     "from_manifest",
     "require_folder",
+    "table_rows",
     "video_files",
 ]
 
@@ -236,7 +237,7 @@ def from_manifest(
             leaves ``root``, or a class cell is empty while others are filled.
     """
     path = Path(manifest)
-    rows = _table_rows(path)
+    rows = table_rows(path)
     if not rows:
         raise TrainingError(f"{path}: the manifest has no row; list at least one video.")
     unknown = sorted(set(rows[0]) - set(MANIFEST_COLUMNS))
@@ -279,14 +280,24 @@ def _manifest_root(manifest: Path, first: str) -> Path:
     return manifest.parent
 
 
-def _table_rows(path: Path) -> list[dict[str, str]]:
-    """Return a csv or parquet file as dictionaries of text, empty text for missing cells."""
+def table_rows(path: Path) -> list[dict[str, str]]:
+    """Read a csv or parquet file.
+
+    Args:
+        path: A ``.csv`` (UTF-8, with a header) or ``.parquet`` file.
+
+    Returns:
+        One dictionary of texts per row; the empty text for a missing cell.
+
+    Raises:
+        TrainingError: The file is missing, no table, or a row has too many or too few cells.
+    """
     if not path.is_file():
-        raise TrainingError(f"{path}: the manifest does not exist; give a .csv or .parquet file.")
+        raise TrainingError(f"{path}: the table does not exist; give a .csv or .parquet file.")
     if path.suffix.lower() == ".parquet":
         return _parquet_rows(path)
     if path.suffix.lower() != ".csv":
-        raise TrainingError(f"{path}: a manifest ends in .csv or .parquet.")
+        raise TrainingError(f"{path}: the name of a table ends in .csv or .parquet.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
