@@ -57,6 +57,6 @@ def ccl_preprocess(frames, preprocessing=None):
     Returns:
         torch.Tensor: float32, resized, centre-cropped and normalised.
     """
-    from ccl_hub.embed import preprocess
+    from ccl_hub.arrays import preprocess
 
     return preprocess(frames, preprocessing)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from . import __version__, sampling, video, writers
-from .config import Preprocessing
+from .arrays import as_array, pil_pixels
 from .errors import DecodeError, InputError, ModelError
 from .transforms import to_clips
 
@@ -228,7 +228,7 @@ def embed_frames(
         ModelError: The model gives NaN or infinity.
     """
     label = _check_call(model, clips, every_seconds, batch_size)
-    frames = _as_array(frames)
+    frames = as_array(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise InputError(
             f"frames are {frames.dtype} of shape {frames.shape}; "
@@ -272,9 +272,9 @@ def embed_image(model: CCLModel, image: ImageLike) -> Embeddings:
     if isinstance(image, (str, Path)):
         return embed_video(model, image, clips=1)
     if isinstance(image, (np.ndarray, torch.Tensor)):
-        array = _as_array(image)
+        array = as_array(image)
     elif hasattr(image, "getexif"):  # only a PIL image has it, so PIL is there
-        array = _pil_pixels(image)
+        array = pil_pixels(image)
     else:
         raise InputError(
             f"the image is a {type(image).__name__}; allowed: a path, a uint8 (H, W, 3) RGB "
@@ -283,28 +283,6 @@ def embed_image(model: CCLModel, image: ImageLike) -> Embeddings:
     if array.ndim != 3:
         raise InputError(f"the image has shape {array.shape}; allowed: uint8 (H, W, 3) RGB.")
     return embed_frames(model, array[None], [0.0], clips=1)
-
-
-def _as_array(frames: object) -> np.ndarray:
-    """Return an array, a list of arrays or a tensor on any device as an array."""
-    return np.asarray(frames.cpu() if isinstance(frames, torch.Tensor) else frames)
-
-
-def _pil_pixels(image: Image) -> np.ndarray:
-    """Return the uint8 (H,W,3) RGB pixels that the decoder gives for the image's file."""
-    import PIL.Image
-    import PIL.ImageOps
-
-    if image.mode.startswith(("I", "F")):
-        raise InputError(
-            f"the PIL image has mode {image.mode!r}, more than 8 bits a channel; "
-            "give its file, or convert it to 'RGB' by the range you mean."
-        )
-    upright = PIL.ImageOps.exif_transpose(image)
-    if upright.has_transparency_data:
-        black = PIL.Image.new("RGBA", upright.size, (0, 0, 0, 255))
-        upright = PIL.Image.alpha_composite(black, upright.convert("RGBA"))
-    return np.asarray(upright.convert("RGB"))
 
 
 def _plan(
@@ -429,31 +407,3 @@ def _provenance(model: CCLModel, label: str, **source: object) -> EmbeddingProve
         torch=torch.__version__,
         **source,  # type: ignore[arg-type]
     )
-
-
-def preprocess(
-    frames: np.ndarray | torch.Tensor, preprocessing: Preprocessing | None = None
-) -> torch.Tensor:
-    """Turn raw uint8 frames into the network's input, exactly as :func:`embed_frames` does.
-
-    Args:
-        frames: (T, H, W, 3) or (B, T, H, W, 3) uint8 RGB.
-        preprocessing: ``model.preprocessing``; the paper's by default.
-
-    Returns:
-        (B, 3, T, 112, 112) float32, normalised.
-
-    Raises:
-        InputError: Another shape or dtype.
-    """
-    array = _as_array(frames)
-    if array.ndim not in (4, 5) or array.shape[-1] != 3 or array.dtype != np.uint8:
-        raise InputError(
-            f"frames are {array.dtype} of shape {array.shape}; "
-            "allowed: uint8 (T, H, W, 3) or (B, T, H, W, 3) RGB."
-        )
-    pre = preprocessing or Preprocessing()
-    flat = array.reshape(-1, *array.shape[-3:])  # (B*T,H,W,3)
-    small = video.resize_rgb(flat, pre)  # (B*T,h,w,3)
-    batch = 1 if array.ndim == 4 else len(array)
-    return to_clips(torch.from_numpy(small.reshape(batch, -1, *small.shape[1:])), pre)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ccl_hub import video
+from ccl_hub.arrays import preprocess
 from ccl_hub.config import Preprocessing
-from ccl_hub.embed import Embeddings, _batches, embed_frames, embed_image, embed_video, preprocess
+from ccl_hub.embed import Embeddings, _batches, embed_frames, embed_image, embed_video
 from ccl_hub.errors import DecodeError, InputError, MediaNotFoundError, ModelError
 from ccl_hub.model import CCLModel
 from tests.test_model import tiny_model
