@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import socket
@@ -28,13 +29,14 @@ from tiny_run import (
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
 from training import checkpoints
+from training import pretrain as pretrain_module
 from training import trainer as trainer_module
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.distributed import World
 from training.export import main as export_main
 from training.logs import read_log
 from training.pretrain import only_run_in
-from training.recipe import read_recipe
+from training.recipe import Precision, read_recipe
 from training.rendered import RenderedVideos
 
 
@@ -82,6 +84,45 @@ def test_two_views_and_chunks_and_adamw_run(tmp_path):
     done = run(tmp_path, changes=(*changes, "schedule.epochs=2"))
     assert done.returncode == 0, done.stderr
     assert len(trained_steps(tmp_path)) == 12
+
+
+def test_clips_a_second_count_both_views(tmp_path, monkeypatch):
+    """Once a step of two views counted as many clips as a step of one."""
+    rates = []
+    for views in (1, 2):
+        clock = itertools.count()
+        monkeypatch.setattr(trainer_module.time, "perf_counter", lambda c=clock: float(next(c)))
+        changes = (f"data.views={views}", "schedule.epochs=1", "schedule.warmup_epochs=0")
+        assert run(tmp_path / str(views), changes=changes).returncode == 0
+        lines = read_log(tmp_path / str(views) / "log.jsonl")
+        rates.append(lines[-1]["clips_per_second"])
+    assert rates[1] == 2 * rates[0]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_gives_the_weights_of_an_eager_one(tmp_path):
+    changes = ("schedule.epochs=2", "data.views=2", "optim.chunks=2", "stages=[]")
+    assert run(tmp_path / "eager", changes=changes).returncode == 0
+    compiled = run(tmp_path / "compiled", changes=(*changes, "precision.compile=true"))
+    assert compiled.returncode == 0, compiled.stderr
+    ours, theirs = final_tensors(tmp_path / "compiled"), final_tensors(tmp_path / "eager")
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_deterministic_runs_tell_cublas_before_its_first_use(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "to be unset")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        pretrain_module.set_precision(Precision(deterministic=True))
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        pretrain_module.set_precision(Precision())
+    assert torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_resident_frames_train_as_frames_read_one_by_one(tmp_path):
@@ -202,6 +243,7 @@ def test_an_empty_class_and_an_unreadable_video_are_refused(tmp_path):
         (("optim.batch=25",), "24 usable videos, fewer than optim.batch = 25"),
         (("validation.packs=['/nonexistent/pack']",), "/nonexistent/pack: no finished pack"),
         (("validation.rendered=8",), "no video of split 'test'"),
+        (("data.resident_size_px=[32, 32]",), "but cache is 'none', so it would have no effect"),
         (("data.cache='gpu'",), "data.cache is 'gpu' but training runs on cpu"),
     ],
 )

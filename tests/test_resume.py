@@ -78,6 +78,11 @@ def undisturbed(tmp_path_factory):
 def assert_same(out, undisturbed):
     """Every logged value of every step, and every bit of the final checkpoint."""
     assert trained_steps(out) == trained_steps(undisturbed)
+    assert_tensors_same(out, undisturbed)
+
+
+def assert_tensors_same(out, undisturbed):
+    """Every bit of the final checkpoint."""
     ours, theirs = final_tensors(out), final_tensors(undisturbed)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -262,9 +267,36 @@ def test_the_newest_by_number_wins_and_old_ones_go(tmp_path):
     assert newest is not None
     assert newest.state["step"] == 100_000_000
     remove_leftovers(tmp_path)
-    prune(tmp_path, keep=2)
+    prune(tmp_path, keep=2, step=100_000_000)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["notes.txt", "step-100000000.safetensors", "step-99999999.safetensors"]
+
+
+def test_a_later_damaged_checkpoint_does_not_crowd_out_the_one_just_written(tmp_path):
+    """Once the checkpoint just written went, and the damaged one stayed."""
+    checkpoint_path(tmp_path, 12).write_bytes(b"rubbish")
+    for step in (8, 10):
+        write_checkpoint(checkpoint_path(tmp_path, step), {"w": torch.zeros(1)}, {"step": step})
+        prune(tmp_path, keep=1, step=step)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step-00000010.safetensors",
+        "step-00000012.safetensors",
+    ]
+    newest = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.state["step"] == 10
+
+
+def test_going_back_to_an_earlier_checkpoint_wants_a_folder_without_later_ones(
+    undisturbed, tmp_path
+):
+    """Once the next --resume auto took the checkpoint of the abandoned attempt."""
+    earlier = str(list_checkpoints(undisturbed / "checkpoints")[0])
+    done = run(undisturbed, "--resume", earlier)
+    assert done.returncode == 2
+    assert f"holds checkpoints after step 20 (step-{STEPS:08d}.safetensors" in done.stderr
+    assert run(tmp_path, "--resume", earlier).returncode == 0
+    assert_tensors_same(tmp_path, undisturbed)
 
 
 def test_no_checkpoint_and_only_damaged_ones_differ(tmp_path):

@@ -28,6 +28,7 @@ from ccl_hub.files import make_folder, write_atomically
 __all__ = [
     "Checkpoint",
     "checkpoint_path",
+    "later_checkpoints",
     "list_checkpoints",
     "load_newest",
     "optimizer_state",
@@ -72,10 +73,19 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in ``folder``, oldest first; none if there is no such folder."""
+    return [path for _, path in _by_step(folder)]
+
+
+def later_checkpoints(folder: Path, step: int) -> list[Path]:
+    """Return the checkpoints in ``folder`` of steps after ``step``, oldest first."""
+    return [path for number, path in _by_step(folder) if number > step]
+
+
+def _by_step(folder: Path) -> list[tuple[int, Path]]:
     if not folder.is_dir():
         return []
     found = [(int(m[1]), p) for p in folder.iterdir() if (m := NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted(found)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -164,9 +174,17 @@ def load_newest(folder: Path) -> Checkpoint | None:
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` (at least 1) checkpoints."""
-    for path in list_checkpoints(folder)[: -max(keep, 1)]:
+def prune(folder: Path, keep: int, step: int) -> None:
+    """Delete old checkpoints.
+
+    Args:
+        folder: Where checkpoints are kept.
+        keep: How many stay, at least 1, counted from ``step`` downwards.
+        step: Of the checkpoint just written. Later ones are left alone: they are damaged, or the
+            run would have gone on from them, and must not crowd out the one just written.
+    """
+    until_now = [path for number, path in _by_step(folder) if number <= step]
+    for path in until_now[: -max(keep, 1)]:
         path.unlink(missing_ok=True)
 
 

@@ -142,7 +142,7 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
     stop = StopFlag()
     if recipe.log.curves:
         require_drawing()
-    _set_precision(recipe.precision)
+    set_precision(recipe.precision)
     with start_world(recipe.precision.device) as world:
         checkpoint = _choose_checkpoint(folder, resume)
         source = open_source(recipe, world.device)
@@ -197,7 +197,15 @@ def _choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoi
     if resume == "auto":
         return checkpoints.load_newest(kept)
     if resume is not None:
-        return checkpoints.read_checkpoint(Path(resume))
+        chosen = checkpoints.read_checkpoint(Path(resume))
+        later = checkpoints.later_checkpoints(kept, chosen.state["step"])
+        if later:
+            raise ConfigError(
+                f"{folder}: holds checkpoints after step {chosen.state['step']} ({later[0].name} "
+                "and so on), which --resume auto would take next time; move them away, or give "
+                "another --out."
+            )
+        return chosen
     if checkpoints.list_checkpoints(kept):
         raise ConfigError(
             f"{folder}: holds checkpoints of an earlier run; go on with --resume auto, "
@@ -206,10 +214,13 @@ def _choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoi
     return None
 
 
-def _set_precision(precision: Precision) -> None:
+def set_precision(precision: Precision) -> None:
     """Apply what PyTorch keeps per process."""
     if precision.threads:
         torch.set_num_threads(precision.threads)
+    torch.backends.cudnn.benchmark = not precision.deterministic
+    if precision.deterministic:  # cuBLAS wants it said before its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(precision.deterministic)
 
 

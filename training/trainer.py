@@ -24,7 +24,14 @@ from ccl_hub.errors import ConfigError, TrainingError
 
 from . import checkpoints
 from .clips import ClipSource
-from .distributed import World, backward_step, barrier, local_batch, synchronise_batchnorm
+from .distributed import (
+    World,
+    backward_step,
+    barrier,
+    broadcast_model,
+    local_batch,
+    synchronise_batchnorm,
+)
 from .ema import EmaWeights
 from .loader import Batch
 from .logs import ProgressLine, RunLog
@@ -136,7 +143,7 @@ class Trainer:
         folder = self.folder / "checkpoints"
         path = checkpoints.checkpoint_path(folder, self.step)
         checkpoints.write_checkpoint(path, tensors, state)
-        checkpoints.prune(folder, self.recipe.log.keep_checkpoints)
+        checkpoints.prune(folder, self.recipe.log.keep_checkpoints, self.step)
         self._saved = position
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
@@ -232,7 +239,8 @@ class Trainer:
         self._add_time()
         memory = STEP_SECONDS_MEMORY if self._step_seconds else 0.0
         self._step_seconds = memory * self._step_seconds + (1 - memory) * took
-        values["clips_per_second"] = self.recipe.optim.batch / took
+        clips = self.recipe.optim.batch * self.recipe.data.views
+        values["clips_per_second"] = clips / took
         values["data_wait_share"] = waited / took
         values["seconds"] = self.seconds
         return values
@@ -315,9 +323,10 @@ class Trainer:
 
     def _untrained(self) -> CCLModel:
         """Return the network as it was before the first step."""
-        with torch.random.fork_rng(devices=[]):
+        device = self.world.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self.recipe.seed)
-            return initial_model(self.recipe).to(self.world.device)
+            return initial_model(self.recipe).to(device)
 
 
 def require_same_start(step: int, world: World) -> None:
@@ -369,6 +378,7 @@ def initial_model(recipe: Recipe) -> CCLModel:
 def _new_model(recipe: Recipe, world: World) -> CCLModel:
     """Build the model as the recipe asks, in training mode."""
     model = initial_model(recipe).to(world.device)
+    broadcast_model(model, world)  # the same bits, whatever another machine's torch has drawn
     if recipe.optim.sync_batchnorm:
         synchronise_batchnorm(model, world)
     if recipe.precision.compile:
