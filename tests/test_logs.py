@@ -36,6 +36,16 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
     assert [x["step"] for x in read_log(path) if x["kind"] == "train"] == [1, 2, 3]
 
 
+def test_a_log_damaged_by_a_crash_does_not_keep_a_run_from_going_on(tmp_path, caplog):
+    """Zeros where the disk had not written: once a traceback at every --resume."""
+    write_steps(tmp_path, 0, 2)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes() + b"\0" * 40 + b"\n" + b'{"kind": "train", "step": 9}\n')
+    write_steps(tmp_path, 2, 3)
+    assert "log.jsonl: damaged from line 3 on" in caplog.text
+    assert [x["step"] for x in read_log(path) if x["kind"] == "train"] == [1, 2, 3]
+
+
 def test_other_ranks_write_nothing(tmp_path):
     write_steps(tmp_path / "run", 0, 2, active=False)
     assert not (tmp_path / "run").exists()

@@ -30,7 +30,10 @@ SHOWN = ("total", "forward", "backward", "penalty", "cycle_rate")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Read a ``log.jsonl``; a last line cut off by a kill is left out.
+    """Read a ``log.jsonl``.
+
+    A last line cut off by a kill is left out, and so is, with a warning, all from a line on that a
+    crash of the machine has damaged: the checkpoints decide a run, not its log.
 
     Args:
         path: The file; a missing one has no lines.
@@ -40,8 +43,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            logger.warning("%s: damaged from line %d on; the rest is dropped", path, number)
+            break
+    return found
 
 
 class RunLog:
