@@ -51,11 +51,21 @@ def test_literal_recipes_are_those_of_section_4_1(name, epochs, lr, weight_decay
     assert recipe.objective.weights == (0.2, 0.2, 0.4)
     assert recipe.objective.penalty_reduction == "sum"
     assert (recipe.augment.kind, recipe.augment.crop_px) == ("paper", 112)
-    assert recipe.data.views == 1
+    assert (recipe.data.views, recipe.data.split) == (1, "train")
+    assert (recipe.optim.momentum, recipe.optim.clip_norm) == (0.9, None)
+    assert recipe.optim.decay_norm_and_bias
+    assert recipe.objective.terms == ("forward", "backward", "penalty")
+    assert recipe.augment.flip_probability == 0
     assert not recipe.model.projection_norm
     assert recipe.stages == ()
     assert recipe.preprocessing.clip_frames == 8
     assert recipe.preprocessing.frame_interval_seconds == 0.16
+
+
+def test_no_recipe_of_a_benchmark_trains_on_its_test_videos():
+    """A pack of the whole set, as validation wants it, once was trained on whole."""
+    for name in ("k400", "k400_tuned", "ucf101", "ucf101_tuned"):
+        assert read_recipe(name).data.split == "train"
 
 
 def test_tuned_recipes_use_the_tuned_objective():

@@ -58,6 +58,7 @@ FREE_KEYS = (
     "log.",
     "validation.",
     "data.workers",
+    "data.cache",
     "data.pack",
     "data.folder",
     "budget.max_seconds",

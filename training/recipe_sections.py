@@ -42,7 +42,7 @@ class Data:
         cache: Keep decoded frames resident in ``"ram"`` or on the ``"gpu"``; ``"none"`` reads
             them as needed.
         resident_size_px: Height and width to which cached frames are shrunk; as they are if empty.
-        workers: Threads that read ahead; 0 reads when asked.
+        workers: Threads that read ahead, 0 reads when asked; at least 2 fill the cache.
     """
 
     pack: str = ""
@@ -70,6 +70,11 @@ class Data:
             self.resident_size_px,
             "height and width of at least 16, or left out",
         )
+        if self.resident_size_px and self.cache == "none":
+            raise ConfigError(
+                f"resident_size_px is {list(self.resident_size_px)} but cache is 'none', so it "
+                "would have no effect; set cache to 'ram' or 'gpu', or leave the size out."
+            )
         require(0 <= self.workers <= 256, "workers", self.workers, "0 to 256")
 
 
