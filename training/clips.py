@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +26,10 @@ from .store import FrameSource, FrameStore, VideoFolderStore
 
 __all__ = ["ClipSource", "SplitSource", "open_source", "require_same_frames"]
 
+logger = logging.getLogger(__name__)
+
 Chunk = Tensor | tuple[Tensor, Tensor]
+LOADING_SECONDS = 10.0
 
 
 class SplitSource:
@@ -172,8 +177,27 @@ def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
         place = device if data.cache == "gpu" else "cpu"
         height_width = data.resident_size_px
         size_px = (height_width[0], height_width[1]) if height_width else None
-        frames = ResidentFrames(frames, place, size_px)
+        frames = ResidentFrames(
+            frames, place, size_px, threads=max(2, data.workers), progress=_Loading(frames).advance
+        )
     return ClipSource(recipe, frames, device)
+
+
+class _Loading:
+    """Logs, now and then, how many frames are resident: large sets take minutes."""
+
+    def __init__(self, frames: FrameSource) -> None:
+        self._all = sum(frames.frames_of(video) for video in range(len(frames)))
+        self._done = 0
+        self._said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` more frames."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._said >= LOADING_SECONDS:
+            self._said = now
+            logger.info("%d of %d frames resident", self._done, self._all)
 
 
 def _open_frames(recipe: Recipe) -> FrameSource:
@@ -186,7 +210,10 @@ def _open_frames(recipe: Recipe) -> FrameSource:
         return store
     if data.folder:
         return VideoFolderStore(
-            data.folder, recipe.preprocessing, allow_problems=data.allow_problems
+            data.folder,
+            recipe.preprocessing,
+            workers=max(2, data.workers),
+            allow_problems=data.allow_problems,
         )
     raise ConfigError(
         "the recipe names no data to train on; give --set data.pack=FOLDER of "
