@@ -217,7 +217,7 @@ class CCLConfig:
     def fingerprint(self) -> str:
         """Return a 16-digit hash of what decides an embedding: architecture and preprocessing."""
         values = self.to_dict()
-        del values["provenance"]
+        del values["provenance"], values["schema_version"]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
