@@ -194,3 +194,21 @@ def test_the_benchmark_runs_and_writes_its_figures(packed, videos, tmp_path):
         "augment strong 128x171 -> 32",
     ]
     assert all(rate > 0 for rate in rows.values())
+
+
+def test_the_benchmark_of_training_times_loader_step_both_and_the_naive_way(
+    packed, videos, tmp_path, capsys
+):
+    from benchmarks.training import main as benchmark
+
+    out = tmp_path / "training.json"
+    source = str(videos.items[0].path.parent)
+    changes = [f"data.pack={packed}", "optim.batch=2", "precision.autocast=none", "data.workers=1"]
+    changes += ["precision.device=cpu", "preprocessing.clip_frames=2"]
+    arguments = [text for change in changes for text in ("--set", change)]
+    arguments += ["--videos", source, "--crop-px", "32", "--steps", "1", "--rounds", "1"]
+    assert benchmark(["mini", *arguments, "--out", str(out)]) == 0
+    rows = {row["name"]: row["clips_per_second"] for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == ["loader", "step", "both", "naive"]
+    assert all(rate > 0 for rate in rows.values())
+    assert capsys.readouterr().out.count("clips/s") == 4
