@@ -11,8 +11,9 @@ from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
 from training import export as export_module
 from training.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
-from training.export import export, main
+from training.export import export, main, provenance
 from training.recipe import read_recipe
+from training.software import software
 
 TABLE = {
     "features": {
@@ -96,6 +97,18 @@ def test_the_folder_tells_where_the_weights_come_from(checkpoint_file, tmp_path)
     published = "".join(path.read_text() for path in out.glob("*.[jm][sd]*"))
     assert "clips" in published
     assert "somebody" not in published
+
+
+def test_commit_and_versions_are_those_of_the_training(checkpoint_file, tmp_path):
+    """Once they were those of the export, by whatever source tree."""
+    checkpoint = read_checkpoint(checkpoint_file)
+    trained_with = {"commit": "a" * 40, "versions": {"torch": "9.9"}}
+    checkpoint.state["software"] = trained_with
+    record = provenance(checkpoint, read_recipe("smoke"), "fp16", ema=False)
+    assert (record["commit"], record["versions"]) == ("a" * 40, {"torch": "9.9"})
+    trained_with["commit"] = ""  # trained on a copy without git
+    record = provenance(checkpoint, read_recipe("smoke"), "fp16", ema=False)
+    assert record["commit"] == software()["commit"]
 
 
 def test_unusable_checkpoints_are_one_line_and_exit_code_2(tmp_path, capsys):

@@ -202,6 +202,19 @@ def test_command_line_reports_on_stderr_and_by_exit_code(tmp_path, capsys):
     assert "quality is 5; allowed are 50 to 100" in capsys.readouterr().err
 
 
+def test_missing_videos_are_told_before_packing(tmp_path, capsys):
+    """A wrong --root is seen at once, not after hours."""
+    make_videos(tmp_path / "v")
+    (tmp_path / "list.csv").write_text("path\n0.mp4\nabsent.mp4\n")
+    out = ["--out", str(tmp_path / "p"), "--root", str(tmp_path / "v"), "--workers", "1"]
+    assert main([str(tmp_path / "list.csv"), *out]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("before packing:\nproblem ")
+    before, _, after = errors.partition("0%")
+    assert before.count("absent.mp4: no file") == after.count("absent.mp4: no file") == 1
+    assert FrameStore(tmp_path / "p").names == ["0.mp4"]
+
+
 def test_nothing_packable_is_an_error(tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "v/a.mp4").write_text("no")

@@ -13,7 +13,14 @@ from ccl_hub.errors import TrainingError
 
 from .datasets import VideoItem, VideoList
 
-__all__ = ["Problem", "check_videos", "file_sha256", "problem_table", "usable_videos"]
+__all__ = [
+    "Problem",
+    "check_videos",
+    "file_sha256",
+    "missing_videos",
+    "problem_table",
+    "usable_videos",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +84,15 @@ def check_videos(videos: VideoList) -> tuple[Problem, ...]:
     for items in by_size.values():
         found |= _same_bytes(items) if len(items) > 1 else {}
     return tuple(found[item.id] for item in videos if item.id in found)
+
+
+def missing_videos(videos: VideoList) -> tuple[Problem, ...]:
+    """Find the files that are not there, without opening the others: quick for any list."""
+    return tuple(
+        Problem(item.id, "not_found", f"no file {item.path}")
+        for item in videos
+        if not item.path.is_file()
+    )
 
 
 def _same_bytes(items: list[VideoItem]) -> dict[str, Problem]:

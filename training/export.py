@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ccl_hub import CCLModel
@@ -26,6 +24,7 @@ from ccl_hub.files import write_atomically
 
 from .checkpoints import Checkpoint, list_checkpoints, read_checkpoint
 from .recipe import Recipe, recipe_from_dict
+from .software import software
 
 __all__ = ["export", "main"]
 
@@ -156,12 +155,9 @@ def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) ->
         "training_seconds": round(state["seconds"], 1),
         "weights": {"averaged": ema, "dtype": dtype},
         "metrics": state["metrics"],
-        "commit": _commit(),
-        "versions": {
-            "python": sys.version.split()[0],
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
+        # Older checkpoints do not say what wrote them; a copy without git knows no commit.
+        "commit": state.get("software", {}).get("commit") or software()["commit"],
+        "versions": state.get("software", software())["versions"],
     }
 
 
@@ -172,23 +168,6 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
         data[key] = Path(data[key]).name
     validation["packs"] = [Path(place).name for place in validation["packs"]]
     return {**recipe, "data": data, "validation": validation}
-
-
-def _commit() -> str:
-    """Return the commit of the source tree, with ``-dirty`` for changes, or "" outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def model_card(config: CCLConfig, record: Mapping[str, Any]) -> str:

@@ -27,8 +27,9 @@ from ccl_hub.config import Preprocessing
 from ccl_hub.errors import CCLError, TrainingError
 from ccl_hub.files import make_folder, write_atomically
 
-from .dataset_checks import Problem, problem_table
+from .dataset_checks import Problem, missing_videos, problem_table
 from .datasets import VideoList
+from .folder_lock import FolderInUseError, only_writer
 from .pack_index import PackedShard, read_shard, write_index
 from .pack_pool import ShardTask, run_tasks
 from .pack_worker import PackOptions, decoder_version
@@ -158,20 +159,14 @@ def _claim(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
 
 @contextmanager
 def _only_packer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, so that two packings never write to one folder (not on Windows)."""
-    if os.name == "nt":
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(
-                f"{folder}: another packing is writing here; wait for it or stop it."
-            ) from error
-        yield
+    """Hold the folder, so that two packings never write to one."""
+    try:
+        with only_writer(folder):
+            yield
+    except FolderInUseError as error:
+        raise TrainingError(
+            f"{folder}: another packing is writing here; wait for it or stop it."
+        ) from error
 
 
 def _tasks(videos: VideoList, folder: Path, plan: str, shard_videos: int) -> list[ShardTask]:
@@ -272,6 +267,9 @@ def main(arguments: list[str] | None = None) -> int:
             Preprocessing(), chosen.codec, chosen.quality, chosen.decoder, chosen.keep_incomplete
         )
         videos = source_from_arguments(chosen)
+        missing = missing_videos(videos)
+        if missing:
+            print(f"before packing:\n{problem_table(missing)}", file=sys.stderr)
         with tqdm(total=len(videos), unit="video", file=sys.stderr) as bar:
             report = pack(
                 videos,

@@ -28,6 +28,7 @@ from ccl_hub.files import make_folder, write_atomically
 from . import checkpoints
 from .clips import open_source
 from .distributed import World, start_world
+from .folder_lock import FolderInUseError, only_writer
 from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from .recipe import Precision, Recipe, read_recipe
 from .trainer import NonFiniteError, Outcome, Trainer, require_same_start
@@ -178,17 +179,13 @@ def only_run_in(folder: Path, world: World) -> Iterator[None]:
     if world.rank != 0:
         yield
         return
-    import fcntl
-
-    with (make_folder(folder) / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"{folder}: another run is writing here; wait for it, stop it, or give another "
-                "--out."
-            ) from error
-        yield
+    try:
+        with only_writer(make_folder(folder)):
+            yield
+    except FolderInUseError as error:
+        raise ConfigError(
+            f"{folder}: another run is writing here; wait for it, stop it, or give another --out."
+        ) from error
 
 
 def _choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoint | None:

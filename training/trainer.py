@@ -37,6 +37,7 @@ from .loader import Batch
 from .logs import ProgressLine, RunLog
 from .recipe import Recipe, differing_keys, recipe_from_dict
 from .schedules import learning_rate
+from .software import software
 from .validation import Validator
 
 __all__ = ["NonFiniteError", "Outcome", "Trainer", "initial_model", "require_same_start"]
@@ -137,6 +138,7 @@ class Trainer:
             "steps_per_epoch": self.steps_per_epoch,
             "recipe": self.recipe.to_dict(),
             "data": self.source.identity(),
+            "software": software(),
             "optimizer_values": optimizer_values,
             "metrics": self.metrics,
         }
