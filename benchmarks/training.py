@@ -91,9 +91,8 @@ def rows(
     if videos is None:
         return found
     listed = list_videos(videos)
-    files = VideoFolderStore(
-        VideoList("part", listed.items[: recipe.optim.batch]), recipe.preprocessing
-    )
+    part = VideoList("part", listed.items[: recipe.optim.batch], listed.classes)
+    files = VideoFolderStore(part, recipe.preprocessing)
     naive_source = ClipSource(recipe, NaiveVideos(files), device)
     naive_batches = endless(naive_source, device)
     naive_update = updater(recipe, Conv3dNetwork(CCLModel(recipe.model_config)), device)

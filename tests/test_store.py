@@ -202,11 +202,13 @@ def test_the_benchmark_of_training_times_loader_step_both_and_the_naive_way(
     from benchmarks.training import main as benchmark
 
     out = tmp_path / "training.json"
-    source = str(videos.items[0].path.parent)
+    source = tmp_path / "videos.csv"  # with classes, as a data set has them
+    source.write_text("path,class\n" + "".join(f"{item.id},a\n" for item in videos))
+    (tmp_path / "videos").symlink_to(videos.items[0].path.parent)
     changes = [f"data.pack={packed}", "optim.batch=2", "precision.autocast=none", "data.workers=1"]
     changes += ["precision.device=cpu", "preprocessing.clip_frames=2"]
     arguments = [text for change in changes for text in ("--set", change)]
-    arguments += ["--videos", source, "--crop-px", "32", "--steps", "1", "--rounds", "1"]
+    arguments += ["--videos", str(source), "--crop-px", "32", "--steps", "1", "--rounds", "1"]
     assert benchmark(["mini", *arguments, "--out", str(out)]) == 0
     rows = {row["name"]: row["clips_per_second"] for row in json.loads(out.read_text())["rows"]}
     assert list(rows) == ["loader", "step", "both", "naive"]
