@@ -71,6 +71,24 @@ def test_averaged_weights_are_exported_on_request(checkpoint_file, tmp_path):
     assert not torch.equal(plain.trunk.conv1.weight, weights)
 
 
+def test_figures_of_the_averaged_weights_go_with_these_alone(checkpoint_file, tmp_path):
+    """Once the last weights were exported by default, with the figures of the average."""
+    checkpoint = read_checkpoint(checkpoint_file)
+    checkpoint.state["recipe"]["ema"]["decay"] = 0.9
+    assert torch.equal(
+        export(checkpoint, tmp_path / "a").trunk.conv1.weight,
+        checkpoint.group("ema")["trunk.conv1.weight"],
+    )
+    assert "12.5 / 50.0 / 100.0" in (tmp_path / "a/README.md").read_text()
+    assert torch.equal(
+        export(checkpoint, tmp_path / "b", ema=False).trunk.conv1.weight,
+        checkpoint.group("model")["trunk.conv1.weight"],
+    )
+    card = (tmp_path / "b/README.md").read_text()
+    assert "Retrieval was not measured with these weights." in card
+    assert "100.0" not in card
+
+
 def test_no_averaged_weights_is_one_clear_error(checkpoint_file, tmp_path):
     checkpoint = read_checkpoint(checkpoint_file)
     tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("model/")}

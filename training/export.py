@@ -51,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="fp16")
     parser.add_argument("--name", default="", help="name of the model (default: the recipe's)")
     parser.add_argument("--trained-on", default="", help="the training data, in one line")
-    parser.add_argument("--ema", action="store_true", help="export the averaged weights")
+    parser.add_argument(
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        help="the averaged weights (default: where the run kept them), or the last ones",
+    )
     options = parser.parse_args(arguments)
     try:
         checkpoint = read_checkpoint(_find(options.checkpoint))
@@ -91,7 +95,7 @@ def export(
     dtype: str = "fp16",
     name: str = "",
     trained_on: str = "",
-    ema: bool = False,
+    ema: bool | None = None,
 ) -> CCLModel:
     """Write the model folder.
 
@@ -101,7 +105,8 @@ def export(
         dtype: ``"fp16"`` or ``"fp32"`` weights.
         name: Name of the model; the recipe's if empty.
         trained_on: The training data in one line; the name of the packed set if empty.
-        ema: Take the averaged weights.
+        ema: Take the averaged weights; None: where the recipe has them kept, as they are the ones
+            that were measured.
 
     Returns:
         The model, as it was before rounding to ``dtype``, in eval mode.
@@ -111,6 +116,8 @@ def export(
         OutputError: The folder cannot be written.
     """
     recipe = recipe_from_dict(checkpoint.state["recipe"], str(checkpoint.path))
+    if ema is None:
+        ema = recipe.ema.decay is not None
     tensors = checkpoint.group("ema" if ema else "model")
     if not tensors:
         raise ConfigError(
@@ -145,8 +152,11 @@ def _write_records(folder: Path, config: CCLConfig, record: Mapping[str, Any]) -
 
 
 def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) -> dict[str, Any]:
-    """Return where the weights come from, as JSON values."""
+    """Return where the weights come from, as JSON values; figures only of these weights."""
     state = checkpoint.state
+    metrics = dict(state["metrics"])
+    if recipe.ema.decay is not None and not ema:
+        metrics.pop("trained", None)
     return {
         "recipe": _without_places(recipe.to_dict()),
         "data": state["data"],
@@ -154,7 +164,7 @@ def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) ->
         "finished": state["progress"] >= 1,
         "training_seconds": round(state["seconds"], 1),
         "weights": {"averaged": ema, "dtype": dtype},
-        "metrics": state["metrics"],
+        "metrics": metrics,
         # Older checkpoints do not say what wrote them; a copy without git knows no commit.
         "commit": state.get("software", {}).get("commit") or software()["commit"],
         "versions": state.get("software", software())["versions"],
@@ -210,7 +220,7 @@ def _retrieval_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Return the retrieval tables, trained beside random init, in per cent."""
     trained, untrained = metrics.get("trained", {}), metrics.get("random_init", {})
     if not trained:
-        return ["Retrieval was not measured in this run."]
+        return ["Retrieval was not measured with these weights."]
     lines = ["## Retrieval, top-1 / top-5 / top-10 in per cent", ""]
     for name, spaces in trained.items():
         lines += [f"### {name}", "", "| question | space | trained | random init |"]
