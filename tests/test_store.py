@@ -79,6 +79,11 @@ def test_stores_of_another_kind_are_refused(packed, tmp_path):
     write()
     with pytest.raises(TrainingError, match=r"index.arrow: unusable index"):
         FrameStore(tmp_path)
+    meta = json.loads((packed / "store.json").read_text())
+    del meta["shards"]
+    (tmp_path / "store.json").write_text(json.dumps(meta))
+    with pytest.raises(TrainingError, match=r"store.json: 'shards' is missing"):
+        FrameStore(tmp_path)
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(TrainingError, match="not JSON"):
         FrameStore(tmp_path)

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 STORE_FORMAT = "ccl-frame-store"
 STORE_VERSION = 1
+META_KEYS = frozenset(
+    "name classes videos frames codec preprocessing fingerprint shards problems".split()
+)
 
 
 class FrameSource(Protocol):
@@ -235,6 +238,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
             f"{path}: store version {meta.get('version')!r}, this version reads {STORE_VERSION}; "
             "pack the videos again."
         )
+    lacking = sorted(META_KEYS - meta.keys())
+    if lacking:
+        raise TrainingError(f"{path}: {lacking[0]!r} is missing; pack the videos again.")
     if meta.get("codec") not in CODECS:
         raise TrainingError(f"{path}: codec {meta.get('codec')!r}; allowed are {CODECS}.")
     return meta
