@@ -328,6 +328,8 @@ def test_mmact_cross_session_trains_on_four_of_five(tmp_path):
 
 def test_sources_by_name(tmp_path):
     touch(tmp_path / "v", "a/1.mp4", "b/2.mp4")
+    with pytest.raises(TrainingError, match="no video of split 'train'; none has a split, so ask"):
+        list_videos(tmp_path / "v", split="train")
     assert list_videos(tmp_path / "v").classes == ("a", "b")
     assert list_videos(tmp_path / "v", "folder").classes == ()
     table = write_csv(tmp_path / "m.csv", ("path", "split"), ("1.mp4", "x"), ("2.mp4", "y"))

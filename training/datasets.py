@@ -114,7 +114,8 @@ class VideoList:
         kept = tuple(item for item in self.items if item.split == split)
         if not kept:
             names = sorted({item.split for item in self.items})
-            raise TrainingError(f"{self.name}: no video of split {split!r}; there are {names}.")
+            there = f"there are {names}" if names != [""] else "none has a split, so ask for none"
+            raise TrainingError(f"{self.name}: no video of split {split!r}; {there}.")
         part = VideoList(f"{self.name} {split}", kept, self.classes)
         part.require_full_classes()
         return part
