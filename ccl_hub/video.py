@@ -100,9 +100,10 @@ class VideoReader:
             raise InputError(f"threads is {threads}; allowed: 0 (one per core) or more.")
         self._limits = limits or MediaLimits()
         self._threads = threads
+        self._given = Path(path)  # as errors name it
         self._path = check_path(path, self._limits)
         self._live: Iterator[tuple[int, Frame]] | None = None
-        with _named(self._path):
+        with _named(self._given):
             self._info, self._index = probe(self._opener, self._path, self._limits, decode_index)
             self._resize = FrameResizer(resize, self._limits.max_pixels)
             self._resize.fix_size(self._info.height_px, self._info.width_px)
@@ -146,7 +147,7 @@ class VideoReader:
             stream = frames_by_order(self._opener, wanted, tally)
         else:
             stream = frames_by_time(self._opener, self._index, wanted, tally)
-        with _named(self._path), closing(stream):
+        with _named(self._given), closing(stream):
             for number, frame in stream:
                 if frame is not None:
                     small = self._resize(frame)
@@ -250,11 +251,11 @@ def load_image(
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the path in front of media errors that do not name one yet."""
+    """Let media errors name the file as the caller did, whatever it resolves to."""
     try:
         yield
     except MediaError as error:
-        if error.path is not None:
+        if error.path == path:
             raise
         raise type(error)(error.reason, path) from error
 
