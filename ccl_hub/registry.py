@@ -43,8 +43,8 @@ _ENTRIES = (
         name="ccl_r18_mini",
         trained_on="3,222 unlabelled clips, 225 minutes (robot arms, phones, pets, surveillance)",
         bundled=True,
-        sha256="",
-        size_bytes=0,
+        sha256="c3d1000b2a631ade5a73e801297a718388c213c91292f5d7ec147bd503774cb3",
+        size_bytes=24_336_512,
     ),
     RegistryEntry(
         name="ccl_r18_k400",
