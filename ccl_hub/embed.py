@@ -79,7 +79,8 @@ class EmbeddingProvenance:
 class Embeddings:
     """Embeddings of one video at three levels; W clips of T frames, D = 512.
 
-    Compare by cosine similarity. Frame, clip and video vectors live in the same space.
+    Compare by cosine similarity: clips and videos with each other, frames with each other. How
+    well frames find videos depends on the checkpoint; its model card says.
 
     Args:
         clips: (W, D) float32, one vector for each clip (the network's video feature).
