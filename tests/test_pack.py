@@ -31,18 +31,6 @@ RAW = PackOptions(Preprocessing(), codec="raw")
 SECONDS_PER_VIDEO = 60
 
 
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    return from_folder(make_videos(tmp_path_factory.mktemp("videos")))
-
-
-@pytest.fixture(scope="module")
-def packed(videos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packed")
-    pack(videos, folder, workers=1, shard_videos=2)
-    return folder
-
-
 def content(folder):
     """All bytes of a store but for times of change."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}

@@ -13,6 +13,7 @@ import ccl_hub
 from ccl_hub import errors
 
 ROOT = Path(__file__).resolve().parent.parent
+SAFE_VALUES = {"weights_only": True, "allow_pickle": False}  # the only ones that may be written
 PACKAGE = sorted((ROOT / "ccl_hub").glob("*.py"))
 TRAINING = sorted((ROOT / "training").rglob("*.py"))
 SOURCES = [*PACKAGE, *TRAINING, ROOT / "hubconf.py", *sorted((ROOT / "benchmarks").glob("*.py"))]
@@ -60,14 +61,10 @@ def test_inference_needs_no_torchvision_and_no_click() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_banned_calls(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.keyword) and node.arg in (
-            "weights_only",
-            "allow_pickle",
-            "strict",
-        ):
-            value = getattr(node.value, "value", None)
-            wrong = {"weights_only": False, "allow_pickle": True}.get(node.arg)
-            assert value is not wrong or wrong is None, f"{path}:{node.value.lineno}: {node.arg}"
+        if isinstance(node, ast.keyword) and node.arg in SAFE_VALUES:
+            safe = isinstance(node.value, ast.Constant)
+            safe = safe and node.value.value is SAFE_VALUES[node.arg]
+            assert safe, f"{path}:{node.value.lineno}: {node.arg}"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = node.func.attr
             if name == "load_state_dict":

@@ -9,27 +9,14 @@ import torch
 
 pytest.importorskip("av")
 from media import numbers
-from numbered import FRAMES, bad_folder, make_videos
+from numbered import FRAMES, bad_folder
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import MediaError, TrainingError
-from training.datasets import from_folder
 from training.frame_codec import encode_frame, pillow_jpeg, torchvision_jpeg
 from training.loader import ResidentFrames
 from training.pack import pack
 from training.store import FrameStore, VideoFolderStore
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    return from_folder(make_videos(tmp_path_factory.mktemp("videos")))
-
-
-@pytest.fixture(scope="module")
-def packed(videos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("packed")
-    pack(videos, folder, workers=1, shard_videos=2)
-    return folder
 
 
 def test_frames_come_in_the_order_asked_for(packed):
