@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ccl_hub import CCLModel
 from ccl_hub.config import CCLConfig, Provenance
@@ -26,7 +27,7 @@ from .checkpoints import Checkpoint, list_checkpoints, read_checkpoint
 from .recipe import Recipe, recipe_from_dict
 from .software import software
 
-__all__ = ["export", "main"]
+__all__ = ["export", "find_checkpoint", "main", "trained_tensors"]
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 QUESTIONS = {
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        checkpoint = read_checkpoint(_find(options.checkpoint))
+        checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
         export(
             checkpoint,
             options.out,
@@ -79,8 +80,8 @@ def _fail(error: CCLError, code: int) -> int:
     return code
 
 
-def _find(path: Path) -> Path:
-    """Return the checkpoint file that ``path`` means."""
+def find_checkpoint(path: Path) -> Path:
+    """Return the checkpoint file that ``path`` means: itself, or the newest of a run's folder."""
     for folder in (path / "checkpoints", path):
         found = list_checkpoints(folder)
         if found:
@@ -116,14 +117,7 @@ def export(
         OutputError: The folder cannot be written.
     """
     recipe = recipe_from_dict(checkpoint.state["recipe"], str(checkpoint.path))
-    if ema is None:
-        ema = recipe.ema.decay is not None
-    tensors = checkpoint.group("ema" if ema else "model")
-    if not tensors:
-        raise ConfigError(
-            f"{checkpoint.path}: holds no averaged weights because ema.decay was not set; "
-            "leave out --ema."
-        )
+    tensors, ema = trained_tensors(checkpoint, recipe, ema)
     record = provenance(checkpoint, recipe, dtype, ema)
     source = Provenance(
         name=name or recipe.name,
@@ -136,6 +130,33 @@ def export(
     model.save_pretrained(folder, DTYPES[dtype])
     _write_records(folder, model.config, record)
     return model
+
+
+def trained_tensors(
+    checkpoint: Checkpoint, recipe: Recipe, ema: bool | None = None
+) -> tuple[dict[str, Tensor], bool]:
+    """Choose the weights to judge and to export.
+
+    Args:
+        checkpoint: Of a training run.
+        recipe: Its recipe.
+        ema: As :func:`export` takes it.
+
+    Returns:
+        The tensors of the model, and whether they are the averaged ones.
+
+    Raises:
+        ConfigError: Averaged weights are asked for but the run kept none.
+    """
+    if ema is None:
+        ema = recipe.ema.decay is not None
+    tensors = checkpoint.group("ema" if ema else "model")
+    if not tensors:
+        raise ConfigError(
+            f"{checkpoint.path}: holds no averaged weights because ema.decay was not set; "
+            "leave out --ema."
+        )
+    return tensors, ema
 
 
 def _write_records(folder: Path, config: CCLConfig, record: Mapping[str, Any]) -> None:
