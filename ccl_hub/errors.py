@@ -5,6 +5,8 @@
     ├── InputError (ValueError)           an argument of a call is not allowed
     ├── ModelError                        a model cannot be had, or gives NaN
     │   ├── ModelNotFoundError            no such model name, folder or Hub repository
+    │   ├── HubError                      the Hub cannot be reached, or refuses
+    │   ├── PublishError                  a model folder is not fit to be published
     │   └── WeightsError                  the weights are there but must not be used
     ├── MediaError                        one video or image cannot be embedded as asked
     │   ├── MediaNotFoundError            no such file, or not a regular local file
@@ -13,6 +15,7 @@
     │   ├── MediaLimitError               larger than the stated limits
     │   └── DecodeError                   damaged or truncated beyond use
     ├── OutputError (OSError)             a result could not be written
+    ├── ExportError                       a model cannot be written for another runtime
     └── TrainingError                     a training run cannot start or go on
 
 Each message says what happened, in which file, the value seen, what is allowed and what to do
@@ -27,6 +30,8 @@ __all__ = [
     "CCLError",
     "ConfigError",
     "DecodeError",
+    "ExportError",
+    "HubError",
     "InputError",
     "MediaError",
     "MediaLimitError",
@@ -35,6 +40,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoVideoError",
     "OutputError",
+    "PublishError",
     "TrainingError",
     "UnsupportedMediaError",
     "WeightsError",
@@ -59,6 +65,14 @@ class ModelError(CCLError):
 
 class ModelNotFoundError(ModelError):
     """No such model name, local folder or Hub repository."""
+
+
+class HubError(ModelError):
+    """The Hugging Face Hub cannot be reached, or refuses; trying again may help."""
+
+
+class PublishError(ModelError):
+    """A model folder is not fit to be published."""
 
 
 class WeightsError(ModelError):
@@ -117,6 +131,10 @@ class DecodeError(MediaError):
 
 class OutputError(CCLError, OSError):
     """A result could not be written."""
+
+
+class ExportError(CCLError):
+    """A model cannot be written for another runtime: a package is missing, or numbers differ."""
 
 
 class TrainingError(CCLError):
