@@ -28,6 +28,7 @@ from ccl_hub.files import make_folder, write_atomically
 __all__ = [
     "Checkpoint",
     "checkpoint_path",
+    "content_sha256",
     "later_checkpoints",
     "list_checkpoints",
     "load_newest",
@@ -105,7 +106,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
         "format": FORMAT,
         "version": VERSION,
         "state": text,
-        "sha256": _digest(plain, text),
+        "sha256": content_sha256(plain, text),
     }
     make_folder(path.parent)
     payload = serialize(plain, header)
@@ -139,7 +140,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "give a checkpoint of a training run."
         )
     text = header.get("state", "")
-    seen = _digest(tensors, text)
+    seen = content_sha256(tensors, text)
     if seen != header.get("sha256"):
         raise TrainingError(
             f"{path}: damaged, its sha256 is {seen} and should be {header.get('sha256')}; "
@@ -254,11 +255,11 @@ def _format_of(parameter: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Hash the JSON text and each tensor's name, dtype, shape and bytes, in order of names."""
+def content_sha256(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Hash a text and each tensor's name, dtype, shape and bytes, in order of names; as hex."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach().cpu()
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,0 +1,309 @@
+"""Labelled sets to evaluate on: packed, listed, or a folder of classes; and their arguments.
+
+Every set has the splits ``train`` and ``test``, and both hold every class. A set that comes
+without splits is given some by a rule that depends on ids alone, so that everyone gets the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ccl_hub.config import Preprocessing
+from ccl_hub.errors import ConfigError, TrainingError
+
+from .datasets import VideoItem, VideoList, from_folder, from_manifest
+from .rendered import RenderedVideos
+from .results import DataRecord
+from .store import FrameSource, FrameStore, VideoFolderStore
+
+__all__ = [
+    "EvaluationSet",
+    "add_evaluation_arguments",
+    "data_record",
+    "open_evaluation_set",
+    "open_evaluation_sets",
+    "with_splits",
+]
+
+RENDERED = "rendered:"
+TEST_SHARE = 0.3
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data``, ``--test-share``, ``--clips``, ``--batch-clips``, ``--precision``,
+    ``--device``, ``--threads``, ``--workers``, ``--cache`` and ``--out``.
+    """  # noqa: D205
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="PLACE",
+        help="a packed set, a .csv or .parquet list, a folder with one folder per class, or "
+        f"{RENDERED}N for N videos computed on the spot; may be repeated",
+    )
+    parser.add_argument(
+        "--test-share",
+        type=_share,
+        default=TEST_SHARE,
+        help="share of test videos where the data come without splits (default: %(default)s)",
+    )
+    parser.add_argument("--clips", type=_count, default=10, help="clips per video (default: 10)")
+    parser.add_argument("--batch-clips", type=_count, default=32, help="clips computed at once")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--threads", type=_count, help="CPU threads of torch (default: torch's)")
+    parser.add_argument("--workers", type=_count, default=2, help="threads that read frames")
+    parser.add_argument("--cache", type=Path, help="folder that keeps embeddings for later runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+class EvaluationSet:
+    """A source of frames whose videos have classes and the splits ``train`` and ``test``.
+
+    Args:
+        source: The frames.
+        videos: The same videos in the same order, with the classes and splits to use.
+        note: How the splits were made, where the source has none.
+
+    Raises:
+        TrainingError: A video to use has no class, a split is missing, or a class has no video in
+            one of the two.
+    """
+
+    def __init__(self, source: FrameSource, videos: VideoList, note: str = "") -> None:
+        self.source = source
+        self.videos = videos
+        self.names = [item.id for item in videos]
+        self.note = note
+        for split in ("train", "test"):
+            for item in videos.select(split):
+                if item.label is None:
+                    raise TrainingError(
+                        f"{videos.name}: {item.id} has no class; an evaluation needs the class of "
+                        "every train and test video."
+                    )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def frames_of(self, video: int) -> int:
+        """Return the number of frames of a video."""
+        return self.source.frames_of(video)
+
+    def seconds(self, video: int) -> np.ndarray:
+        """Return the presentation times of a video, float64 (n,)."""
+        return self.source.seconds(video)
+
+    def duration(self, video: int) -> float:
+        """Return the end of a video's last frame in seconds."""
+        return self.source.duration(video)
+
+    def frame_size(self, video: int) -> tuple[int, int]:
+        """Return height and width of a video's frames in pixels."""
+        return self.source.frame_size(video)
+
+    def read(
+        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
+        return self.source.read(video, indices, out)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the frames, classes and splits; the source's own where it has them."""
+        if self.videos is self.source.videos:
+            return self.source.fingerprint()
+        parts = f"{self.source.fingerprint()} {self.videos.fingerprint()}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def open_evaluation_set(
+    place: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    test_share: float = TEST_SHARE,
+    workers: int = 2,
+) -> EvaluationSet:
+    """Open a labelled set.
+
+    Args:
+        place: A packed folder; a manifest (``.csv``, ``.parquet``) with a ``class`` column; a
+            folder whose first level names the class; or ``rendered:N``.
+        preprocessing: Of the model: how frames are resized. A packed set must have been packed so.
+        test_share: Share of test videos where the data come without splits, between 0 and 1.
+        workers: Threads that look at unpacked videos.
+
+    Returns:
+        The set. A split ``val`` stands in for a missing ``test``; without any split,
+        :func:`with_splits` makes them. ``note`` says so.
+
+    Raises:
+        TrainingError: Nothing is there, videos cannot be used, or a class or split is missing.
+        ConfigError: The set was packed with another resize than the model's.
+    """
+    text, path = str(place), Path(place)
+    source: FrameSource
+    if text.startswith(RENDERED):
+        source = _rendered(text, preprocessing)
+    elif (path / "store.json").is_file():
+        store = FrameStore(path)
+        _require_frames_for(store, preprocessing)
+        source = store
+    elif path.suffix.lower() in (".csv", ".parquet"):
+        source = VideoFolderStore(from_manifest(path), preprocessing, workers=workers)
+    elif path.is_dir():
+        source = VideoFolderStore(from_folder(path, True), preprocessing, workers=workers)
+    else:
+        raise TrainingError(
+            f"{place}: no such data; give a packed set, a .csv or .parquet list, a folder with "
+            f"one folder per class, or {RENDERED}N."
+        )
+    videos, note = _with_train_and_test(source.videos, test_share)
+    return EvaluationSet(source, videos, note)
+
+
+def open_evaluation_sets(
+    options: argparse.Namespace, preprocessing: Preprocessing
+) -> list[EvaluationSet]:
+    """Open every ``--data`` of parsed arguments; see :func:`open_evaluation_set`.
+
+    Raises:
+        ConfigError: Two have the same name, so that their results could not be told apart.
+    """
+    sets = [
+        open_evaluation_set(
+            place, preprocessing, test_share=options.test_share, workers=options.workers
+        )
+        for place in options.data
+    ]
+    names = [labelled.videos.name for labelled in sets]
+    if len(set(names)) != len(names):
+        raise ConfigError(
+            f"data sets are named {', '.join(names)}; results need different names, so pack each "
+            "under a name of its own."
+        )
+    return sets
+
+
+def _rendered(text: str, preprocessing: Preprocessing) -> RenderedVideos:
+    number = text.removeprefix(RENDERED)
+    if not number.isdecimal() or int(number) < 1:
+        raise TrainingError(f"{text}: give the number of videos, such as {RENDERED}48.")
+    return RenderedVideos(int(number), preprocessing, seed=1)
+
+
+def _require_frames_for(store: FrameStore, wanted: Preprocessing) -> None:
+    """Raise ConfigError unless the store's frames were resized as the model wants them."""
+    names = ["resize", "resize_height_px"]
+    if wanted.resize == "stretch":
+        names.append("resize_width_px")
+    for name in names:
+        packed, asked = getattr(store.preprocessing, name), getattr(wanted, name)
+        if packed != asked:
+            raise ConfigError(
+                f"{store.folder}: packed with {name} = {packed!r}, the model was made for "
+                f"{asked!r}; pack the videos again with that, or evaluate them unpacked."
+            )
+
+
+def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoList, str]:
+    splits = {item.split for item in videos}
+    if splits == {""}:
+        return with_splits(videos, test_share)
+    if "test" not in splits and "val" in splits:
+        items = (
+            dataclasses.replace(item, split="test" if item.split == "val" else item.split)
+            for item in videos
+        )
+        return _relisted(videos, items), "tested on split val"
+    return videos, ""
+
+
+def with_splits(videos: VideoList, test_share: float = TEST_SHARE) -> tuple[VideoList, str]:
+    """Split a list by a rule that depends on nothing but ids, classes and groups.
+
+    Of each class the videos whose ids have the lowest SHA-256 become test videos: ``test_share``
+    of them, rounded, at least one and not all. Where every video has a group (an actor, a place),
+    whole groups are chosen so, over all classes: no group is on both sides.
+
+    Args:
+        videos: Their own splits are not looked at.
+        test_share: Between 0 and 1.
+
+    Returns:
+        The list with splits ``train`` and ``test``, and one line that says how they were made.
+
+    Raises:
+        TrainingError: A class, or the whole list, has only one video or group.
+
+    Example:
+        >>> items = tuple(VideoItem(str(i), Path(str(i)), "run") for i in range(10))
+        >>> split, note = with_splits(VideoList("x", items, ("run",)), 0.3)
+        >>> [item.id for item in split.select("test")]
+        ['4', '8', '9']
+    """
+    grouped = all(item.group for item in videos)
+    units: dict[str, set[str]] = defaultdict(set)
+    for item in videos:
+        units["" if grouped else item.label or ""].add(item.group if grouped else item.id)
+    test: set[str] = set()
+    for label, names in units.items():
+        test |= _lowest_hashes(names, test_share, f"{videos.name}: class {label!r}")
+    items = (
+        dataclasses.replace(item, split="test" if unit in test else "train")
+        for item in videos
+        for unit in (item.group if grouped else item.id,)
+    )
+    what = "groups" if grouped else "each class"
+    return _relisted(videos, items), f"split by hash, {100 * test_share:g} % of {what} for testing"
+
+
+def _lowest_hashes(names: Iterable[str], share: float, where: str) -> set[str]:
+    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(ordered) < 2:
+        raise TrainingError(
+            f"{where} has a single video or group ({ordered[0]}); a split into train and test "
+            "needs two."
+        )
+    return set(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
+
+
+def _relisted(videos: VideoList, items: Iterable[VideoItem]) -> VideoList:
+    return VideoList(videos.name, tuple(items), videos.classes)
+
+
+def data_record(source: FrameSource) -> DataRecord:
+    """Return what results say of a set.
+
+    Args:
+        source: An :class:`EvaluationSet`, or any source with classes and both splits.
+    """
+    splits = [item.split for item in source.videos]
+    return DataRecord(
+        name=source.videos.name,
+        fingerprint=source.fingerprint(),
+        train_videos=splits.count("train"),
+        test_videos=splits.count("test"),
+        classes=len(source.videos.classes),
+        note=getattr(source, "note", ""),
+    )

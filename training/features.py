@@ -1,0 +1,327 @@
+"""Embeddings of every clip of a labelled set, computed once and kept on disk.
+
+Retrieval, the linear probe and validation all start from the same embeddings: uniform clips of
+every video, centre crop (paper, Section 4.2). A cache file is one safetensors file per model, set,
+number of clips and precision. It carries the key it was made for and a hash of its content; a file
+that is damaged, or was made for something else, is computed again and replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from ccl_hub import CCLModel
+from ccl_hub.errors import InputError, ModelError
+from ccl_hub.files import make_folder, write_atomically
+from ccl_hub.sampling import ClipPlan, sample_eval
+from ccl_hub.transforms import centre_crop, to_clips
+
+from .checkpoints import content_sha256
+from .evaluation_sets import EvaluationSet
+from .store import FrameSource
+
+__all__ = ["SetFeatures", "embed_set", "features_key", "features_of"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "ccl-set-features"
+VERSION = 1
+SAID_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class SetFeatures:
+    """Embeddings of M clips of T frames, on the CPU; clips of a video together, in order.
+
+    Args:
+        frames: (M, T, D) float32 frame features, D = 512.
+        video: (M, D) float32 clip features.
+        frame_projections: (M, T, P) float32, the space of the loss, P = 128; not normalised.
+        video_projections: (M, P) float32, likewise.
+        video_ids: (M,) int64, position of each clip's video in its source.
+        clip_seconds: (M, 2) float64, start and end of each clip.
+        frame_seconds: (M, T) float64, presentation time of each frame.
+
+    Raises:
+        InputError: The shapes do not belong together.
+    """
+
+    frames: Tensor
+    video: Tensor
+    frame_projections: Tensor
+    video_projections: Tensor
+    video_ids: np.ndarray
+    clip_seconds: np.ndarray
+    frame_seconds: np.ndarray
+
+    def __post_init__(self) -> None:
+        m, t = self.frames.shape[:2]
+        seen = {f.name: tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)}
+        wanted = {
+            "frames": (m, t, self.video.shape[-1]),
+            "video": (m, self.frames.shape[-1]),
+            "frame_projections": (m, t, self.video_projections.shape[-1]),
+            "video_projections": (m, self.frame_projections.shape[-1]),
+            "video_ids": (m,),
+            "clip_seconds": (m, 2),
+            "frame_seconds": (m, t),
+        }
+        for name, shape in wanted.items():
+            if seen[name] != shape:
+                raise InputError(
+                    f"SetFeatures: {name} has shape {seen[name]}, expected {shape} beside frames "
+                    f"of {seen['frames']}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def take(self, clips: np.ndarray) -> SetFeatures:
+        """Return some clips, by position (int64) or by a mask (bool), in that order."""
+        chosen = np.flatnonzero(clips) if clips.dtype == bool else np.asarray(clips, np.int64)
+        rows = torch.from_numpy(chosen)
+        return SetFeatures(
+            **{
+                f.name: value[rows if isinstance(value, Tensor) else chosen]
+                for f in dataclasses.fields(self)
+                for value in (getattr(self, f.name),)
+            }
+        )
+
+    def of_split(self, source: FrameSource, split: str) -> SetFeatures:
+        """Return the clips of one split; ``video_ids`` stay positions in the whole source."""
+        splits = np.array([item.split for item in source.videos])
+        return self.take(splits[self.video_ids] == split)
+
+
+def features_of(
+    model: CCLModel,
+    source: FrameSource,
+    *,
+    clips: int = 10,
+    batch_clips: int = 32,
+    device: torch.device,
+    bf16: bool = False,
+    cache: Path | None = None,
+    workers: int = 2,
+) -> SetFeatures:
+    """Embed uniform centre-crop clips of every video of a set, or read them from the cache.
+
+    Args:
+        model: On ``device``; computed in eval mode, its own mode is restored.
+        source: The videos, of every split.
+        clips: Clips per video, uniform from start to end (paper: 10).
+        batch_clips: Clips computed at once.
+        device: Where to compute.
+        bf16: Compute the network in bfloat16.
+        cache: Folder of cache files, made if missing; None keeps none.
+        workers: Threads that read frames ahead.
+
+    Returns:
+        The embeddings, videos in order.
+
+    Raises:
+        ModelError: The model gives NaN or infinity.
+        TrainingError: Frames are damaged.
+        OutputError: The cache cannot be written.
+    """
+    path, key = None, ""
+    if cache is not None:
+        key = features_key(model, source, clips, device, bf16)
+        path = _cache_path(Path(cache), source, key)
+        found = _read_cache(path, key) if path.is_file() else None
+        if found is not None:
+            logger.info("%s: embeddings from %s", source.videos.name, path)
+            return found
+    training = model.training
+    model.eval()
+    try:
+        features = embed_set(model, source, clips, batch_clips, device, bf16, workers)
+    finally:
+        model.train(training)
+    if path is not None:
+        _write_cache(path, key, features)
+    return features
+
+
+def embed_set(
+    model: CCLModel,
+    source: FrameSource,
+    clips: int,
+    batch_clips: int,
+    device: torch.device,
+    bf16: bool,
+    workers: int = 2,
+) -> SetFeatures:
+    """Embed uniform centre-crop clips of every video; as :func:`features_of` without a cache.
+
+    Args:
+        model: In eval mode, on ``device``.
+        source: The videos.
+        clips: Clips per video.
+        batch_clips: Clips computed at once.
+        device: Where to compute.
+        bf16: Compute the network in bfloat16.
+        workers: Threads that read frames ahead.
+
+    Returns:
+        The embeddings, videos in order.
+
+    Raises:
+        ModelError: The model gives NaN or infinity.
+    """
+    wanted, shape = model.preprocessing, model.config.architecture
+    count, length = len(source) * clips, model.preprocessing.clip_frames
+    frames = torch.empty(count, length, shape.feature_dim)
+    video = torch.empty(count, shape.feature_dim)
+    frame_projections = torch.empty(count, length, shape.projection_dim)
+    video_projections = torch.empty(count, shape.projection_dim)
+    parts = (frames, video, frame_projections, video_projections)
+    plans: list[ClipPlan] = []
+    ids = np.repeat(np.arange(len(source)), clips)
+    done, said = 0, time.monotonic()
+    for batch in _batches(_read_ahead(model, source, clips, workers, plans), batch_clips):
+        autocast = (
+            torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+        )
+        with torch.inference_mode(), autocast:
+            output = model(to_clips(batch.to(device), wanted), project=True)
+        for part, values in zip(parts, output, strict=True):
+            part[done : done + len(batch)] = values.float().cpu()
+        _require_finite(parts, done, len(batch), source, ids)
+        done += len(batch)
+        if time.monotonic() - said >= SAID_SECONDS:
+            said = time.monotonic()
+            logger.info("%s: %d of %d clips embedded", source.videos.name, done, count)
+    clip_seconds = np.concatenate([plan.clip_seconds for plan in plans])
+    frame_seconds = np.concatenate([plan.frame_seconds for plan in plans])
+    return SetFeatures(*parts, ids, clip_seconds, frame_seconds)
+
+
+def _read_ahead(
+    model: CCLModel, source: FrameSource, clips: int, workers: int, plans: list[ClipPlan]
+) -> Iterator[Tensor]:
+    """Yield each video's clips, uint8 (W,T,crop,crop,3), and append its plan to ``plans``."""
+    wanted = model.preprocessing
+
+    def read(video: int) -> tuple[ClipPlan, Tensor]:
+        plan = sample_eval(source.seconds(video), source.duration(video), wanted, clips=clips)
+        flat = source.read(video, plan.indices.reshape(-1))  # (W*T,h,w,3)
+        frames = torch.from_numpy(flat).unflatten(0, plan.indices.shape)  # (W,T,h,w,3)
+        return plan, centre_crop(frames, wanted.crop_px).contiguous()
+
+    waiting: deque[Future[tuple[ClipPlan, Tensor]]] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for video in range(len(source)):
+            waiting.append(pool.submit(read, video))
+            if len(waiting) <= 2 * workers and video < len(source) - 1:
+                continue
+            last = video == len(source) - 1
+            for _ in range(len(waiting) if last else 1):
+                plan, read_clips = waiting.popleft().result()
+                plans.append(plan)
+                yield read_clips
+
+
+def _batches(videos: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield the clips of all videos, ``size`` at a time, the last time perhaps fewer."""
+    held: list[Tensor] = []
+    for clips in videos:
+        held.append(clips)
+        if sum(map(len, held)) > size:
+            *full, rest = torch.cat(held).split(size)
+            yield from full
+            held = [rest]
+    if held:
+        yield torch.cat(held)
+
+
+def _require_finite(
+    parts: Iterable[Tensor], start: int, count: int, source: FrameSource, ids: np.ndarray
+) -> None:
+    for part in parts:
+        bad = ~torch.isfinite(part[start : start + count].flatten(1)).all(1)
+        if bool(bad.any()):
+            name = source.names[ids[start + int(bad.nonzero()[0])]]
+            raise ModelError(
+                f"{name}: the model gives NaN or infinity for it; "
+                "its weights are damaged, or need precision fp32."
+            )
+
+
+def features_key(
+    model: CCLModel, source: FrameSource, clips: int, device: torch.device, bf16: bool
+) -> str:
+    """Return everything that decides the embeddings, as JSON text.
+
+    Weights enter by their content, not by a file's name: a model changed after loading has another
+    key. Batch size is left out; it moves results by rounding only. So are the splits an evaluation
+    gives its videos.
+    """
+    frames = source.source if isinstance(source, EvaluationSet) else source
+    return json.dumps(
+        {
+            "version": VERSION,
+            "weights": content_sha256(model.state_dict(), model.config.fingerprint()),
+            "frames": frames.fingerprint(),
+            "videos": len(source),
+            "clips": clips,
+            "precision": "bf16" if bf16 else "fp32",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": device.type,
+            "torch": str(torch.__version__),
+        },
+        sort_keys=True,
+    )
+
+
+def _cache_path(folder: Path, source: FrameSource, key: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", source.videos.name).strip("-.") or "set"
+    return folder / f"{name}-{content_sha256({}, key)[:20]}.safetensors"
+
+
+def _tensors(features: SetFeatures) -> dict[str, Tensor]:
+    values = {f.name: getattr(features, f.name) for f in dataclasses.fields(features)}
+    return {name: torch.as_tensor(value).contiguous() for name, value in values.items()}
+
+
+def _write_cache(path: Path, key: str, features: SetFeatures) -> None:
+    tensors = _tensors(features)
+    header = {"format": FORMAT, "key": key, "sha256": content_sha256(tensors, key)}
+    make_folder(path.parent)
+    payload = serialize(tensors, header)
+    write_atomically(path, lambda file: file.write(payload))
+
+
+def _read_cache(path: Path, key: str) -> SetFeatures | None:
+    """Return what the file holds, or None, with a warning, if it must not be used."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        logger.warning("%s: damaged (%s); the embeddings are computed again", path, error)
+        return None
+    if header.get("format") != FORMAT or header.get("key") != key:
+        logger.warning("%s: holds other embeddings; these are computed and replace it", path)
+        return None
+    if header.get("sha256") != content_sha256(tensors, key):
+        logger.warning("%s: damaged (sha256); the embeddings are computed again", path)
+        return None
+    arrays = ("video_ids", "clip_seconds", "frame_seconds")
+    return SetFeatures(**{n: t.numpy() if n in arrays else t for n, t in tensors.items()})
