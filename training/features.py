@@ -196,10 +196,7 @@ def embed_set(
     ids = np.repeat(np.arange(len(source)), clips)
     done, said = 0, time.monotonic()
     for batch in _batches(_read_ahead(model, source, clips, workers, plans), batch_clips):
-        autocast = (
-            torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        )
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = model(to_clips(batch.to(device), wanted), project=True)
         for part, values in zip(parts, output, strict=True):
             part[done : done + len(batch)] = values.float().cpu()
