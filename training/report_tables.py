@@ -1,0 +1,305 @@
+"""Tables 2 to 7 in the paper's layout: measured rows beside published ones.
+
+A table has groups of rows that may be compared with each other: one data set, one space, one way
+of counting. A figure that is missing says so; nothing is left blank and nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from .published import DATA_SETS, F_MEASURE, published_data, published_rows
+from .report_rows import (
+    NOT_MEASURED,
+    Column,
+    Figures,
+    Group,
+    Line,
+    Table,
+    measured_rows,
+    none_measured,
+    printed_rows,
+    rows_of,
+    unique,
+)
+from .results import Results, Summary
+
+__all__ = ["missing_data", "paper_tables"]
+
+TASK_NAMES = {
+    "F=>V": "frame ⇒ video",
+    "V=>F": "video ⇒ frame",
+    "F=>F": "frame ⇒ frame",
+    "V=>V": "video ⇒ video",
+    "linear": "linear probe",
+    "finetune": "fine-tuned",
+}
+SPACES = {"512": "512-d representation", "128": "128-d space of the loss"}
+# Data sets of the paper's tables, and the words that tell them by name.
+PAPER_DATA = ("UCF101", "HMDB51", "Kinetics-400", "MMAct")
+
+
+def paper_tables(results: Sequence[Results]) -> list[Table]:
+    """Arrange results as the paper does.
+
+    Args:
+        results: Of any kinds, models and data sets.
+
+    Returns:
+        Tables 2 to 7 in order, each with its published rows, whether or not anything was measured.
+
+    Raises:
+        TrainingError: The results do not fit together; see :func:`training.results.summarise`.
+    """
+    figures = Figures(results)
+    return [
+        _retrieval_table(2, figures),
+        _retrieval_table(3, figures),
+        _classifier_table(4, figures),
+        _classifier_table(5, figures),
+        _classifier_table(6, figures),
+        _ablation_table(figures),
+    ]
+
+
+def missing_data(results: Sequence[Results]) -> list[str]:
+    """Return the data sets of the paper of which no result was given."""
+    names = [_plain(result.data.name) for result in results]
+    return [name for name in PAPER_DATA if not any(_plain(name) in one for one in names)]
+
+
+# -- Tables 2 and 3 -----------------------------------------------------------------------------
+
+RETRIEVAL_TITLES = {
+    2: "Retrieval between frames and videos (cycle consistency)",
+    3: "Retrieval by class, frame by frame and video by video",
+}
+MATCHES = {2: "exact clip", 3: "class"}
+KS = {2: (1, 5, 10), 3: (1, 5, 10, 20, 50)}
+
+
+def _retrieval_table(number: int, figures: Figures) -> Table:
+    """Table 2 has both tasks side by side, Table 3 one above the other."""
+    tasks = ("F=>V", "V=>F") if number == 2 else ("F=>F", "V=>V")
+    metrics = tuple(f"top-{k}" for k in KS[number])
+    blocks = [tasks] if number == 2 else [(task,) for task in tasks]
+    lines = figures.lines(lambda s: s.column[0] in tasks)
+    groups = []
+    for block in blocks:
+        for data, variant in _retrieval_groups(figures, block, MATCHES[number]):
+            keys = [_column(task, metric, variant) for task in block for metric in metrics]
+            rows = measured_rows(figures, lines, [(data, key) for key in keys])
+            if published_data(data) == "ucf101" and variant == _variant(MATCHES[number]):
+                wanted = [("ucf101", key[0], key[4]) for key in keys]
+                rows += printed_rows(published_rows(number), wanted)
+            title = DATA_SETS.get(data, data)
+            if len(blocks) > 1:
+                title = f"{TASK_NAMES[block[0]]} · {title}"
+            groups.append(Group(f"{title} · {_variant_text(variant)}", tuple(rows), variant[3]))
+    heads = tuple((TASK_NAMES[task], len(metrics)) for task in tasks) if number == 2 else ()
+    columns = metrics * len(blocks[0])
+    notes = _notes_of_retrieval(number, figures, tasks, metrics)
+    return Table(number, RETRIEVAL_TITLES[number], heads, columns, tuple(groups), notes)
+
+
+Variant = tuple[str, str, str, bool]  # space, level, match, centred
+
+
+def _variant(match: str) -> Variant:
+    """What the paper's figures stand for."""
+    return ("512", "clip", match, False)
+
+
+def _column(task: str, metric: str, variant: Variant) -> Column:
+    space, level, match, centred = variant
+    return (task, space, level, match, metric, centred)
+
+
+def _retrieval_groups(
+    figures: Figures, tasks: Sequence[str], match: str
+) -> list[tuple[str, Variant]]:
+    """Data sets with their variants; UCF101 as published is there even if not measured."""
+    found = [
+        (s.data, (s.column[1], s.column[2], s.column[3], s.column[5]))
+        for s in figures.all
+        if s.column[0] in tasks
+    ]
+    if not any(published_data(name) == "ucf101" and v == _variant(match) for name, v in found):
+        measured = [name for name, _ in found if published_data(name) == "ucf101"]
+        found.insert(0, (measured[0] if measured else "ucf101", _variant(match)))
+    names = unique(name for name, _ in found)
+    names.sort(key=lambda name: published_data(name) != "ucf101")
+
+    def order(one: tuple[str, Variant]) -> tuple[int, bool, bool, bool, bool]:
+        space, level, matched, centred = one[1]
+        return (names.index(one[0]), centred, space != "512", matched != match, level != "clip")
+
+    return sorted(unique(found), key=order)
+
+
+def _variant_text(variant: Variant) -> str:
+    space, level, match, centred = variant
+    words = [SPACES.get(space, space), f"by {level}" if level else "", match]
+    words.append("each split's mean subtracted" if centred else "")
+    return " · ".join(word for word in words if word)
+
+
+def _notes_of_retrieval(
+    number: int, figures: Figures, tasks: Sequence[str], metrics: Sequence[str]
+) -> tuple[str, ...]:
+    notes = {
+        2: "Found means: the very clip (of a frame), or a frame of the very clip, is among the k "
+        "nearest of all test items; the rows “same video” count any clip or frame of the video.",
+        3: "Found means: the class of a test item is among those of its k nearest training "
+        "items. “By video” averages the clips of a video into one vector first.",
+    }
+    shown = [notes[number]]
+    more = unique(
+        s.column[4] for s in figures.all if s.column[0] in tasks and s.column[4] not in metrics
+    )
+    if more:
+        shown.append(f"Also measured, and in the results files only: {', '.join(more)}.")
+    return (*shown, *_absent_note(figures, lambda s: s.column[0] in tasks))
+
+
+# -- Tables 4, 5 and 6 --------------------------------------------------------------------------
+
+CLASSIFIER_TITLES = {
+    4: "Action recognition, all layers fine-tuned",
+    5: "Action recognition, linear probe on the frozen network",
+    6: "F-measure, linear probe (FC) and fine-tuned (E2E)",
+}
+CLASSIFIER_TASKS = {4: ("finetune",), 5: ("linear",), 6: ("linear", "finetune")}
+CLASSIFIER_DATA = {
+    4: ("ucf101", "hmdb51"),
+    5: ("ucf101", "hmdb51"),
+    6: ("mmact cross-session", "mmact cross-subject"),
+}
+SUFFIXES = {"linear": "FC", "finetune": "E2E"}
+
+
+def _classifier_table(number: int, figures: Figures) -> Table:
+    """One column per data set and metric; one row per model (Table 6: and per way of training)."""
+    tasks = CLASSIFIER_TASKS[number]
+    by_f1 = number == 6
+
+    def belongs(one: Summary) -> bool:
+        return one.column[0] in tasks and one.column[4].endswith("F1") == by_f1
+
+    first = "macro-F1" if by_f1 else "top-1"
+    columns = [(data, _place("video", first)) for data in CLASSIFIER_DATA[number]]
+    columns = unique([*columns, *(_classifier_column(s) for s in figures.all if belongs(s))])
+    names = unique(data for data, _ in columns)
+    columns.sort(key=lambda column: names.index(column[0]))
+    found = {((s.group, s.label), s.column[0], *_classifier_column(s)): s for s in figures.all}
+    rows = []
+    for task in tasks:
+        lines = figures.lines(lambda s, task=task: belongs(s) and s.column[0] == task)
+        suffix = f" ({SUFFIXES[task]})" if by_f1 else ""
+        rows.append(
+            [(line, suffix, [found.get((line, task, *c)) for c in columns]) for line in lines]
+        )
+    measured = rows_of(figures, rows[0] + (rows[1] if by_f1 else []), len(columns))
+    wanted = [
+        (data, F_MEASURE if by_f1 else place[0], place == _place("video", first))
+        for data, place in columns
+    ]
+    published = printed_rows(
+        published_rows(number),
+        [(data, "", metric if fits else "") for data, metric, fits in wanted],
+    )
+    heads = tuple(
+        (DATA_SETS.get(data, data), len(list(run)))
+        for data, run in groupby(columns, lambda column: column[0])
+    )
+    titles = tuple(_place_text(place) for _, place in columns)
+    group = Group("", (*measured, *published))
+    notes = _absent_note(figures, belongs)
+    if by_f1:
+        notes = ("The paper does not say which F-measure; ours is macro-F1 unless named.", *notes)
+    return Table(number, CLASSIFIER_TITLES[number], heads, titles, (group,), notes)
+
+
+Place = tuple[str, str, str, bool]  # metric, level, space, centred
+
+
+def _place(level: str, metric: str, space: str = "", centred: bool = False) -> Place:
+    return (metric, level, space, centred)
+
+
+def _classifier_column(one: Summary) -> tuple[str, Place]:
+    """Data set and place of a figure; the published name where there is one."""
+    _, space, level, _, metric, centred = one.column
+    known = published_data(one.data)
+    return known or one.data, _place(
+        level or "video", metric, "" if space == "512" else space, centred
+    )
+
+
+def _place_text(place: Place) -> str:
+    metric, level, space, centred = place
+    words = [metric, SPACES.get(space, space), f"by {level}" if level != "video" else ""]
+    words.append("centred" if centred else "")
+    return ", ".join(word for word in words if word)
+
+
+# -- Table 7 ------------------------------------------------------------------------------------
+
+ABLATION_TASKS = ("F=>V", "V=>F", "F=>F", "V=>V", "linear", "finetune")
+
+
+def _ablation_table(figures: Figures) -> Table:
+    """Top-1 of every task for the rows of each experiment; one group of rows per data set."""
+    measured = unique((s.group, s.data) for s in figures.all if s.group)
+    groups = []
+    for name in ("ucf101", "hmdb51"):
+        wanted = [(name, task, "top-1") for task in ABLATION_TASKS]
+        rows = printed_rows(published_rows(7), wanted)
+        if not any(published_data(data) == name for _, data in measured):
+            rows = [*none_measured(len(wanted)), *rows]
+        groups.append((name, DATA_SETS[name], rows))
+    for experiment, data in measured:
+        lines = [line for line in figures.lines() if line[0] == experiment]
+        found = [
+            (line, "", [_top_1(figures, line, data, t) for t in ABLATION_TASKS]) for line in lines
+        ]
+        rows = rows_of(figures, found, len(ABLATION_TASKS), with_group=False)
+        rows += [row for name, _, old in groups if published_data(data) == name for row in old]
+        groups = [one for one in groups if one[0] != published_data(data)]
+        groups.append(
+            (data, f"{DATA_SETS.get(published_data(data) or '', data)} · {experiment}", rows)
+        )
+    notes = (
+        "Top-1 on 512-d representations by clip (frame ⇒ video and video ⇒ frame: exact clip), "
+        "and of classifiers by video. The paper fine-tunes on UCF101 and HMDB51.",
+    )
+    columns = tuple(TASK_NAMES[task] for task in ABLATION_TASKS)
+    made = tuple(Group(title, tuple(rows)) for _, title, rows in groups)
+    return Table(7, "Ablation of the loss, top-1", (), columns, made, notes)
+
+
+def _top_1(figures: Figures, line: Line, data: str, task: str) -> Summary | None:
+    if task in ("linear", "finetune"):
+        levels = [(space, level) for level in ("video", "", "clip") for space in ("", "512")]
+        found = [
+            figures.get(line, data, (task, space, level, match, "top-1", False))
+            for space, level in levels
+            for match in ("", "class")
+        ]
+        return next((one for one in found if one is not None), None)
+    match = "exact clip" if task in ("F=>V", "V=>F") else "class"
+    return figures.get(line, data, _column(task, "top-1", _variant(match)))
+
+
+def _absent_note(figures: Figures, belongs: Callable[[Summary], bool]) -> tuple[str, ...]:
+    """Name the rows that were measured elsewhere but have no figure in a table."""
+    there = figures.lines(belongs)
+    absent = unique(label for group, label in figures.lines() if (group, label) not in there)
+    if not absent or not there:
+        return ()
+    return (f"Without a row here, as {NOT_MEASURED} in it: {', '.join(absent)}.",)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
