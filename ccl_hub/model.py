@@ -117,6 +117,23 @@ class TemporalHead(nn.Module):
         """
         nn.init.dirac_(self.conv6.weight)
 
+    @torch.no_grad()
+    def start_calibrated(self, maps: Tensor) -> None:
+        """Let the whole head pass ``maps`` on unchanged, in training mode too.
+
+        :meth:`start_as_identity` leaves BatchNorm to rescale every channel in training mode, which
+        moves videos away from their frames. Scale and shift are set to undo that.
+
+        Args:
+            maps: (N,D,h,w) feature maps, as the trunk gives them in training mode.
+        """
+        self.start_as_identity()
+        variance, mean = torch.var_mean(maps.float(), (0, 2, 3), correction=0)  # (D,), (D,)
+        self.bn6.running_mean.copy_(mean)
+        self.bn6.running_var.copy_(variance)
+        self.bn6.weight.copy_((variance + self.bn6.eps).sqrt())
+        self.bn6.bias.copy_(mean)
+
     def forward(self, maps: Tensor, clips: int) -> Tensor:
         """(B*T,D,h,w) feature maps of B clips -> (B,D), float32."""
         maps = maps.permute(0, 2, 3, 1)  # (B*T,h,w,D)

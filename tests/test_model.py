@@ -7,7 +7,7 @@ import torch
 
 from ccl_hub.config import Architecture, CCLConfig
 from ccl_hub.errors import InputError
-from ccl_hub.model import CCLModel
+from ccl_hub.model import CCLModel, TemporalHead
 from tests.reference import Conv3dReference, randomise_norms
 
 TINY = CCLConfig(Architecture(stage_channels=(8, 8, 16, 16), stage_blocks=(1, 1, 1, 1)))
@@ -160,3 +160,18 @@ def test_cuda_agrees_with_cpu() -> None:
         there = model.cuda()(clips.cuda())
     for a, b in ((here.frames, there.frames.cpu()), (here.video, there.video.cpu())):
         assert float((a - b).norm() / a.norm()) < 2e-3  # TF32 convolutions
+
+
+def test_a_calibrated_head_passes_frames_on_in_training_mode_too() -> None:
+    """With the identity alone BatchNorm rescales every channel while training."""
+    torch.manual_seed(0)
+    maps = torch.randn(4 * 6, 8, 3, 3).mul(torch.arange(1.0, 9)[:, None, None]).relu()
+    head = TemporalHead(8).train()
+    head.start_calibrated(maps)
+    means = maps.unflatten(0, (4, 6)).mean((1, 3, 4))  # (4,8)
+    torch.testing.assert_close(head.eval()(maps, clips=4), means, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(head.train()(maps, clips=4), means, rtol=1e-5, atol=1e-5)
+    head.start_as_identity()
+    torch.nn.init.ones_(head.bn6.weight)
+    torch.nn.init.zeros_(head.bn6.bias)
+    assert (head(maps, clips=4) - means).abs().max() > 0.5

@@ -86,6 +86,20 @@ def test_two_views_and_chunks_and_adamw_run(tmp_path):
     assert len(trained_steps(tmp_path)) == 12
 
 
+def test_a_calibrated_run_starts_with_videos_as_means_of_their_frames(tmp_path):
+    sets = ("schedule.epochs=1", "schedule.warmup_epochs=0", "optim.lr=1e-12", "ema.decay=0.9")
+    tuned = ('objective.kind="mse"', "objective.penalty_unit_rows=true", *sets)
+    first = {}
+    for start in ("random", "identity", "calibrated"):
+        changes = (*tuned, f"temporal_init={start}", "precision.autocast=none")
+        assert run(tmp_path / start, changes=changes).returncode == 0
+        first[start] = trained_steps(tmp_path / start)[0]["total"]
+        kept = final_tensors(tmp_path / start)
+        moved = (kept["ema/head.bn6.weight"] - kept["model/head.bn6.weight"]).abs().max()
+        assert moved < 1e-6, "the average starts where the calibrated model does"
+    assert first["calibrated"] < 0.8 * min(first["random"], first["identity"])
+
+
 def test_clips_a_second_count_both_views(tmp_path, monkeypatch):
     """Once a step of two views counted as many clips as a step of one."""
     rates = []

@@ -73,8 +73,9 @@ class Recipe:
     """A whole recipe; each field is a section of the TOML file.
 
     ``seed`` decides the initial weights and every random draw. ``temporal_init`` is how conv6
-    starts (the paper is silent): ``"random"``, or ``"identity"``, by which video features start as
-    the mean of frame features and share their space.
+    starts (the paper is silent): ``"random"``; ``"identity"``, by which video features start as
+    the mean of frame features and share their space; or ``"calibrated"``, identity with a
+    BatchNorm set by a first batch so that this holds in training mode too.
     """
 
     name: str
@@ -96,8 +97,12 @@ class Recipe:
     precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self) -> None:
-        ok = self.temporal_init in ("random", "identity")
-        require(ok, "temporal_init", self.temporal_init, "'random' or 'identity'")
+        require(
+            self.temporal_init in ("random", "identity", "calibrated"),
+            "temporal_init",
+            self.temporal_init,
+            "'random', 'identity' or 'calibrated'",
+        )
         ends = [stage.until for stage in self.stages]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"stages end at {ends}; allowed: rising, the last at 1.")

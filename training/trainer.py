@@ -7,6 +7,7 @@ CPU. The position is one number: optimizer steps done.
 
 from __future__ import annotations
 
+import copy
 import enum
 import logging
 import time
@@ -203,6 +204,8 @@ class Trainer:
         validated = self.metrics.get("step", -1)
         with RunLog(self.folder, self.step, validated, log_recipe.tensorboard, main) as log:
             try:
+                if self.step == 0 and self.recipe.temporal_init == "calibrated":
+                    self._calibrate()
                 self._validate_if_due(log)
                 while self.progress < 1 and not self._stopping:
                     self._run_epoch(log, progress_line)
@@ -210,6 +213,19 @@ class Trainer:
                 progress_line.end()
         self.save()
         return Outcome.SAVED if self._stopping else Outcome.FINISHED
+
+    def _calibrate(self) -> None:
+        """Fit BatchNorm of the temporal head to the first batch of rank 0, before any update."""
+        with self.source.batches(0, 0, self.world) as batches:
+            chunk = self.source.augmented_chunks(next(batches), self.recipe.crop_px(0.0))[0]
+        clips = chunk[0] if isinstance(chunk, tuple) else chunk  # (b,3,T,H,W)
+        trunk = copy.deepcopy(self.model.trunk).train()  # keeps the running statistics as they are
+        with torch.no_grad():
+            maps = trunk(clips.transpose(1, 2).flatten(0, 1))  # (b*T,D,h,w)
+        self.model.head.start_calibrated(maps)
+        broadcast_model(self.model, self.world)
+        if self.ema:
+            self.ema.load_state_dict(self.model.state_dict())
 
     def _run_epoch(self, log: RunLog, progress_line: ProgressLine) -> None:
         """Run from the current position to the end of its epoch, or to a stop."""
@@ -372,7 +388,7 @@ def _check_batch(recipe: Recipe, clips: int, world: World) -> None:
 def initial_model(recipe: Recipe) -> CCLModel:
     """Build the untrained network from torch's current random state, as the recipe asks."""
     model = CCLModel(recipe.model_config)
-    if recipe.temporal_init == "identity":
+    if recipe.temporal_init != "random":  # a calibrated one goes on from here with a first batch
         model.head.start_as_identity()
     return model
 
