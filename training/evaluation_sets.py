@@ -38,7 +38,7 @@ TEST_SHARE = 0.3
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--data``, ``--test-share``, ``--clips``, ``--batch-clips``, ``--precision``,
-    ``--device``, ``--threads``, ``--workers``, ``--cache`` and ``--out``.
+    ``--device``, ``--threads``, ``--workers``, ``--cache``, ``--group`` and ``--out``.
     """  # noqa: D205
     parser.add_argument(
         "--data",
@@ -61,6 +61,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_count, help="CPU threads of torch (default: torch's)")
     parser.add_argument("--workers", type=_count, default=2, help="threads that read frames")
     parser.add_argument("--cache", type=Path, help="folder that keeps embeddings for later runs")
+    parser.add_argument("--group", default="", help="experiment the results belong to")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
 
 

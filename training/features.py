@@ -126,7 +126,7 @@ def features_of(
         model: On ``device``; computed in eval mode, its own mode is restored.
         source: The videos, of every split.
         clips: Clips per video, uniform from start to end (paper: 10).
-        batch_clips: Clips computed at once.
+        batch_clips: Clips computed at once, rounded up to whole videos.
         device: Where to compute.
         bf16: Compute the network in bfloat16.
         cache: Folder of cache files, made if missing; None keeps none.
@@ -174,7 +174,7 @@ def embed_set(
         model: In eval mode, on ``device``.
         source: The videos.
         clips: Clips per video.
-        batch_clips: Clips computed at once.
+        batch_clips: Clips computed at once, rounded up to whole videos.
         device: Where to compute.
         bf16: Compute the network in bfloat16.
         workers: Threads that read frames ahead.
@@ -185,7 +185,7 @@ def embed_set(
     Raises:
         ModelError: The model gives NaN or infinity.
     """
-    wanted, shape = model.preprocessing, model.config.architecture
+    shape = model.config.architecture
     count, length = len(source) * clips, model.preprocessing.clip_frames
     frames = torch.empty(count, length, shape.feature_dim)
     video = torch.empty(count, shape.feature_dim)
@@ -195,13 +195,14 @@ def embed_set(
     plans: list[ClipPlan] = []
     ids = np.repeat(np.arange(len(source)), clips)
     done, said = 0, time.monotonic()
-    for batch in _batches(_read_ahead(model, source, clips, workers, plans), batch_clips):
+    for images, index in _batches(_read_ahead(model, source, clips, workers, plans), batch_clips):
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output = model(to_clips(batch.to(device), wanted), project=True)
+            output = _embed(model, images.to(device), index.to(device))
+        rows = slice(done, done + len(index))
         for part, values in zip(parts, output, strict=True):
-            part[done : done + len(batch)] = values.float().cpu()
-        _require_finite(parts, done, len(batch), source, ids)
-        done += len(batch)
+            part[rows] = values.float().cpu()
+        _require_finite(parts, done, len(index), source, ids)
+        done += len(index)
         if time.monotonic() - said >= SAID_SECONDS:
             said = time.monotonic()
             logger.info("%s: %d of %d clips embedded", source.videos.name, done, count)
@@ -210,19 +211,42 @@ def embed_set(
     return SetFeatures(*parts, ids, clip_seconds, frame_seconds)
 
 
+def _embed(model: CCLModel, images: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Embed clips that share frames, each frame once: only conv6 looks across time.
+
+    Args:
+        model: In eval mode.
+        images: (U,H,W,3) uint8, different frames.
+        index: (M,T) int64, the frames of each clip.
+
+    Returns:
+        Frames (M,T,D), videos (M,D) and their projections (M,T,P) and (M,P).
+    """
+    pixels = to_clips(images[:, None], model.preprocessing)[:, :, 0]  # (U,3,H,W)
+    pixels = pixels.to(dtype=model.dtype, memory_format=torch.channels_last)
+    maps = model.trunk(pixels)  # (U,D,h,w)
+    frames = maps.mean((2, 3), dtype=torch.float32)[index]  # (M,T,D)
+    video = model.head(maps[index.flatten()], clips=len(index))  # (M,D)
+    return frames, video, *model.project(frames, video)
+
+
 def _read_ahead(
     model: CCLModel, source: FrameSource, clips: int, workers: int, plans: list[ClipPlan]
-) -> Iterator[Tensor]:
-    """Yield each video's clips, uint8 (W,T,crop,crop,3), and append its plan to ``plans``."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each video's frames, uint8 (U,crop,crop,3), and those of its clips, int64 (W,T).
+
+    Its plan is appended to ``plans``.
+    """
     wanted = model.preprocessing
 
-    def read(video: int) -> tuple[ClipPlan, Tensor]:
+    def read(video: int) -> tuple[ClipPlan, Tensor, Tensor]:
         plan = sample_eval(source.seconds(video), source.duration(video), wanted, clips=clips)
-        flat = source.read(video, plan.indices.reshape(-1))  # (W*T,h,w,3)
-        frames = torch.from_numpy(flat).unflatten(0, plan.indices.shape)  # (W,T,h,w,3)
-        return plan, centre_crop(frames, wanted.crop_px).contiguous()
+        chosen, index = np.unique(plan.indices, return_inverse=True)
+        frames = torch.from_numpy(source.read(video, chosen))  # (U,h,w,3)
+        images = centre_crop(frames, wanted.crop_px).contiguous()
+        return plan, images, torch.from_numpy(index.reshape(plan.indices.shape))
 
-    waiting: deque[Future[tuple[ClipPlan, Tensor]]] = deque()
+    waiting: deque[Future[tuple[ClipPlan, Tensor, Tensor]]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for video in range(len(source)):
             waiting.append(pool.submit(read, video))
@@ -230,22 +254,25 @@ def _read_ahead(
                 continue
             last = video == len(source) - 1
             for _ in range(len(waiting) if last else 1):
-                plan, read_clips = waiting.popleft().result()
+                plan, images, index = waiting.popleft().result()
                 plans.append(plan)
-                yield read_clips
+                yield images, index
 
 
-def _batches(videos: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Yield the clips of all videos, ``size`` at a time, the last time perhaps fewer."""
-    held: list[Tensor] = []
-    for clips in videos:
-        held.append(clips)
-        if sum(map(len, held)) > size:
-            *full, rest = torch.cat(held).split(size)
-            yield from full
-            held = [rest]
-    if held:
-        yield torch.cat(held)
+def _batches(
+    videos: Iterable[tuple[Tensor, Tensor]], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Put whole videos together until they hold ``size`` clips; frames and clips as above."""
+    images: list[Tensor] = []
+    index: list[Tensor] = []
+    for video_images, video_index in videos:
+        index.append(video_index + sum(map(len, images)))
+        images.append(video_images)
+        if sum(map(len, index)) >= size:
+            yield torch.cat(images), torch.cat(index)
+            images, index = [], []
+    if index:
+        yield torch.cat(images), torch.cat(index)
 
 
 def _require_finite(
