@@ -3,7 +3,9 @@
     import torch
     model = torch.hub.load("org/ccl", "ccl_r18_mini", trust_repo=True)
 
-``trust_repo=True`` avoids the interactive question that torch.hub asks for new repositories.
+``trust_repo=True`` avoids the interactive question that torch.hub asks for new repositories. A tag
+or commit after a colon, ``"org/ccl:v0.1.0"``, keeps to that version of the code; without one it is
+the newest, downloaded once and then kept until ``force_reload=True``.
 """
 
 dependencies = ["torch", "numpy", "av", "safetensors", "huggingface_hub"]
@@ -17,7 +19,7 @@ def _load(name, pretrained, weights, **kw):
         raise InputError(f"weights is {str(weights)!r} but pretrained is False; give one of them.")
     if not pretrained:
         return CCLModel(**kw)
-    return CCLModel.from_pretrained(weights or name, **kw)
+    return CCLModel.from_pretrained(name if weights is None else weights, **kw)
 
 
 def ccl_r18_mini(pretrained=True, weights=None, **kw):
@@ -25,7 +27,8 @@ def ccl_r18_mini(pretrained=True, weights=None, **kw):
 
     Args:
         pretrained (bool): False gives fresh random weights, in training mode.
-        weights (str): Instead of the named checkpoint: another name, a local folder or a Hub id.
+        weights (str): Instead of the named checkpoint: another name, a local folder or a Hub id
+            ``org/name``, also ``org/name@revision``. Only safetensors are loaded.
         kw: ``device``, ``dtype``, ``revision`` as in ``CCLModel.from_pretrained``; ``config`` if
             not pretrained.
 
@@ -38,12 +41,20 @@ def ccl_r18_mini(pretrained=True, weights=None, **kw):
 
 
 def ccl_r18_k400(pretrained=True, weights=None, **kw):
-    """CCL R18+1 trained on Kinetics-400 without labels (not yet published); see ccl_r18_mini."""
+    """CCL R18+1 trained on Kinetics-400 without labels (not yet published).
+
+    Arguments and result are those of ``ccl_r18_mini``: until it is published, give ``weights`` or
+    ``pretrained=False``.
+    """
     return _load("ccl_r18_k400", pretrained, weights, **kw)
 
 
 def ccl_r18_ucf101(pretrained=True, weights=None, **kw):
-    """CCL R18+1 trained on UCF101 without labels (not yet published); see ccl_r18_mini."""
+    """CCL R18+1 trained on UCF101 without labels (not yet published).
+
+    Arguments and result are those of ``ccl_r18_mini``: until it is published, give ``weights`` or
+    ``pretrained=False``.
+    """
     return _load("ccl_r18_ucf101", pretrained, weights, **kw)
 
 
