@@ -29,15 +29,16 @@ from tiny_run import (
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
 from training import checkpoints
+from training import loop as loop_module
 from training import pretrain as pretrain_module
 from training import trainer as trainer_module
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.distributed import World
 from training.export import main as export_main
 from training.logs import read_log
-from training.pretrain import only_run_in
 from training.recipe import Precision, read_recipe
 from training.rendered import RenderedVideos
+from training.run_folder import only_run_in
 
 
 def test_a_whole_run_learns_measures_draws_and_exports(tmp_path):
@@ -105,7 +106,7 @@ def test_clips_a_second_count_both_views(tmp_path, monkeypatch):
     rates = []
     for views in (1, 2):
         clock = itertools.count()
-        monkeypatch.setattr(trainer_module.time, "perf_counter", lambda c=clock: float(next(c)))
+        monkeypatch.setattr(loop_module.time, "perf_counter", lambda c=clock: float(next(c)))
         changes = (f"data.views={views}", "schedule.epochs=1", "schedule.warmup_epochs=0")
         assert run(tmp_path / str(views), changes=changes).returncode == 0
         lines = read_log(tmp_path / str(views) / "log.jsonl")

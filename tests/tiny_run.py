@@ -56,13 +56,13 @@ def command(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> list[str]:
 # the machine is.
 DISTURB = """
 import os, signal, sys
-from training import pretrain, trainer
+from training import loop, pretrain, trainer
 
 number, place, nth = getattr(signal, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 owner, name = {
     "before the gradient": (trainer, "backward_step"),
     "after the update": (trainer.EmaWeights, "update"),
-    "after the log": (trainer.RunLog, "write"),
+    "after the log": (loop.RunLog, "write"),
 }[place]
 original, calls = getattr(owner, name), 0
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from .augment import augment
 from .datasets import VideoList
 from .distributed import World
 from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
-from .recipe import Recipe
+from .recipe import Data, Recipe
 from .rendered import RenderedVideos
 from .store import FrameSource, FrameStore, VideoFolderStore
 
-__all__ = ["ClipSource", "SplitSource", "open_source", "require_same_frames"]
+if TYPE_CHECKING:
+    from .finetune_recipe import FinetuneRecipe, LabelledData
+
+__all__ = ["ClipSource", "SplitSource", "cached_frames", "open_source", "require_same_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +92,9 @@ class ClipSource:
         device: Where augmented clips shall be.
     """
 
-    def __init__(self, recipe: Recipe, frames: FrameSource, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe | FinetuneRecipe, frames: FrameSource, device: torch.device
+    ) -> None:
         self._recipe, self._frames, self._device = recipe, frames, device
 
     def __len__(self) -> int:
@@ -169,18 +174,35 @@ def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
     frames = _open_frames(recipe)
     if data.split:
         frames = SplitSource(frames, data.split)
+    return ClipSource(recipe, cached_frames(frames, data, device), device)
+
+
+def cached_frames(
+    frames: FrameSource, data: Data | LabelledData, device: torch.device
+) -> FrameSource:
+    """Make frames resident as the recipe's ``data.cache`` asks, or return them as they are.
+
+    Args:
+        frames: The videos to train on.
+        data: Section of a recipe: ``cache``, ``resident_size_px`` and ``workers``.
+        device: Where training runs.
+
+    Raises:
+        ConfigError: The cache is a GPU's but training runs elsewhere.
+        TrainingError: Frames are damaged.
+    """
+    if data.cache == "none":
+        return frames
     if data.cache == "gpu" and device.type != "cuda":
         raise ConfigError(
             f"data.cache is 'gpu' but training runs on {device.type}; use 'ram' or 'none'."
         )
-    if data.cache != "none":
-        place = device if data.cache == "gpu" else "cpu"
-        height_width = data.resident_size_px
-        size_px = (height_width[0], height_width[1]) if height_width else None
-        frames = ResidentFrames(
-            frames, place, size_px, threads=max(2, data.workers), progress=_Loading(frames).advance
-        )
-    return ClipSource(recipe, frames, device)
+    place = device if data.cache == "gpu" else "cpu"
+    height_width = data.resident_size_px
+    size_px = (height_width[0], height_width[1]) if height_width else None
+    return ResidentFrames(
+        frames, place, size_px, threads=max(2, data.workers), progress=_Loading(frames).advance
+    )
 
 
 class _Loading:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"
 CURVES_NAME = "curves.png"
-SHOWN = ("total", "forward", "backward", "penalty", "cycle_rate")
+SHOWN = ("total", "forward", "backward", "penalty", "cycle_rate", "loss", "accuracy")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -226,7 +226,7 @@ def require_drawing() -> None:
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw loss terms, cycle rate, learning rate and retrieval over steps into a PNG.
+    """Draw loss terms, cycle rate or accuracy, learning rate and what was measured, into a PNG.
 
     Args:
         lines: As :func:`read_log` returns them.
@@ -245,13 +245,21 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     figure.suptitle(title)
     panels = figure.subplots(2, 2)
     train = [line for line in lines if line["kind"] == "train"]
-    _plot(panels[0, 0], train, ("total", "forward", "backward", "penalty"), "loss")
-    _plot(panels[0, 1], train, ("cycle_rate",), "share of cycles that come home")
+    _plot(panels[0, 0], train, ("total", "forward", "backward", "penalty", "loss"), "loss")
+    if any("accuracy" in line for line in train):
+        _plot(panels[0, 1], train, ("accuracy",), "accuracy on the training batch")
+    else:
+        _plot(panels[0, 1], train, ("cycle_rate",), "share of cycles that come home")
     _plot(panels[1, 0], train, ("lr",), "learning rate")
     checks = [line for line in lines if line["kind"] == "validation"]
-    flat = [{"step": line["step"], **_numbers(line.get("retrieval", {}))} for line in checks]
-    names = sorted({name for line in flat for name in line if name.endswith("/1")})
-    _plot(panels[1, 1], flat, names, "retrieval, top-1")
+    if any("test" in line for line in checks):
+        flat = [{"step": line["step"], **line.get("test", {})} for line in checks]
+        names = sorted({name for line in flat for name in line if name != "step"})
+        _plot(panels[1, 1], flat, names, "test")
+    else:
+        flat = [{"step": line["step"], **_numbers(line.get("retrieval", {}))} for line in checks]
+        names = sorted({name for line in flat for name in line if name.endswith("/1")})
+        _plot(panels[1, 1], flat, names, "retrieval, top-1")
     write_atomically(path, lambda file: canvas.print_png(file))
 
 

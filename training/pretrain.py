@@ -22,6 +22,7 @@ from . import checkpoints
 from .clips import open_source
 from .distributed import start_world
 from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
+from .loop import Loop, NonFiniteError, Outcome, check_batch, require_same_start
 from .recipe import Recipe, read_recipe
 from .run_folder import (
     EXIT_BAD_INPUT,
@@ -33,7 +34,7 @@ from .run_folder import (
     set_precision,
     write_recipe,
 )
-from .trainer import NonFiniteError, Outcome, Trainer, require_same_start
+from .trainer import Pretraining
 
 __all__ = ["main"]
 
@@ -118,15 +119,16 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
     with start_world(recipe.precision.device) as world:
         checkpoint = choose_checkpoint(folder, resume)
         source = open_source(recipe, world.device)
-        trainer = Trainer(recipe, source, folder, world, stop)
+        check_batch(recipe.optim, len(source), world)
+        loop = Loop(Pretraining(recipe, source, world), recipe, source, folder, world, stop)
         if checkpoint is not None:
-            trainer.restore(checkpoint)
-        require_same_start(trainer.step, world)
+            loop.restore(checkpoint)
+        require_same_start(loop.step, world)
         with only_run_in(folder, world), stop.listening():
             if world.rank == 0:
                 checkpoints.remove_leftovers(folder / "checkpoints")
                 write_recipe(recipe, folder)
-            outcome = trainer.run()
+            outcome = loop.run()
         if stop.signal_name:
             logger.info("stopped by %s", stop.signal_name)
         if world.rank == 0 and recipe.log.curves:

@@ -43,8 +43,10 @@ __all__ = [
     "Schedule",
     "Stage",
     "Validation",
+    "apply_changes",
     "differing_keys",
     "read_recipe",
+    "read_values",
     "recipe_from_dict",
 ]
 
@@ -135,9 +137,29 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
     Raises:
         ConfigError: No such recipe, unknown keys, wrong types, values that are not allowed.
     """
+    values, where = read_values(name_or_path, changes, RECIPES_FOLDER)
+    return recipe_from_dict(values, where)
+
+
+def read_values(
+    name_or_path: str | Path, changes: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], str]:
+    """Read the plain values of a recipe of any kind.
+
+    Args:
+        name_or_path: A TOML file, or the name of one in ``folder``.
+        changes: ``section.key=value`` texts, applied in order.
+        folder: Where recipes of that kind are.
+
+    Returns:
+        Sections and keys, with a name; and the file, for errors.
+
+    Raises:
+        ConfigError: No such recipe, not TOML, or a change that names no key.
+    """
     path = Path(name_or_path)
     if not path.is_file():
-        known = {p.stem: p for p in sorted(RECIPES_FOLDER.glob("*.toml"))}
+        known = {p.stem: p for p in sorted(folder.glob("*.toml"))}
         if str(name_or_path) not in known:
             raise ConfigError(
                 f"{name_or_path}: no such recipe; give a TOML file or one of {', '.join(known)}."
@@ -147,9 +169,8 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML ({error}); correct the file.") from error
-    for change in changes:
-        _apply(values, change)
-    return recipe_from_dict({"name": path.stem, **values}, str(path))
+    apply_changes(values, changes)
+    return {"name": path.stem, **values}, str(path)
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
@@ -163,6 +184,16 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
         ConfigError: As :func:`read_recipe`.
     """
     return parse_dataclass(Recipe, values, where)
+
+
+def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
+    """Apply ``section.key=value`` texts in order, in place.
+
+    Raises:
+        ConfigError: One has no ``=``, or its section is none.
+    """
+    for change in changes:
+        _apply(values, change)
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
