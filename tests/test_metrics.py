@@ -1,103 +1,14 @@
-"""Retrieval metrics against hand-made cases and a float64 brute force."""
+"""Retrieval metrics against hand-made cases and scikit-learn."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from sklearn.metrics import top_k_accuracy_score
 
 from ccl_hub.errors import InputError
-from training import metrics
-from training.metrics import (
-    class_retrieval,
-    instance_retrieval,
-    nearest,
-    top_k_accuracy,
-    unit_rows,
-)
-
-
-def brute_force(queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-    """All cosines in float64, a stable sort: ties go to the lower index."""
-    q, g = queries.astype(np.float64), gallery.astype(np.float64)
-    q /= np.linalg.norm(q, axis=1, keepdims=True)
-    g /= np.linalg.norm(g, axis=1, keepdims=True)
-    cosines = (q[:, None, :] * g[None, :, :]).sum(-1)
-    return np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-
-
-@pytest.mark.parametrize("block_scores", [1, 700, 4_000_000])
-def test_neighbours_equal_brute_force_for_any_block_size(block_scores, monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK_SCORES", block_scores)
-    monkeypatch.setattr(metrics, "RESCORED_PAIRS", 37)
-    rng = np.random.default_rng(0)
-    queries = rng.normal(size=(50, 64)).astype(np.float32)
-    gallery = rng.normal(size=(300, 64)).astype(np.float32)
-    found, cosines = nearest(torch.from_numpy(queries), torch.from_numpy(gallery), 10)
-    np.testing.assert_array_equal(found, brute_force(queries, gallery, 10))
-    assert (np.diff(cosines, axis=1) <= 0).all()
-
-
-def test_near_ties_below_float32_resolution_are_ranked_as_in_float64():
-    rng = np.random.default_rng(1)
-    base = rng.normal(size=512)
-    # Angles 1e-5 apart: cosines differ by about 1e-10, which float32 scores cannot tell apart.
-    away = rng.normal(size=512)
-    away -= base * (away @ base) / (base @ base)
-    away *= np.linalg.norm(base) / np.linalg.norm(away)
-    order = rng.permutation(200)
-    gallery = np.stack([base + 1e-5 * (1 + rank) * away for rank in order])
-    found, _ = nearest(torch.from_numpy(base[None]), torch.from_numpy(gallery), 10)
-    np.testing.assert_array_equal(found[0], np.argsort(order)[:10])
-
-
-def test_equal_rows_come_in_order_of_their_index():
-    found, _ = nearest(torch.ones(3, 5), torch.full((40, 5), 2.5), 7)
-    np.testing.assert_array_equal(found, np.tile(np.arange(7), (3, 1)))
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 30), st.integers(1, 6))
-def test_random_small_integers_full_of_ties_equal_brute_force(seed, queries, gallery, dim):
-    rng = np.random.default_rng(seed)
-    # Powers of two and a constant coordinate: unit vectors with many exact ties, no zero rows.
-    q = np.c_[rng.integers(-1, 2, (queries, dim)), np.ones(queries)].astype(np.float32)
-    g = np.c_[rng.integers(-1, 2, (gallery, dim)), np.ones(gallery)].astype(np.float32)
-    k = int(rng.integers(1, gallery + 1))
-    found, cosines = nearest(torch.from_numpy(q), torch.from_numpy(g), k)
-    exact = np.sort(
-        (q @ g.T) / np.linalg.norm(q, axis=1)[:, None] / np.linalg.norm(g, axis=1), axis=1
-    )[:, ::-1][:, :k]
-    np.testing.assert_allclose(cosines, exact, atol=1e-6)
-    for row in range(queries):
-        ties = np.isclose(np.diff(cosines[row]), 0, atol=0)
-        assert (np.diff(found[row])[ties] > 0).all()
-
-
-def test_huge_and_tiny_rows_keep_their_direction_and_zero_rows_stay_zero():
-    rows = unit_rows(torch.tensor([[3e38, 0.0], [0.0, 1e-40], [0.0, 0.0]]))
-    assert rows.tolist() == [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_refused(bad):
-    gallery = torch.eye(4)
-    gallery[2, 1] = bad
-    with pytest.raises(InputError, match=r"row 2 \(1 of 4 rows\) holds NaN or infinity"):
-        nearest(torch.eye(4), gallery, 1)
-
-
-@pytest.mark.parametrize("k", [0, 5])
-def test_k_outside_the_gallery_is_refused(k):
-    with pytest.raises(InputError, match=f"k is {k}; allowed: 1 to 4"):
-        nearest(torch.eye(4), torch.eye(4), k)
-
-
-def test_spaces_of_different_dimension_are_refused():
-    with pytest.raises(InputError, match="3 dimensions and the gallery 4"):
-        nearest(torch.eye(3), torch.eye(4), 1)
+from training.metrics import class_retrieval, instance_retrieval, label_hits, top_k_accuracy
 
 
 def test_top_k_accuracy_by_hand():
@@ -134,3 +45,33 @@ def test_labels_must_match_embeddings():
         class_retrieval(torch.eye(2), torch.eye(2), np.arange(2), np.arange(3))
     with pytest.raises(InputError, match="0 query embeddings"):
         class_retrieval(torch.eye(2)[:0], torch.eye(2), np.arange(0), np.arange(2))
+
+
+def test_random_embeddings_are_at_chance():
+    rng = np.random.default_rng(0)
+    queries, gallery = (torch.from_numpy(rng.normal(size=(800, 16))) for _ in range(2))
+    found = instance_retrieval(queries, gallery, np.arange(800), np.arange(800), ks=(1, 40))
+    assert found[1] <= 0.01  # 1 of 800
+    assert found[40] == pytest.approx(0.05, abs=0.025)  # 40 of 800
+    classes = rng.integers(0, 4, 800)
+    found = class_retrieval(queries, gallery, classes, rng.permutation(classes), ks=(1, 3))
+    assert found[1] == pytest.approx(1 / 4, abs=0.05)
+    assert found[3] == pytest.approx(1 - (3 / 4) ** 3, abs=0.05)
+
+
+def test_hits_are_those_of_the_labels_found():
+    hits = label_hits(np.array([[0, 2], [1, 0]]), np.array([7, 8]), np.array([7, 9, 7]))
+    np.testing.assert_array_equal(hits, [[True, True], [False, False]])
+
+
+def test_top_k_accuracy_equals_scikit_learn_where_each_class_has_one_item():
+    rng = np.random.default_rng(3)
+    queries, gallery = rng.normal(size=(200, 8)), rng.normal(size=(12, 8))
+    truth = rng.integers(0, 12, 200)
+    scores = queries @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T
+    ours = class_retrieval(
+        torch.from_numpy(queries), torch.from_numpy(gallery), truth, np.arange(12), ks=(1, 2, 5)
+    )
+    for k, value in ours.items():
+        theirs = top_k_accuracy_score(truth, scores, k=k, labels=np.arange(12))
+        assert value == pytest.approx(theirs, abs=1e-12)

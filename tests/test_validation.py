@@ -11,12 +11,11 @@ import torch
 from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.errors import ConfigError, TrainingError
-from ccl_hub.sampling import sample_eval
-from ccl_hub.transforms import to_clips
 from training import validation
+from training.features import SetFeatures
 from training.recipe import read_recipe
 from training.rendered import RenderedVideos
-from training.validation import EmbeddedSet, Validator, embed_set, retrieval_table
+from training.validation import Validator, retrieval_table
 
 SMALL = Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32)
 CPU = torch.device("cpu")
@@ -27,27 +26,13 @@ def small_model() -> CCLModel:
     return CCLModel(CCLConfig(Architecture(stage_channels=(4, 4, 8, 8)), SMALL)).eval()
 
 
-@pytest.mark.parametrize("batch_clips", [1, 5, 1000])
-def test_every_video_gives_its_clips_in_order_whatever_the_batch(batch_clips):
-    model, videos = small_model(), RenderedVideos(5, SMALL)
-    found = embed_set(model, videos, 2, batch_clips, CPU, bf16=False)
-    np.testing.assert_array_equal(found.video_ids, np.repeat(np.arange(5), 2))
-    assert found.frames.shape == (10, 3, 8)
-    assert found.video_projections.shape == (10, 128)
-    plan = sample_eval(videos.seconds(3), videos.duration(3), SMALL, clips=2)
-    frames = torch.from_numpy(videos.read(3, plan.indices[1]))[None]
-    with torch.inference_mode():
-        alone = model(to_clips(frames, SMALL))
-    torch.testing.assert_close(found.video[7], alone.video[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.frames[7], alone.frames[0], rtol=1e-4, atol=1e-5)
-
-
 def table_of(frames: torch.Tensor, video: torch.Tensor, videos: RenderedVideos, clips: int):
     ids = np.repeat(np.arange(len(videos)), clips)
     # The projections are noise, so that a mix-up of the two spaces would show.
     noise = torch.Generator().manual_seed(0)
     lost = [torch.randn((*x.shape[:-1], 6), generator=noise) for x in (frames, video)]
-    return retrieval_table(EmbeddedSet(frames, video, *lost, ids), videos)["features"]
+    times = (np.zeros((len(ids), 2)), np.zeros(frames.shape[:2]))
+    return retrieval_table(SetFeatures(frames, video, *lost, ids, *times), videos)["features"]
 
 
 def test_clips_that_differ_are_found_exactly_and_equal_clips_by_video_only():

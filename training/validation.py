@@ -8,45 +8,24 @@ latter two a milder column counts any clip or frame of the same video.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ccl_hub import CCLModel
-from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError
-from ccl_hub.sampling import sample_eval
-from ccl_hub.transforms import to_clips
 
 from .clips import require_same_frames
-from .metrics import class_retrieval, instance_retrieval
+from .features import SetFeatures, features_of
+from .metrics import class_retrieval, label_hits, nearest, top_k_accuracy
 from .recipe import Recipe
 from .rendered import RenderedVideos
 from .store import FrameSource, FrameStore
 
-__all__ = ["EmbeddedSet", "Validator", "embed_set", "retrieval_table"]
+__all__ = ["Validator", "retrieval_table"]
 
 KS = (1, 5, 10)
 Table = dict[str, dict[str, dict[str, float]]]
-
-
-@dataclass(frozen=True)
-class EmbeddedSet:
-    """Embeddings of every clip of a set: M clips of T frames, on the CPU.
-
-    ``frames`` (M,T,512), ``video`` (M,512), ``frame_projections`` (M,T,128), ``video_projections``
-    (M,128), float32; ``video_ids`` (M,) int64, the position of the clip's video in the set.
-    """
-
-    frames: Tensor
-    video: Tensor
-    frame_projections: Tensor
-    video_projections: Tensor
-    video_ids: np.ndarray
 
 
 class Validator:
@@ -85,79 +64,21 @@ class Validator:
 
     def measure(self, model: CCLModel) -> dict[str, Table]:
         """Return ``set -> space -> question -> k -> accuracy in [0, 1]``; restores the mode."""
-        training = model.training
-        model.eval()
         tables = {}
-        try:
-            for store in self.sets:
-                embedded = embed_set(
-                    model,
-                    store,
-                    self._section.clips,
-                    self._section.batch_clips,
-                    self._device,
-                    self._bf16,
-                )
-                tables[store.videos.name] = retrieval_table(embedded, store)
-        finally:
-            model.train(training)
+        for store in self.sets:
+            embedded = features_of(
+                model,
+                store,
+                clips=self._section.clips,
+                batch_clips=self._section.batch_clips,
+                device=self._device,
+                bf16=self._bf16,
+            )
+            tables[store.videos.name] = retrieval_table(embedded, store)
         return tables
 
 
-@torch.inference_mode()
-def embed_set(
-    model: CCLModel,
-    store: FrameSource,
-    clips: int,
-    batch_clips: int,
-    device: torch.device,
-    bf16: bool,
-) -> EmbeddedSet:
-    """Embed uniform centre-crop clips of every video.
-
-    Args:
-        model: In eval mode, on ``device``.
-        store: The videos.
-        clips: Clips per video.
-        batch_clips: Clips computed at once, about.
-        device: Where to compute.
-        bf16: Compute the network in bfloat16.
-
-    Returns:
-        The embeddings, clips of a video together, videos in order.
-    """
-    autocast = torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-    parts: list[tuple[Tensor, ...]] = []
-    ids: list[np.ndarray] = []
-    for batch, video_ids in _clip_batches(store, model.preprocessing, clips, batch_clips):
-        with autocast:
-            output = model(batch.to(device), project=True)
-        parts.append(tuple(part.float().cpu() for part in output))
-        ids.append(video_ids)
-    frames, video, frame_projections, video_projections = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
-    return EmbeddedSet(frames, video, frame_projections, video_projections, np.concatenate(ids))
-
-
-def _clip_batches(
-    store: FrameSource, preprocessing: Preprocessing, clips: int, batch_clips: int
-) -> Iterator[tuple[Tensor, np.ndarray]]:
-    """Yield (M,3,T,H,W) clips of whole videos, M of at least ``batch_clips``, with video ids."""
-    waiting: list[Tensor] = []
-    ids: list[int] = []
-    for video in range(len(store)):
-        plan = sample_eval(store.seconds(video), store.duration(video), preprocessing, clips=clips)
-        flat = store.read(video, plan.indices.reshape(-1))  # (W*T,h,w,3)
-        frames = flat.reshape(*plan.indices.shape, *flat.shape[1:])  # (W,T,h,w,3)
-        waiting.append(to_clips(torch.from_numpy(frames), preprocessing))
-        ids += [video] * len(frames)
-        if len(ids) >= batch_clips or video == len(store) - 1:
-            yield torch.cat(waiting), np.array(ids)
-            waiting, ids = [], []
-
-
-def retrieval_table(embedded: EmbeddedSet, store: FrameSource) -> Table:
+def retrieval_table(embedded: SetFeatures, store: FrameSource) -> Table:
     """Answer the three questions for one set.
 
     Args:
@@ -190,14 +111,16 @@ def _frames_and_videos(
     """F=>V and V=>F among the clips of one split, by clip and by video."""
     count, length, _ = frames.shape
     flat = frames.flatten(0, 1)  # (M*T,D)
-    clip_ids = np.arange(count)
+    clips = np.arange(count)
+    videos_of_frames, _ = nearest(flat, video, min(max(KS), count))
+    frames_of_videos, _ = nearest(video, flat, min(max(KS), len(flat)))
     results = {}
-    for name, ids in (("clip", clip_ids), ("same_video", video_ids)):
+    for name, ids in (("clip", clips), ("same_video", video_ids)):
         of_frames = np.repeat(ids, length)
-        found = instance_retrieval(flat, video, of_frames, ids, KS)
-        results[f"frame_to_video_{name}"] = _with_text_keys(found)
-        found = instance_retrieval(video, flat, ids, of_frames, KS)
-        results[f"video_to_frame_{name}"] = _with_text_keys(found)
+        hits = label_hits(videos_of_frames, of_frames, ids)
+        results[f"frame_to_video_{name}"] = _with_text_keys(top_k_accuracy(hits, KS))
+        hits = label_hits(frames_of_videos, ids, of_frames)
+        results[f"video_to_frame_{name}"] = _with_text_keys(top_k_accuracy(hits, KS))
     return results
 
 
