@@ -29,6 +29,7 @@ Points = Sequence[tuple[float, float]]
 Series = Mapping[str, Points]
 
 MAX_POINTS = 400
+MAX_LABEL = 40
 # Drawn colour -> what the page gives for it.
 TEXT, GRID = "#010203", "#010204"
 LINES = tuple(f"#0102{number:02x}" for number in range(16, 24))
@@ -121,13 +122,13 @@ def line_chart(
         panel = figure.subplots()
         for place, (name, points) in enumerate(thinned.items()):
             # matplotlib leaves names with a leading underscore out of the legend.
-            label = f"\N{HAIR SPACE}{name}" if name.startswith("_") else name
+            label = _short(f"\N{HAIR SPACE}{name}" if name.startswith("_") else name)
             colour, dash = LINES[place % len(LINES)], DASHES[place % len(DASHES)]
             marker = "." if len(points) < 30 else ""
             panel.plot(
                 *zip(*points, strict=True), label=label, color=colour, ls=dash, marker=marker
             )
-        _style(panel, x_label, y_label, logarithmic)
+        _style(panel, _short(x_label), _short(y_label), logarithmic)
         canvas.print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     last = ", ".join(f"{name} {points[-1][1]:.4g}" for name, points in series.items())
     caption = f"At the end: {last}."
@@ -149,6 +150,11 @@ def _style(panel: Any, x_label: str, y_label: str, logarithmic: bool) -> None:
     for side in panel.spines.values():
         side.set_color(GRID)
     panel.legend(fontsize=8, labelcolor=TEXT, frameon=False)
+
+
+def _short(text: str) -> str:
+    """Cut what would leave no room for the lines; the caption has the whole name."""
+    return text if len(text) <= MAX_LABEL else f"{text[: MAX_LABEL - 1]}…"
 
 
 def _thin(points: Points) -> list[tuple[float, float]]:

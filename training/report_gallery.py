@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -129,6 +128,7 @@ class _Drawer:
         splits = np.array([item.split for item in source.videos])[features.video_ids]
         self._test, self._train = (np.flatnonzero(splits == name) for name in ("test", "train"))
         self._labels = [item.label or "no class" for item in source.videos]
+        self._made: dict[tuple[int, tuple[int, ...]], Thumbnail] = {}
 
     def draw(self, queries: int, seed: int) -> list[Gallery]:
         generator = np.random.default_rng(seed)
@@ -216,14 +216,19 @@ class _Drawer:
         return Answer(thumbnail, *verdict, float(cosine))
 
     def _frame(self, clip: int, frame: int) -> Thumbnail:
-        return self._thumbnail(clip, [int(frame)], "frame")
+        return self._thumbnail(int(clip), (int(frame),))
 
     def _clip(self, clip: int) -> Thumbnail:
         length = self._features.frames.shape[1]
         shown = sorted({int(place) for place in np.linspace(0, length - 1, STRIP_FRAMES)})
-        return self._thumbnail(clip, shown, "clip")
+        return self._thumbnail(int(clip), tuple(shown))
 
-    def _thumbnail(self, clip: int, frames: Sequence[int], what: str) -> Thumbnail:
+    def _thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
+        if (clip, frames) not in self._made:
+            self._made[clip, frames] = self._draw_thumbnail(clip, frames)
+        return self._made[clip, frames]
+
+    def _draw_thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
         video = int(self._features.video_ids[clip])
         times = np.asarray(self._features.frame_seconds[clip], np.float64)[list(frames)]
         there = self._source.seconds(video)
@@ -232,7 +237,7 @@ class _Drawer:
         image, width, height = _jpeg(pixels)
         span = f"{times[0]:.2f} s" if len(times) == 1 else f"{times[0]:.2f} to {times[-1]:.2f} s"
         name, label = self._source.names[video], self._labels[video]
-        parts = f"{len(frames)} frames of a clip" if len(frames) > 1 else f"a {what}"
+        parts = f"{len(frames)} frames of a clip" if len(frames) > 1 else "a frame"
         alt = f"{parts} of {name}, {label}, at {span}"
         return Thumbnail(image, alt, width, height, f"{name} · {span}")
 
