@@ -1,0 +1,414 @@
+"""Fine-tune models with labels and test them (paper, Section 4.3, Tables 4 and 6).
+
+    python -m training.finetune --model ccl_r18_mini --data PACK --out RUN
+    python -m training.finetune RECIPE --model A --model random-init --data PACK1 --data PACK2
+        --seeds 0,1,2 --out RUNS [--set a.b=c] [--resume auto]
+    python -m training.finetune --evaluate RUN --data PACK
+
+A new FC layer on the video feature, all layers trained; then 10 centre-crop clips of every test
+video, predictions averaged. Also under ``torchrun --nproc-per-node K -m training.finetune``.
+
+Each model, set and seed is a run with its checkpoints and logs: in ``--out`` itself if there is
+one, in a folder for each if there are several. A finished run holds the model too: a folder that
+``from_pretrained`` loads, with ``classifier.safetensors`` and ``classes.json`` beside. Results
+files go to ``--results``, and a table to standard output.
+
+Exit codes: 0 finished; 1 training failed (NaN, disk full); 2 a recipe, model, set or checkpoint is
+not usable; 75 saved before the end (SIGTERM, SIGINT or the time budget), to be continued with
+``--resume auto``. (torchrun itself exits with 1 whatever a process of its own returned.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import logging
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ccl_hub.errors import CCLError, ConfigError, OutputError
+
+from . import checkpoints
+from .clips import ClipSource, SplitSource, cached_frames
+from .distributed import World, start_world
+from .evaluation_sets import EvaluationSet, data_record, open_evaluation_sets
+from .finetune_model import ClassifierRecord, load_classifier, save_classifier
+from .finetune_recipe import FinetuneRecipe, finetune_recipe_from_dict, read_finetune_recipe
+from .finetune_task import Figures, Finetuning, judge
+from .linear_probe import fold_means, markdown_table
+from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
+from .loop import Loop, NonFiniteError, Outcome, check_batch, require_same_start
+from .recipe import apply_changes
+from .reference_models import REFERENCE_ROWS, NamedModel, load_models
+from .results import Results, write_results
+from .run_folder import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED,
+    EXIT_SAVED,
+    StopFlag,
+    choose_checkpoint,
+    only_run_in,
+    set_precision,
+    write_recipe,
+)
+
+__all__ = ["finetune", "main"]
+
+logger = logging.getLogger("training.finetune")
+
+DEFAULT_RECIPE = "paper"
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.finetune",
+        description="Fine-tune models with labels and test them (Tables 4 and 6); also under "
+        "torchrun.",
+        epilog="Exit codes: 0 finished; 1 training failed; 2 unusable recipe, model, data or "
+        "checkpoint; 75 saved before the end, continue with --resume auto.",
+    )
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        help="a TOML file, or a name in training/recipes/finetune (default: paper)",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[LABEL=]PLACE",
+        help="what to go on from: a known name, model folder, Hub id, training run or checkpoint, "
+        f"or {', '.join(REFERENCE_ROWS[:-1])}; may be repeated",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="PLACE",
+        help="a packed set, a .csv or .parquet list, a folder with one folder per class, or "
+        "rendered:N; may be repeated",
+    )
+    parser.add_argument(
+        "--seeds", type=_seeds, metavar="0,1,2", help="one run for each (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("accuracy", "f-measure"),
+        help="f-measure: as Table 6, beside the accuracy; short for --set test.metric=...",
+    )
+    parser.add_argument("--average", choices=("macro", "micro"), help="of the f-measure")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from the newest whole checkpoint of each run (start afresh if there is none), "
+        "or, of a single run, from a given checkpoint",
+    )
+    parser.add_argument("--out", type=Path, help="folder of the run, or of the runs")
+    parser.add_argument(
+        "--results", type=Path, help="folder for the results files (default: OUT/results)"
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=Path,
+        metavar="FOLDER",
+        help="train nothing: test the model of a finished run again",
+    )
+    options = parser.parse_args(arguments)
+    for name in ("metric", "average"):
+        if getattr(options, name) is not None:
+            options.changes.append(f"test.{name}={getattr(options, name)}")
+    given = [name for name in ("recipe", "model", "out", "resume", "seeds") if vars(options)[name]]
+    if options.evaluate is not None and given:
+        parser.error(f"--evaluate trains nothing; leave out {' and '.join(given)}")
+    if options.evaluate is None and not (options.model and options.out):
+        parser.error("give --model and --out, or --evaluate")
+    return options
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}; give whole numbers as 0,1,2") from error
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r}; give different numbers, 0 or more")
+    return seeds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    options = parse_arguments(arguments)
+    main_process = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if main_process else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    try:
+        if options.evaluate is not None:
+            results, outcome = evaluate(options), Outcome.FINISHED
+        else:
+            results, outcome = _finetune_all(options)
+    except (NonFiniteError, OutputError) as error:
+        return _fail(error, EXIT_FAILED)
+    except CCLError as error:
+        return _fail(error, EXIT_BAD_INPUT)
+    if main_process and results:
+        sys.stdout.write(markdown_table([*results, *fold_means(results)]))
+    if outcome is Outcome.SAVED:
+        logger.info("saved before the end in %s; continue with --resume auto", options.out)
+        return EXIT_SAVED
+    return 0
+
+
+def _fail(error: CCLError, code: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return code
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def _finetune_all(options: argparse.Namespace) -> tuple[list[Results], Outcome]:
+    """Fine-tune every model on every set with every seed, until one run is stopped."""
+    recipe = read_finetune_recipe(options.recipe or DEFAULT_RECIPE, options.changes)
+    seeds = options.seeds or (recipe.seed,)
+    runs = len(options.model) * len(options.data) * len(seeds)
+    if runs > 1 and options.resume not in (None, "auto"):
+        raise ConfigError(
+            f"--resume {options.resume} is one checkpoint for {runs} runs; give auto."
+        )
+    if recipe.log.curves:
+        require_drawing()
+    set_precision(recipe.precision)
+    stop, results = StopFlag(), []
+    with start_world(recipe.precision.device) as world, stop.listening():
+        for named, labelled, seed in _starts(options, recipe, seeds):
+            folder = options.out
+            if runs > 1:
+                folder = folder / _slug(named.record.label, f"seed{seed}", labelled.videos.name)
+            wanted = dataclasses.replace(recipe, seed=seed)
+            outcome, result = finetune(
+                wanted, named, labelled, folder, world, stop=stop, resume=options.resume
+            )
+            if outcome is Outcome.SAVED:
+                if stop.signal_name:
+                    logger.info("stopped by %s", stop.signal_name)
+                return results, outcome
+            if world.is_main:
+                place = options.results or options.out / "results"
+                logger.info("wrote %s", write_results(result, place))
+            results.append(result)
+    return results, Outcome.FINISHED
+
+
+def _starts(
+    options: argparse.Namespace, recipe: FinetuneRecipe, seeds: Sequence[int]
+) -> Iterator[tuple[NamedModel, EvaluationSet, int]]:
+    """Yield what each run starts from; the record's seed tells the runs of a row apart."""
+    for seed in seeds:
+        for named in load_models(options.model, (seed,)):
+            record = named.record
+            if record.seed is None or len(seeds) > 1:
+                record = dataclasses.replace(record, seed=seed)
+            for labelled in _open_sets(options.data, recipe, named):
+                # A model of its own for each set: training changes it.
+                yield NamedModel(copy.deepcopy(named.model), record), labelled, seed
+
+
+def _open_sets(
+    places: Sequence[str], recipe: FinetuneRecipe, named: NamedModel
+) -> list[EvaluationSet]:
+    wanted = argparse.Namespace(
+        data=places, test_share=recipe.data.test_share, workers=max(1, recipe.data.workers)
+    )
+    return open_evaluation_sets(wanted, named.model.preprocessing)
+
+
+def _slug(*parts: str) -> str:
+    return "--".join(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.") for part in parts)
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    named: NamedModel,
+    labelled: EvaluationSet,
+    folder: Path,
+    world: World,
+    *,
+    stop: StopFlag | None = None,
+    resume: str | None = None,
+) -> tuple[Outcome, Results | None]:
+    """Fine-tune one model on one set, test it and keep it.
+
+    Args:
+        recipe: What to do.
+        named: What to go on from; its model is changed.
+        labelled: The set.
+        folder: For checkpoints, logs and the final model.
+        world: This process among its peers.
+        stop: Asked after each step.
+        resume: ``"auto"``, the path of a checkpoint, or None for a fresh run.
+
+    Returns:
+        Whether the run came to its end, and what it measured; None of a stopped run.
+
+    Raises:
+        CCLError: Recipe, data, world or checkpoint are damaged or do not fit each other.
+        NonFiniteError: The loss or a gradient is not finite.
+        OutputError: The folder cannot be written.
+    """
+    recipe = _fitted(recipe, named)
+    checkpoint = choose_checkpoint(folder, resume)
+    train, test = (SplitSource(labelled, split) for split in ("train", "test"))
+    check_batch(recipe.optim, len(train), world)
+    frames = cached_frames(train, recipe.data, world.device)
+    source = ClipSource(recipe, frames, world.device)
+    task = Finetuning(recipe, named.model, source, train, test, world)
+    loop = Loop(task, recipe, source, folder, world, stop or StopFlag())
+    if checkpoint is not None:
+        loop.restore(checkpoint)
+    require_same_start(loop.step, world)
+    with only_run_in(folder, world):
+        if world.is_main:
+            checkpoints.remove_leftovers(folder / "checkpoints")
+            write_recipe(recipe, folder)
+        outcome = loop.run()
+        lines = read_log(folder / LOG_NAME)
+        if world.is_main and recipe.log.curves:
+            draw_curves(lines, folder / CURVES_NAME, f"{named.record.label}, {recipe.name}")
+        if outcome is Outcome.SAVED:
+            return outcome, None
+        figures = Figures.from_dict(loop.metrics["test"])
+        if world.is_main:
+            record = ClassifierRecord(
+                labelled.videos.classes,
+                named.record,
+                data_record(labelled),
+                recipe.to_dict(),
+                figures.by_metric,
+            )
+            save_classifier(task.model, record, folder)
+    settings = {
+        "recipe": recipe.to_dict(),
+        "steps": loop.step,
+        "training_seconds": round(loop.seconds, 1),
+        "processes": world.size,
+        "device": world.device.type,
+    }
+    result = Results(
+        kind="finetune",
+        model=named.record,
+        data=data_record(labelled),
+        measurements=figures.measurements,
+        settings=settings,
+        confusion=figures.confusion,
+        curves=epoch_curves(lines),
+    )
+    return outcome, result
+
+
+def _fitted(recipe: FinetuneRecipe, named: NamedModel) -> FinetuneRecipe:
+    """Return the recipe with the model's preprocessing."""
+    recipe = dataclasses.replace(recipe, preprocessing=named.model.preprocessing)
+    largest = recipe.preprocessing.crop_px
+    if recipe.crop_px > largest:
+        raise ConfigError(
+            f"clip.crop_px is {recipe.crop_px}, the crop of {named.record.label} is {largest}; "
+            "allowed: at most that."
+        )
+    return recipe
+
+
+def epoch_curves(lines: Sequence[dict]) -> dict[str, list[float]]:
+    """Return loss and accuracy over epochs, from the lines of a log.
+
+    Args:
+        lines: As :func:`training.logs.read_log` gives them.
+
+    Returns:
+        ``loss`` and ``training accuracy``, means over each epoch; and each figure of the test,
+        one value for each time it was made, where that was more than once.
+    """
+    of_epochs: dict[int, list[dict]] = defaultdict(list)
+    tests: dict[str, list[float]] = defaultdict(list)
+    for line in lines:
+        if line["kind"] == "train":
+            of_epochs[line["epoch"]].append(line)
+        else:
+            for metric, value in line.get("test", {}).items():
+                tests[f"test {metric}"].append(value)
+    curves = {
+        title: [
+            sum(line[name] for line in of_epochs[epoch]) / len(of_epochs[epoch])
+            for epoch in sorted(of_epochs)
+        ]
+        for title, name in (("loss", "loss"), ("training accuracy", "accuracy"))
+    }
+    return curves | {name: values for name, values in tests.items() if len(values) > 1}
+
+
+# Testing again -----------------------------------------------------------------------------------
+
+
+def evaluate(options: argparse.Namespace) -> list[Results]:
+    """Test a finished run's model on the test splits of ``--data``, with its own settings.
+
+    Raises:
+        CCLError: The folder holds no whole fine-tuned model, or a set has other classes.
+    """
+    folder: Path = options.evaluate
+    model, record = load_classifier(folder)
+    values = copy.deepcopy(record.recipe)
+    values["precision"] = {**values.get("precision", {}), "device": "auto", "threads": 0}
+    apply_changes(values, options.changes)
+    recipe = finetune_recipe_from_dict(values, str(folder / "recipe of classes.json"))
+    set_precision(recipe.precision)
+    results = []
+    with start_world(recipe.precision.device) as world:
+        named = NamedModel(model.backbone, record.start)
+        sets = _open_sets(options.data, _fitted(recipe, named), named)
+        for labelled in sets:
+            _require_classes(labelled, record.classes, folder)
+        model.to(world.device)
+        for labelled in sets:
+            figures = judge(model, SplitSource(labelled, "test"), recipe, world)
+            result = Results(
+                kind="finetune",
+                model=record.start,
+                data=data_record(labelled),
+                measurements=figures.measurements,
+                settings={"recipe": recipe.to_dict(), "trained_on": record.data.name},
+                confusion=figures.confusion,
+            )
+            if options.results is not None and world.is_main:
+                logger.info("wrote %s", write_results(result, options.results))
+            results.append(result)
+    return results
+
+
+def _require_classes(labelled: EvaluationSet, classes: Sequence[str], folder: Path) -> None:
+    there = labelled.videos.classes
+    if there == tuple(classes):
+        return
+    differing = sorted(set(there) ^ set(classes)) or ["their order"]
+    raise ConfigError(
+        f"{labelled.videos.name}: has {len(there)} classes, the model of {folder} "
+        f"{len(classes)}; they differ in {', '.join(differing[:3])}. "
+        "Test on a set with the classes it was trained on."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
