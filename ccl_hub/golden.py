@@ -24,13 +24,13 @@ from .embed import embed_video
 from .errors import ModelNotFoundError, WeightsError
 from .files import write_atomically
 from .transforms import to_clips
+from .weights import GOLDEN_NAME
 
 if TYPE_CHECKING:
     from .model import CCLModel
 
 __all__ = ["GOLDEN_NAME", "Check", "compare", "compute", "golden_clip", "verify", "write"]
 
-GOLDEN_NAME = "golden.safetensors"
 # Relative L2 error of a vector. Observed between CPU kernels: below 1e-5; TF32 on CUDA: 1e-3.
 VECTOR_TOLERANCE = 2e-3
 # Grey levels, mean over 16 x 16 pixel blocks: FFmpeg builds differ by rounding only.
@@ -126,12 +126,15 @@ def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
     ]
 
 
-def verify(name: str, device: str | torch.device | None = None) -> list[Check]:
-    """Load a model by name or folder and compare it with the golden values beside it.
+def verify(
+    name: str, device: str | torch.device | None = None, revision: str | None = None
+) -> list[Check]:
+    """Load a model and compare it with the golden values beside it.
 
     Args:
-        name: A bundled name, or a local folder written by ``training.export``.
-        device: See :meth:`CCLModel.from_pretrained`.
+        name: A name, folder or Hub id; see :meth:`CCLModel.from_pretrained`.
+        device: Likewise.
+        revision: Likewise.
 
     Raises:
         ModelNotFoundError: No such model, or no golden values beside it.
@@ -141,13 +144,13 @@ def verify(name: str, device: str | torch.device | None = None) -> list[Check]:
 
     from .model import CCLModel
 
-    path = weights.resolve(name).weights_path.with_name(GOLDEN_NAME)
-    if not path.is_file():
+    path = weights.beside(weights.resolve(name, revision), GOLDEN_NAME)
+    if path is None:
         raise ModelNotFoundError(
             f"{name}: no {GOLDEN_NAME} beside the weights, so there is nothing to compare with; "
-            "training.export writes one."
+            "training.export and push_to_hub write one."
         )
-    model = CCLModel.from_pretrained(name, device=device)
+    model = CCLModel.from_pretrained(name, revision, device=device)
     try:
         return compare(compute(model), safetensors.numpy.load_file(path))
     except (safetensors.SafetensorError, KeyError) as error:

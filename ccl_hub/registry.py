@@ -1,11 +1,19 @@
-"""The checkpoints this package knows by name. Data only: nothing is read or fetched here."""
+"""The checkpoints this package knows by name. Data only: nothing is fetched here."""
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 
-__all__ = ["BUNDLED_FOLDER", "REGISTRY", "RegistryEntry", "list_models"]
+from .errors import InputError
 
+__all__ = ["BUNDLED_FOLDER", "REGISTRY", "RegistryEntry", "list_models", "organisation"]
+
+# Where the checkpoints of this registry are published on the Hub, and the variable that names
+# another place: that of a fork, or of your own copies.
+ORGANISATION = "org"
+ORGANISATION_VARIABLE = "CCL_HUB_ORG"
 # Folder inside the package that holds one folder for each bundled checkpoint.
 BUNDLED_FOLDER = "checkpoints"
 
@@ -18,7 +26,6 @@ class RegistryEntry:
         name: What users type.
         trained_on: Pretraining data in one line.
         bundled: True if it ships inside the package and needs no network.
-        repo: Repository on the Hugging Face Hub, or "" if bundled.
         revision: Full commit sha on the Hub; "" while nothing is published.
         sha256: Hash of ``model.safetensors``; "" while nothing is published.
         size_bytes: Size of ``model.safetensors``; 0 while nothing is published.
@@ -27,10 +34,14 @@ class RegistryEntry:
     name: str
     trained_on: str
     bundled: bool = False
-    repo: str = ""
     revision: str = ""
     sha256: str = ""
     size_bytes: int = 0
+
+    @property
+    def repo(self) -> str:
+        """Repository on the Hugging Face Hub, or "" if bundled; see :func:`organisation`."""
+        return "" if self.bundled else f"{organisation()}/{self.name}"
 
     @property
     def published(self) -> bool:
@@ -49,16 +60,29 @@ _ENTRIES = (
     RegistryEntry(
         name="ccl_r18_k400",
         trained_on="Kinetics-400, train split, without labels",
-        repo="org/ccl_r18_k400",
     ),
     RegistryEntry(
         name="ccl_r18_ucf101",
         trained_on="UCF101, train split 1, without labels",
-        repo="org/ccl_r18_ucf101",
     ),
 )
 
 REGISTRY: dict[str, RegistryEntry] = {entry.name: entry for entry in _ENTRIES}
+
+
+def organisation() -> str:
+    """Return the organisation on the Hub: ``CCL_HUB_ORG`` if set, read at every call.
+
+    Raises:
+        InputError: ``CCL_HUB_ORG`` is no name of an organisation.
+    """
+    name = os.environ.get(ORGANISATION_VARIABLE) or ORGANISATION
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
+        raise InputError(
+            f"{ORGANISATION_VARIABLE} is {name!r}; allowed: one name of a user or organisation "
+            "on the Hub, of letters, digits, '-', '_' and '.'."
+        )
+    return name
 
 
 def list_models() -> list[str]:

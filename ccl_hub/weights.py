@@ -1,4 +1,4 @@
-"""Find, fetch, verify, read and write weights; the only module that imports huggingface_hub.
+"""Find, verify, read and write weights; :mod:`ccl_hub.hub` fetches them.
 
 Only safetensors are read. A file's bytes are read once: what was hashed is what is loaded.
 ``huggingface_hub.PyTorchModelHubMixin`` is not used: it loads non-strictly and prints.
@@ -13,23 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from . import hub
 from .config import CCLConfig
 from .errors import InputError, ModelNotFoundError, WeightsError
 from .files import make_folder, write_atomically
-from .registry import BUNDLED_FOLDER, REGISTRY, RegistryEntry
+from .registry import BUNDLED_FOLDER, ORGANISATION_VARIABLE, REGISTRY, RegistryEntry
 
 if TYPE_CHECKING:
     from .model import CCLModel
 
 __all__ = [
     "CONFIG_NAME",
+    "GOLDEN_NAME",
     "WEIGHTS_NAME",
     "Source",
+    "beside",
     "bundled_folder",
     "load_strictly",
     "read_tensors",
@@ -41,6 +44,7 @@ __all__ = [
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+GOLDEN_NAME = "golden.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -55,12 +59,21 @@ class Source:
         config: Read from ``config.json``.
         weights_path: The safetensors file.
         expected_sha256: Hash the file must have, or "" if none is published.
+        hub_file: The weights in the cache of the Hub's client, or None if they are in a folder.
     """
 
     name: str
     config: CCLConfig
     weights_path: Path
     expected_sha256: str = ""
+    hub_file: hub.HubFile | None = None
+
+    @property
+    def checked_against(self) -> str:
+        """Whose hash the weights are compared with: "registry", "Hub", or "" for nobody's."""
+        if self.expected_sha256:
+            return "registry"
+        return "Hub" if self.hub_file is not None and self.hub_file.stated_hash else ""
 
 
 def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
@@ -73,7 +86,9 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
 
     Raises:
         ModelNotFoundError: None of these exists.
-        WeightsError: The folder or repository holds no safetensors.
+        HubError: The Hub cannot be reached, or refuses.
+        WeightsError: The folder or repository holds no safetensors, or its ``config.json`` is not
+            what the Hub says it is.
         ConfigError: Its ``config.json`` cannot be read.
         InputError: A revision was given for something that has none.
     """
@@ -115,20 +130,31 @@ def bundled_folder(name: str) -> Path:
 
 
 def _resolve_entry(entry: RegistryEntry, revision: str | None) -> Source:
-    if revision is not None and revision != entry.revision:
+    pinned = entry.bundled or entry.published
+    if revision is not None and pinned and revision != entry.revision:
         raise InputError(
             f"revision is {revision!r} but the name {entry.name!r} is pinned to "
             f"{entry.revision or 'this version of the package'}; leave it out, or give the Hub id."
         )
     if entry.bundled:
         return _from_folder(bundled_folder(entry.name), entry.name, entry.sha256)
-    if not entry.published:
-        raise ModelNotFoundError(
-            f"{entry.name!r} is not yet published (trained on: {entry.trained_on}). "
-            "Load 'ccl_r18_mini', which ships inside the package, or train it with training/ "
-            "and give the exported folder or your own Hub id 'org/name'."
-        )
-    return _from_hub(entry.repo, entry.revision, entry.name, entry.sha256)
+    if not entry.published and not os.environ.get(ORGANISATION_VARIABLE):
+        raise ModelNotFoundError(_not_published(entry))
+    try:
+        return _from_hub(entry.repo, entry.revision or revision, entry.name, entry.sha256)
+    except ModelNotFoundError as error:
+        if entry.published:
+            raise
+        raise ModelNotFoundError(f"{error} {_not_published(entry)}") from error
+
+
+def _not_published(entry: RegistryEntry) -> str:
+    return (
+        f"{entry.name!r} is not yet published (trained on: {entry.trained_on}). "
+        "Load 'ccl_r18_mini', which ships inside the package; or train it with training/ and give "
+        "the exported folder or your own Hub id 'org/name'; or set "
+        f"{ORGANISATION_VARIABLE} to an organisation that has a repository of this name."
+    )
 
 
 def _from_folder(folder: Path, name: str, sha256: str = "") -> Source:
@@ -155,59 +181,30 @@ def _only_pickles(where: str, file: str) -> str:
 
 def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> Source:
     """Fetch the two files of a Hub repository, or take them from the cache."""
-    import huggingface_hub
-    from huggingface_hub import errors as hub_errors
+    config_file = hub.fetch(repo, CONFIG_NAME, revision)
+    if config_file is None:
+        raise _lacking(repo, revision, CONFIG_NAME)
+    hub.read(config_file)  # checks it: another mean or size would change every embedding
+    config = CCLConfig.from_file(config_file.path)
+    # Of the very commit the configuration came from: a branch may move in between.
+    file = hub.fetch(repo, WEIGHTS_NAME, config_file.commit)
+    if file is None:
+        raise _lacking(repo, config_file.commit, WEIGHTS_NAME)
+    return Source(name, config, file.path, sha256, file)
 
+
+def _lacking(repo: str, revision: str | None, missing: str) -> WeightsError:
+    """Return the error of a repository without the file, which tells what it has instead."""
     at = f"{repo}@{revision}" if revision else repo
-    # What huggingface_hub lets through when a body breaks off: httpx's or httpx2's base error.
-    transport_error = cast("type[Exception]", hub_errors.HfHubHTTPError.__bases__[0])
-    try:
-        config_path = huggingface_hub.hf_hub_download(repo, CONFIG_NAME, revision=revision)
-        # Of the very commit the configuration came from: a branch may move in between.
-        commit = Path(config_path).parent.name
-        weights_path = huggingface_hub.hf_hub_download(repo, WEIGHTS_NAME, revision=commit)
-    except hub_errors.HFValidationError as error:
-        raise ModelNotFoundError(
-            f"{at}: not a folder here, and not a Hub id ({error}). "
-            f"Known names: {', '.join(REGISTRY)}."
-        ) from error
-    except hub_errors.GatedRepoError as error:
-        raise ModelNotFoundError(
-            f"{at}: access is restricted; ask for it on its Hub page and log in with "
-            "'hf auth login' or set HF_TOKEN."
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{at}: no such repository on the Hub, or it is private, and no folder here; check "
-            "the name, and log in with 'hf auth login' or set HF_TOKEN. "
-            f"Known names: {', '.join(REGISTRY)}."
-        ) from error
-    except hub_errors.RevisionNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{at}: the repository has no such revision; give a commit, tag or branch it has."
-        ) from error
-    except hub_errors.LocalEntryNotFoundError as error:
-        raise ModelNotFoundError(
-            f"{at}: no folder here, not in the local cache, and the Hub cannot be reached "
-            f"({error}); check the name, connect once, set HF_ENDPOINT to a mirror, or use "
-            "'ccl_r18_mini', which needs no network."
-        ) from error
-    except hub_errors.EntryNotFoundError as error:
-        raise WeightsError(
-            f"{at}: the repository lacks {CONFIG_NAME} or {WEIGHTS_NAME} ({error}); only "
-            "safetensors checkpoints of this package can be loaded."
-        ) from error
-    except hub_errors.HfHubHTTPError as error:
-        raise ModelNotFoundError(
-            f"{at}: the Hub answered with an error ({error}); try again later or use a mirror "
-            "through HF_ENDPOINT."
-        ) from error
-    except (OSError, transport_error) as error:
-        raise ModelNotFoundError(
-            f"{at}: the download failed ({error}); try again, and check the connection and that "
-            "the cache folder (HF_HOME) is writable and has space."
-        ) from error
-    return Source(name, CCLConfig.from_file(config_path), Path(weights_path), sha256)
+    names = hub.list_files(repo, revision)
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(name.endswith(".safetensors") for name in names):
+        return WeightsError(_only_pickles(at, pickles[0]))
+    held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return WeightsError(
+        f"{at}: the repository has no {missing} (it has: {held or 'nothing'}); only safetensors "
+        "checkpoints of this package can be loaded. Write one with 'ccl-hub publish'."
+    )
 
 
 def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
@@ -222,25 +219,54 @@ def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
     """
     import safetensors.torch
 
-    try:
-        data = source.weights_path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"{source.weights_path}: cannot be read ({error.strerror or error}); "
-            "check the permissions and the disk."
-        ) from error
+    if source.hub_file is None:
+        data = _read_local(source)
+    else:
+        data = hub.read(source.hub_file, source.expected_sha256)
     sha256 = hashlib.sha256(data).hexdigest()
-    if source.expected_sha256 and sha256 != source.expected_sha256:
-        raise WeightsError(
-            f"{source.weights_path}: sha256 is {sha256}, published is {source.expected_sha256}; "
-            "the file is damaged or was replaced. Delete it and fetch or install it again."
-        )
     try:
         return safetensors.torch.load(data), sha256
     except safetensors.SafetensorError as error:
         raise WeightsError(
             f"{source.weights_path}: not a valid safetensors file ({error}); fetch it again."
         ) from error
+
+
+def _read_local(source: Source) -> bytes:
+    """Return the bytes of weights in a folder; those of the package must have their hash."""
+    path, wanted = source.weights_path, source.expected_sha256
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror or error}); "
+            "check the permissions and the disk."
+        ) from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    if wanted and sha256 != wanted:
+        raise WeightsError(
+            f"{path}: sha256 is {sha256}, published is {wanted}; the file is damaged or was "
+            "replaced. Install the package again."
+        )
+    return data
+
+
+def beside(source: Source, name: str) -> Path | None:
+    """Return another file of the same folder or commit, fetched if need be; None without one.
+
+    Raises:
+        ModelNotFoundError: Offline, and not in the cache.
+        HubError: It cannot be fetched.
+        WeightsError: It is not what the Hub says it is.
+    """
+    if source.hub_file is None:
+        path = source.weights_path.with_name(name)
+        return path if path.is_file() else None
+    file = hub.fetch(source.hub_file.repo, name, source.hub_file.commit)
+    if file is None:
+        return None
+    hub.read(file)
+    return file.path
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -281,7 +307,9 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     if broken:
         raise WeightsError(f"{path}: {broken[0]} holds NaN or infinity; export an earlier step.")
     if any(tensor.is_meta for tensor in wanted.values()):
-        model.to_empty(device="cpu")
+        # As to_empty(), which first loads a second's worth of sympy.
+        untyped = cast("Any", model)
+        untyped._apply(lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype))
     model.load_state_dict(tensors)
 
 

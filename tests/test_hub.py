@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -9,111 +12,250 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from ccl_hub import weights
-from tests.hub_server import COMMIT, Hub, serve
+from ccl_hub.registry import RegistryEntry
+from tests.hub_client import Client, environment, vectors
+from tests.hub_server import Hub, serve
 from tests.test_model import tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
-LOAD = """
-import sys, torch
-from ccl_hub import CCLModel
-from ccl_hub.errors import CCLError
-try:
-    model = CCLModel.from_pretrained(sys.argv[1], revision=sys.argv[2] if sys.argv[2:] else None)
-except CCLError as error:
-    print(type(error).__name__, error)
-    sys.exit(3)
-with torch.inference_mode():
-    clip = torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)
-    print("video", model(clip).video[0, :4].tolist())
-"""
+NAME = "someone/ccl_tiny"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model().save_pretrained(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def wanted() -> tuple[str, list[float]]:
+    return "loaded", vectors(tiny_model())
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    folder = tiny_model().save_pretrained(tmp_path / "repository")
+def hub(folder: Path) -> Iterator[Hub]:
     with serve() as running:
-        running.repositories["someone/ccl_tiny"] = folder
+        running.add(NAME, folder)
         yield running
 
 
-def load(hub: Hub, cache: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Load in a fresh process, because huggingface_hub reads its settings when imported."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *arguments],
-        env={**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(cache), **environment},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
-    assert done.returncode in (0, 3), done.stderr
-    return done.returncode, done.stdout.strip()
+@pytest.fixture
+def client(hub: Hub, tmp_path: Path) -> Client:
+    return Client(hub, tmp_path / "cache")
 
 
-def test_fetch_then_offline_from_the_cache(hub: Hub, tmp_path: Path) -> None:
-    with torch.inference_mode():
-        clip = torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)
-        wanted = tiny_model()(clip).video[0, :4].tolist()
-    assert load(hub, tmp_path / "cache", "someone/ccl_tiny") == (0, f"video {wanted}")
-    assert any("GET" in line and weights.WEIGHTS_NAME in line for line in hub.requests)
+def as_user(token: str) -> dict[str, str]:
+    return {"HF_TOKEN": token}
 
+
+def commit(hub: Hub) -> str:
+    return hub.repositories[NAME].branches["main"]
+
+
+# Names, revisions, cache -------------------------------------------------------------------------
+
+
+def test_fetch_then_offline_from_the_cache(hub: Hub, client: Client, wanted: tuple) -> None:
+    assert client.load(NAME) == wanted
+    assert hub.downloads(weights.WEIGHTS_NAME) == 1
     hub.requests.clear()
-    offline = load(hub, tmp_path / "cache", "someone/ccl_tiny", HF_HUB_OFFLINE="1")
-    assert offline == (0, f"video {wanted}")
-    assert hub.requests == [], "offline mode must open no connection"
-    pinned = load(hub, tmp_path / "cache", f"someone/ccl_tiny@{COMMIT}")
-    assert pinned == (0, f"video {wanted}")
-    # The client may ask the server about itself; a full commit in the cache is never asked for.
-    assert not [line for line in hub.requests if "/resolve/" in line]
+    # Offline, no socket is so much as made: not even one that is then not used.
+    assert client.load(NAME, None, (), False, HF_HUB_OFFLINE="1") == wanted
+    # A full commit in the cache is never asked for again, online too.
+    assert client.load(f"{NAME}@{commit(hub)}", None, (), False) == wanted
+    assert hub.requests == []
 
 
-def test_what_is_missing_is_named(hub: Hub, tmp_path: Path) -> None:
-    code, text = load(hub, tmp_path / "cache", "someone/other")
-    assert code == 3 and text.startswith("ModelNotFoundError someone/other: no such repository")
-    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny", "v9")
-    assert code == 3 and "no such revision" in text
-    code, text = load(hub, tmp_path / "empty", "someone/ccl_tiny", HF_HUB_OFFLINE="1")
-    assert code == 3 and "not in the local cache" in text and "ccl_r18_mini" in text
+def test_the_cache_serves_while_the_hub_is_away(client: Client, wanted: tuple) -> None:
+    assert client.load(NAME) == wanted
+    assert client.load(NAME, HF_ENDPOINT="http://127.0.0.1:9") == wanted
 
 
-@pytest.mark.slow
-def test_a_download_that_breaks_off_is_a_clear_error_and_works_next_time(
-    hub: Hub, tmp_path: Path
+def test_branches_commits_and_what_moves_in_between(hub: Hub, client: Client) -> None:
+    repository = hub.repositories[NAME]
+    first, files = commit(hub), repository.commits[commit(hub)]
+    other = tiny_model()
+    other.projection.fc2.bias.data += 1
+    other.head.bn6.bias.data += 1
+    path = other.save_pretrained(client.cache.parent / "other") / weights.WEIGHTS_NAME
+    changed = {**files, weights.WEIGHTS_NAME: path.read_bytes()}
+    second = repository.commit(changed, "next")
+    old, new = ("loaded", vectors(tiny_model())), ("loaded", vectors(other))
+    assert old != new
+    assert client.load(f"{NAME}@next") == new
+    assert client.load(NAME, "next") == new
+    assert client.load(NAME) == old
+    assert client.load(NAME, second) == new
+    repository.branches["main"] = second
+    assert client.load(NAME) == new
+    assert client.load(f"{NAME}@{first}") == old
+    kind, text = client.load(f"{NAME}@next", "main")
+    assert kind == "InputError" and "two revisions" in text
+
+
+def test_both_files_come_from_one_commit(hub: Hub, client: Client, wanted: tuple) -> None:
+    assert client.load(NAME) == wanted
+    asked = [line for line in hub.requests if line.endswith(weights.WEIGHTS_NAME)]
+    asked = [line for line in asked if "/store/" not in line]
+    assert asked and all(f"/resolve/{commit(hub)}/" in line for line in asked)
+
+
+def test_proxies_are_used(hub: Hub, client: Client, wanted: tuple) -> None:
+    """The loopback server is the proxy; nobody else knows this host."""
+    hub_host = {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": hub.url}
+    assert client.load(NAME, **hub_host) == wanted
+
+
+# Registry ----------------------------------------------------------------------------------------
+
+
+def entry(hub: Hub, organisation: str, **changes: object) -> RegistryEntry:
+    """A published entry of a registry, as the Hub holds it."""
+    repository = hub.repositories[f"{organisation}/ccl_tiny"]
+    sha = repository.branches["main"]
+    data = repository.commits[sha][weights.WEIGHTS_NAME]
+    published = RegistryEntry(
+        name="ccl_tiny",
+        trained_on="nothing",
+        revision=sha,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+    )
+    return dataclasses.replace(published, **changes)
+
+
+def test_names_are_pinned_and_their_organisation_can_be_named(
+    hub: Hub, client: Client, wanted: tuple
 ) -> None:
-    hub.largest_body_bytes = 5000
-    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny")
-    assert code == 3 and "ModelNotFoundError someone/ccl_tiny: the download failed" in text
-    hub.largest_body_bytes = None
-    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny")
-    assert code == 0, text
+    published = entry(hub, "someone")
+    kind, text = client.load("ccl_tiny", None, (published,))
+    assert kind == "ModelNotFoundError" and text.startswith("org/ccl_tiny@"), text
+    assert client.load("ccl_tiny", None, (published,), CCL_HUB_ORG="someone") == wanted
+    assert f"HEAD /{NAME}/resolve/{commit(hub)}/{weights.WEIGHTS_NAME}" in hub.requests
+    kind, text = client.load("ccl_tiny", "main", (published,), CCL_HUB_ORG="someone")
+    assert kind == "InputError" and "pinned" in text
+    kind, text = client.load("ccl_tiny", None, (published,), CCL_HUB_ORG="some/one")
+    assert kind == "InputError" and "CCL_HUB_ORG is 'some/one'" in text
+
+
+def test_an_unpublished_name_can_be_had_from_an_organisation_that_has_it(
+    hub: Hub, client: Client, wanted: tuple
+) -> None:
+    coming = RegistryEntry(name="ccl_tiny", trained_on="something")
+    for changes in ({}, {"CCL_HUB_ORG": "nobody"}):
+        kind, text = client.load("ccl_tiny", None, (coming,), **changes)
+        assert kind == "ModelNotFoundError"
+        for word in ("not yet published", "training/", "'ccl_r18_mini'", "CCL_HUB_ORG"):
+            assert word in text
+    assert client.load("ccl_tiny", None, (coming,), CCL_HUB_ORG="someone") == wanted
+    assert client.load("ccl_tiny", "main", (coming,), CCL_HUB_ORG="someone") == wanted
+
+
+# What is missing or refused ----------------------------------------------------------------------
+
+
+def test_what_is_missing_is_named(client: Client) -> None:
+    kind, text = client.load("someone/other")
+    assert kind == "ModelNotFoundError" and text.startswith("someone/other: no such repository")
+    kind, text = client.load("someone/other", **as_user("hf_r"))
+    assert kind == "ModelNotFoundError" and text.startswith("someone/other: no such repository")
+    kind, text = client.load(NAME, "v9")
+    assert kind == "ModelNotFoundError" and text.startswith(f"{NAME}@v9: the repository has no")
+    kind, text = client.load(NAME, HF_HUB_OFFLINE="1")
+    assert kind == "ModelNotFoundError" and "not in the local cache" in text
+    assert "HF_HUB_OFFLINE" in text and "ccl_r18_mini" in text
+
+
+def test_private_repositories_need_a_token(hub: Hub, client: Client, wanted: tuple) -> None:
+    hub.repositories[NAME].private = True
+    kind, text = client.load(NAME)
+    assert kind == "ModelNotFoundError" and "it is private" in text and "HF_TOKEN" in text
+    kind, text = client.load(NAME, **as_user("hf_wrong"))
+    assert kind == "HubError" and "401" in text and "hf auth login" in text
+    assert "hf_wrong" not in text
+    assert client.load(NAME, **as_user("hf_r")) == wanted
+
+
+def test_gated_repositories_say_so(hub: Hub, client: Client, wanted: tuple) -> None:
+    hub.repositories[NAME].gated = True
+    kind, text = client.load(NAME)
+    assert kind == "HubError" and text.startswith(f"{NAME}: access is restricted; ask for it")
+    assert client.load(NAME, **as_user("hf_r")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (403, "does not allow it (403"),
+        (429, "too many requests (429"),
+        (500, "in trouble (500"),
+        (503, "in trouble (503"),
+        (418, "answered with an error (418"),
+    ],
+)
+def test_each_refusal_says_what_to_do(hub: Hub, client: Client, status: int, words: str) -> None:
+    hub.faults.status = status
+    kind, text = client.load(NAME)
+    assert kind == "HubError" and text.startswith(NAME) and words in text
+    assert text.endswith(".") and "\n" not in text
+
+
+def test_a_hub_that_cannot_be_reached(client: Client) -> None:
+    kind, text = client.load(NAME, HF_ENDPOINT="http://127.0.0.1:9")
+    assert kind == "HubError" and "the download failed" in text and "HF_ENDPOINT" in text
+    kind, text = client.load(NAME, HTTP_PROXY="http://127.0.0.1:9")
+    assert kind == "HubError" and "the proxy" in text
+
+
+def test_an_endpoint_that_is_no_hub(hub: Hub, client: Client) -> None:
+    kind, text = client.load(NAME, HF_ENDPOINT=f"{hub.store_url}/elsewhere")
+    assert kind == "HubError" and "404" in text and "HF_ENDPOINT" in text
 
 
 def test_a_cache_that_cannot_be_written_is_a_clear_error(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    code, text = load(hub, tmp_path / "file", "someone/ccl_tiny")
-    assert code == 3 and "the download failed" in text and "HF_HOME" in text
+    kind, text = Client(hub, tmp_path / "file").load(NAME)
+    assert kind == "HubError" and "the download failed" in text and "HF_HOME" in text
 
 
-def test_both_files_come_from_one_commit(hub: Hub, tmp_path: Path) -> None:
-    assert load(hub, tmp_path / "cache", "someone/ccl_tiny")[0] == 0
-    asked = [line for line in hub.requests if line.endswith(weights.WEIGHTS_NAME)]
-    assert asked and all(f"/resolve/{COMMIT}/" in line for line in asked)
+# What is there but not loaded --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".ckpt"])
+def test_repository_with_only_pickles(hub: Hub, client: Client, suffix: str) -> None:
+    files = dict(hub.repositories[NAME].commits[commit(hub)])
+    files[f"pytorch_model{suffix}"] = files.pop(weights.WEIGHTS_NAME)
+    hub.repositories[NAME].commit(files)
+    kind, text = client.load(NAME)
+    assert kind == "WeightsError" and f"pickle (pytorch_model{suffix})" in text
+    assert "safetensors" in text
+    assert hub.downloads(suffix) == 0, "a pickle is not so much as fetched"
+
+
+def test_repository_without_our_files_says_what_it_has(hub: Hub, client: Client) -> None:
+    repository = hub.repositories[NAME]
+    files = dict(repository.commits[commit(hub)])
+    repository.commit({**files, "config.json": json.dumps({"model_type": "vit"}).encode()})
+    kind, text = client.load(NAME)
+    assert kind == "ConfigError" and "'vit'" in text
+    assert hub.downloads(weights.WEIGHTS_NAME) == 0, "another model is not downloaded first"
+    repository.commit({"a.txt": b"x", "b.safetensors": b"y"})
+    kind, text = client.load(NAME)
+    assert kind == "WeightsError" and "no config.json (it has: a.txt, b.safetensors)" in text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_a_quiet_command_says_nothing_while_it_downloads(hub: Hub, tmp_path: Path) -> None:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     code = "from ccl_hub.cli import embed_main; embed_main()"
     video, out = ROOT / "examples" / "bouncing_balls.mp4", tmp_path / "x.npy"
-    options = ["--model", "someone/ccl_tiny", "--clips", "1", "--quiet"]
+    options = ["--model", NAME, "--clips", "1", "--quiet"]
+    settings = environment(hub, tmp_path / "cache")
+    del settings["HF_HUB_DISABLE_PROGRESS_BARS"]
     ours, theirs = os.openpty()  # bars are drawn on terminals only
     done = subprocess.run(
         [sys.executable, "-c", code, str(video), "--out", str(out), *options],
-        env={**clean, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")},
+        env=settings,
         stdout=subprocess.PIPE,
         stderr=theirs,
         cwd=ROOT,
@@ -125,10 +267,3 @@ def test_a_quiet_command_says_nothing_while_it_downloads(hub: Hub, tmp_path: Pat
     os.close(theirs)
     assert (done.returncode, done.stdout, said) == (0, b"", b"end")
     assert out.is_file()
-
-
-def test_repository_with_only_pickles(hub: Hub, tmp_path: Path) -> None:
-    folder = hub.repositories["someone/ccl_tiny"]
-    (folder / weights.WEIGHTS_NAME).rename(folder / "pytorch_model.bin")
-    code, text = load(hub, tmp_path / "cache", "someone/ccl_tiny")
-    assert code == 3 and text.startswith("WeightsError") and "safetensors" in text

@@ -45,7 +45,7 @@ def test_the_package_never_imports_training() -> None:
 
 
 def test_hub_access_has_one_home() -> None:
-    assert importers("huggingface_hub") == {"weights.py"}
+    assert importers("huggingface_hub") == {"hub.py"}
 
 
 def test_decoding_has_one_home() -> None:

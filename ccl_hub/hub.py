@@ -1,0 +1,355 @@
+"""Talk to the Hugging Face Hub: fetch, check, publish; the only module that imports its client.
+
+The client, ``huggingface_hub``, brings the cache, resumed downloads, offline mode
+(``HF_HUB_OFFLINE``), mirrors (``HF_ENDPOINT``), proxies (``HTTPS_PROXY``) and tokens (``HF_TOKEN``
+or ``hf auth login``). It compares sizes, not contents; here every file is compared with its hash
+before use. Every error it raises leaves as one of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from . import __version__
+from .errors import HubError, ModelError, ModelNotFoundError, WeightsError
+
+__all__ = ["HubFile", "card_metadata", "commit", "fetch", "list_files", "read"]
+
+logger = logging.getLogger(__name__)
+
+SHA256_DIGITS, SHA1_DIGITS = 64, 40
+LOG_IN = "log in with 'hf auth login' or set HF_TOKEN"
+OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a repository, in the cache on this machine.
+
+    Args:
+        repo: Repository, ``org/name``.
+        commit: Full sha of the commit it belongs to.
+        name: File name in the repository.
+        path: Where the cache keeps it.
+    """
+
+    repo: str
+    commit: str
+    name: str
+    path: Path
+
+    @property
+    def stated_hash(self) -> str:
+        """What the Hub says the content hashes to, or "" if the cache does not tell.
+
+        The cache keeps a file under the Hub's name for its content, with a link to it in the
+        folder of the commit: the sha256 (64 digits) of a large file, the git object id (40) of a
+        small one. Where there are no symbolic links (Windows without developer mode), this name
+        is lost and files are checked by size only, as they arrive.
+        """
+        if not self.path.is_symlink():
+            return ""
+        name = self.path.readlink().name
+        known = len(name) in (SHA1_DIGITS, SHA256_DIGITS) and set(name) <= set("0123456789abcdef")
+        return name if known else ""
+
+
+def fetch(
+    repo: str, name: str, revision: str | None = None, *, again: bool = False
+) -> HubFile | None:
+    """Return a file of a repository, from the cache or else from the Hub.
+
+    Args:
+        repo: ``org/name``.
+        name: File name at the root of the repository.
+        revision: Commit, tag or branch; the main branch if None. A full commit sha that is in the
+            cache is never asked for again.
+        again: Replace what is in the cache.
+
+    Returns:
+        The file; None if the repository has no such file.
+
+    Raises:
+        ModelNotFoundError: No such repository or revision, or offline and not in the cache.
+        HubError: The Hub cannot be reached, refuses, or the download broke off.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    with _our_errors(repo, revision, "fetch again" if again else "fetch"):
+        try:
+            path = huggingface_hub.hf_hub_download(
+                repo,
+                name,
+                revision=revision,
+                force_download=again,
+                library_name="ccl-hub",
+                library_version=__version__,
+            )
+        except hub_errors.RemoteEntryNotFoundError:
+            return None
+    return HubFile(repo, Path(path).parent.name, name, Path(path))
+
+
+def read(file: HubFile, sha256: str = "") -> bytes:
+    """Return the content of a fetched file if it is what was published.
+
+    Args:
+        file: From :func:`fetch`.
+        sha256: Hash it must have; what the Hub states if empty.
+
+    Raises:
+        WeightsError: The content is another one, also after it was fetched once more; names the
+            file and both hashes.
+    """
+    wanted = sha256 or file.stated_hash
+    data = _bytes(file.path)
+    found = _hash_like(wanted, data)
+    if found == wanted:
+        return data
+    logger.warning("%s: damaged (hash %s, not %s); fetching it again", file.path, found, wanted)
+    source = "published" if sha256 else "the Hub states"
+    try:
+        fetch(file.repo, file.name, file.commit, again=True)
+    except ModelError as error:
+        raise WeightsError(
+            f"{file.path}: hash is {found}, {source} {wanted}; the file is damaged or was "
+            f"replaced, and cannot be fetched again ({error})"
+        ) from error
+    data = _bytes(file.path)
+    found = _hash_like(wanted, data)
+    if found != wanted:
+        raise WeightsError(
+            f"{file.path}: hash is {found}, {source} {wanted}, also after it was fetched again "
+            f"from {file.repo}; it is not loaded. Check HF_ENDPOINT and proxies, and report it to "
+            "those who published it."
+        )
+    return data
+
+
+def _hash_like(wanted: str, data: bytes) -> str:
+    """Return the hash of ``data`` of the kind that ``wanted`` is; ``wanted`` if it is none."""
+    if len(wanted) == SHA256_DIGITS:
+        return hashlib.sha256(data).hexdigest()
+    if len(wanted) == SHA1_DIGITS:
+        plain = hashlib.sha1(data, usedforsecurity=False).hexdigest()  # what some mirrors state
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        return plain if plain == wanted else git
+    return wanted
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror or error}); "
+            "check the permissions and the disk."
+        ) from error
+
+
+def list_files(repo: str, revision: str | None = None) -> list[str]:
+    """Return the names of all files of a repository, sorted.
+
+    Raises:
+        ModelNotFoundError: As :func:`fetch`.
+        HubError: As :func:`fetch`.
+    """
+    with _our_errors(repo, revision):
+        return sorted(_api().list_repo_files(repo, revision=revision))
+
+
+def commit(
+    repo: str,
+    files: Mapping[str, bytes],
+    *,
+    remove: Sequence[str] = (),
+    private: bool = False,
+    branch: str | None = None,
+    message: str,
+) -> str:
+    """Write files to a repository in one commit, and check what the Hub then holds.
+
+    Args:
+        repo: ``org/name``; made if missing.
+        files: Content by name.
+        remove: Names that must be gone if the repository has them.
+        private: Make the repository private; one that exists must be private already.
+        branch: Branch to commit to, made if missing; the main branch if None.
+        message: Of the commit.
+
+    Returns:
+        The full sha of the commit; of the last one if nothing changed.
+
+    Raises:
+        HubError: The Hub cannot be reached or refuses, the repository is public though private
+            was asked for, or the Hub holds something else than was sent.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    api = _api()
+    with _our_errors(repo, branch, "publish"):
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise HubError(
+                f"{repo}: exists and is public, but --private was asked for; nothing was sent. "
+                "Make it private in its settings on the Hub, or leave the option out."
+            )
+        if branch is not None:
+            api.create_branch(repo, branch=branch, exist_ok=True)
+        there = set(api.list_repo_files(repo, revision=branch))
+        changes = [CommitOperationAdd(name, data) for name, data in files.items()]
+        gone = [CommitOperationDelete(name) for name in remove if name in there]
+        done = api.create_commit(repo, [*changes, *gone], commit_message=message, revision=branch)
+        infos = api.get_paths_info(repo, list(files), revision=done.oid)
+    held = {info.path: info for info in infos}
+    for name, data in files.items():
+        _check_held(f"{repo}@{done.oid}/{name}", held.get(name), data)
+    return str(done.oid)
+
+
+def _check_held(where: str, info: Any, data: bytes) -> None:
+    """Compare what the Hub says it holds with what was sent."""
+    sent = hashlib.sha256(data).hexdigest()
+    held = getattr(info, "lfs", None)
+    size = getattr(info, "size", None)
+    if size == len(data) and (held is None or held.sha256 == sent):
+        return
+    raise HubError(
+        f"{where}: the Hub holds {size} bytes, sha256 {held.sha256 if held else 'not stated'}; "
+        f"sent were {len(data)} bytes, sha256 {sent}. Publish again."
+    )
+
+
+def card_metadata(text: str) -> dict[str, Any]:
+    """Return the metadata at the head of a model card, read as the Hub reads it.
+
+    Raises:
+        HubError: It is not valid YAML, or its ``model-index`` is malformed.
+    """
+    import huggingface_hub
+
+    try:
+        card: Any = huggingface_hub.ModelCard(text, ignore_metadata_errors=False)
+    except Exception as error:  # those of whatever reads YAML, which is not our dependency
+        raise HubError(f"the metadata cannot be read ({_brief(error)})") from error
+    return cast("dict[str, Any]", card.data.to_dict())
+
+
+def _api() -> Any:
+    import huggingface_hub
+
+    return huggingface_hub.HfApi(library_name="ccl-hub", library_version=__version__)
+
+
+@contextmanager
+def _our_errors(repo: str, revision: str | None, purpose: str = "fetch") -> Iterator[None]:
+    """Raise what the Hub's client raises in this block as one of ours."""
+    from huggingface_hub import errors as hub_errors
+
+    # What comes through when a body breaks off: the base error of the HTTP library in use.
+    transport = cast("type[Exception]", hub_errors.HfHubHTTPError.__bases__[0])
+    at = f"{repo}@{revision}" if revision else repo
+    try:
+        yield
+    except ModelError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        AssertionError,
+        transport,
+        hub_errors.EntryNotFoundError,
+        hub_errors.XetDownloadError,
+    ) as error:
+        raise _translated(at, _cause(error), purpose) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error that tells most: the client wraps those of requests in general ones."""
+    from huggingface_hub import errors as hub_errors
+
+    general = isinstance(error, (RuntimeError, ValueError, hub_errors.LocalEntryNotFoundError))
+    exact = isinstance(error, (hub_errors.HfHubHTTPError, hub_errors.HFValidationError))
+    if general and not exact and isinstance(error.__cause__, Exception):
+        return _cause(error.__cause__)
+    return error
+
+
+def _translated(at: str, error: BaseException, purpose: str) -> ModelError:
+    """Return our error for one of the Hub's client: what, where, what to do."""
+    from huggingface_hub import errors as hub_errors
+
+    from .registry import REGISTRY
+
+    names = f"Known names: {', '.join(REGISTRY)}."
+    if isinstance(error, hub_errors.HFValidationError):
+        return ModelNotFoundError(
+            f"{at}: not a folder here, and not a Hub id ({_brief(error)}). {names}"
+        )
+    if isinstance(error, hub_errors.GatedRepoError):
+        return HubError(f"{at}: access is restricted; ask for it on its Hub page and {LOG_IN}.")
+    if isinstance(error, hub_errors.RepositoryNotFoundError):
+        return ModelNotFoundError(
+            f"{at}: no such repository on the Hub, or it is private, and no folder here; check "
+            f"the name, and {LOG_IN}. {names}"
+        )
+    if isinstance(error, hub_errors.RevisionNotFoundError):
+        return ModelNotFoundError(
+            f"{at}: the repository has no such revision; give a commit, tag or branch it has."
+        )
+    if isinstance(error, (hub_errors.OfflineModeIsEnabled, hub_errors.LocalEntryNotFoundError)):
+        if purpose != "fetch":
+            return HubError(f"{at}: {OFFLINE}; unset it to {purpose}.")
+        return ModelNotFoundError(
+            f"{at}: no folder here, not in the local cache, and {OFFLINE}; check the name, "
+            "fetch it once while online, or use 'ccl_r18_mini', which needs no network."
+        )
+    if isinstance(error, hub_errors.HfHubHTTPError):
+        return HubError(f"{at}: {_refusal(error, purpose)}")
+    if purpose == "publish":
+        return HubError(
+            f"{at}: publishing failed ({_brief(error)}); nothing is published by halves: try "
+            "again, and check the connection and HF_ENDPOINT."
+        )
+    return HubError(
+        f"{at}: the download failed ({_brief(error)}); try again, and check the connection, the "
+        "proxy, HF_ENDPOINT, and that the cache folder (HF_HOME) is writable and has space. "
+        "'ccl_r18_mini' needs no network."
+    )
+
+
+def _refusal(error: Any, purpose: str) -> str:
+    """Return what an HTTP status means and what to do about it."""
+    status = error.response.status_code
+    if status == 401:
+        right = " that may write" if purpose == "publish" else ""
+        return f"the Hub does not accept who asks (401: {_brief(error)}); {LOG_IN}{right}."
+    if status == 403:
+        if purpose == "publish":
+            return (
+                f"the Hub does not allow it (403: {_brief(error)}); use a token that may write, "
+                "and a name or organisation that is yours."
+            )
+        return f"the Hub does not allow it (403: {_brief(error)}); ask its owner, and {LOG_IN}."
+    if status == 429:
+        return f"too many requests (429: {_brief(error)}); wait a few minutes, and {LOG_IN}."
+    if status >= 500:
+        return (
+            f"the Hub is in trouble ({status}: {_brief(error)}); try again later, or use a "
+            "mirror through HF_ENDPOINT."
+        )
+    return f"the Hub answered with an error ({status}: {_brief(error)}); check HF_ENDPOINT."
+
+
+def _brief(error: BaseException) -> str:
+    """Return an error's text on one line, not without end."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}..."
