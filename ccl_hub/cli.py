@@ -39,7 +39,7 @@ hub_app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="List, describe, verify and export pretrained CCL models.",
+    help="List, describe, verify, export and publish pretrained CCL models.",
 )
 
 Debug = Annotated[bool, typer.Option("--debug", help=DEBUG_HELP)]
@@ -181,15 +181,20 @@ class _Progress:
 @hub_app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """List the models: name, size, where from, trained on."""
-    entries = [REGISTRY[name] for name in list_models()]
-    if as_json:
-        facts = [{**dataclasses.asdict(entry), "repo": entry.repo} for entry in entries]
-        typer.echo(json.dumps(facts))
-        return
-    for entry in entries:
-        size = f"{entry.size_bytes / 1e6:.1f} MB" if entry.published else "not yet published"
-        where = "bundled" if entry.bundled else f"Hub: {entry.repo}"
-        typer.echo(f"{entry.name:16} {size:>18}  {where:24} {entry.trained_on}")
+
+    def work() -> int:
+        entries = [REGISTRY[name] for name in list_models()]
+        if as_json:
+            facts = [{**dataclasses.asdict(entry), "repo": entry.repo} for entry in entries]
+            typer.echo(json.dumps(facts))
+            return DONE
+        for entry in entries:
+            size = f"{entry.size_bytes / 1e6:.1f} MB" if entry.published else "not yet published"
+            where = "bundled" if entry.bundled else f"Hub: {entry.repo}"
+            typer.echo(f"{entry.name:16} {size:>18}  {where:24} {entry.trained_on}")
+        return DONE
+
+    _guard("ccl-hub", work, debug=False)
 
 
 @hub_app.command("info")
@@ -205,7 +210,11 @@ def info_command(
 
         source = weights.resolve(name, revision)
         _, sha256 = weights.read_tensors(source)
-        facts = {"sha256": sha256, "size_bytes": source.weights_path.stat().st_size}
+        facts = {
+            "sha256": sha256,
+            "size_bytes": source.weights_path.stat().st_size,
+            "checked_against": source.checked_against,
+        }
         typer.echo(json.dumps({**facts, **source.config.to_dict()}, indent=2))
         return DONE
 
@@ -216,6 +225,7 @@ def info_command(
 def verify_command(
     name: Annotated[str, typer.Argument(help="A model with golden vectors.")] = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hub id.")] = None,
     debug: Debug = False,
 ) -> None:
     """Re-embed shipped golden inputs and compare: does this machine give our numbers?
@@ -226,7 +236,7 @@ def verify_command(
     def work() -> int:
         from .golden import verify
 
-        checks = verify(name, device)
+        checks = verify(name, device, revision)
         for check in checks:
             typer.echo(str(check))
         return DONE if all(check.passed for check in checks) else FAILED
@@ -266,6 +276,46 @@ def export_command(
         if as_json:
             typer.echo(json.dumps(dataclasses.asdict(exported)))
         typer.echo(str(exported), err=True)
+        return DONE
+
+    _guard("ccl-hub", work, debug)
+
+
+@hub_app.command("publish")
+def publish_command(
+    folder: Annotated[Path, typer.Argument(help="A model folder, as training.export writes it.")],
+    repo: Annotated[str, typer.Argument(help="Where to: org/name on the Hub.", metavar="REPO")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, send nothing.")
+    ] = False,
+    branch: Annotated[
+        str | None, typer.Option(help="Branch to commit to, made if missing. [default: main]")
+    ] = None,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "",
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check a model folder and publish it on the Hub in one commit.
+
+    Weights must load strictly and give their golden vectors, and the model card must be complete.
+    Log in first with 'hf auth login', or set HF_TOKEN. Prints the registry entry to paste.
+    Exit codes: 0 published; 1 not; 2 wrong usage.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ccl_hub").setLevel(logging.INFO)
+
+    def work() -> int:
+        from .publish import publish
+
+        done = publish(
+            folder, repo, private=private, branch=branch, message=message, dry_run=dry_run
+        )
+        typer.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.registry_entry())
+        place = f"{repo}@{done.revision}"
+        typer.echo("dry run: nothing was sent" if dry_run else f"published {place}", err=True)
         return DONE
 
     _guard("ccl-hub", work, debug)

@@ -1,8 +1,9 @@
 """Turn a checkpoint into a model folder: ``python -m training.export CHECKPOINT --out FOLDER``.
 
 The folder holds ``model.safetensors``, ``config.json``, ``preprocessor_config.json``,
-``training_provenance.json`` and a model card ``README.md``; ``CCLModel.from_pretrained(folder)``
-loads it. Exit codes: 0 written; 2 the checkpoint cannot be used; 1 the folder cannot be written.
+``training_provenance.json``, ``golden.safetensors`` and a model card ``README.md``;
+``CCLModel.from_pretrained(folder)`` loads it, ``ccl-hub publish`` publishes it. Exit
+codes: 0 written; 2 the checkpoint cannot be used; 1 the folder cannot be written.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,16 @@ from ccl_hub import CCLModel
 from ccl_hub.config import CCLConfig, Provenance
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 from ccl_hub.files import write_atomically
+from ccl_hub.model_card import Card, Figure, render
+from ccl_hub.publish import PROVENANCE_NAME, write_texts
 
 from .checkpoints import Checkpoint, list_checkpoints, read_checkpoint
 from .recipe import Recipe, recipe_from_dict
 from .software import software
 
 __all__ = ["export", "find_checkpoint", "main", "trained_tensors"]
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 QUESTIONS = {
@@ -57,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action=argparse.BooleanOptionalAction,
         help="the averaged weights (default: where the run kept them), or the last ones",
     )
+    parser.add_argument(
+        "--licence", default="", help="of the weights, such as apache-2.0; needed to publish them"
+    )
     options = parser.parse_args(arguments)
     try:
         checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
@@ -67,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             name=options.name,
             trained_on=options.trained_on,
             ema=options.ema,
+            licence=options.licence,
         )
     except OutputError as error:
         return _fail(error, 1)
@@ -97,6 +108,7 @@ def export(
     name: str = "",
     trained_on: str = "",
     ema: bool | None = None,
+    licence: str = "",
 ) -> CCLModel:
     """Write the model folder.
 
@@ -108,6 +120,7 @@ def export(
         trained_on: The training data in one line; the name of the packed set if empty.
         ema: Take the averaged weights; None: where the recipe has them kept, as they are the ones
             that were measured.
+        licence: Of the weights, such as ``apache-2.0``; a placeholder in the card if empty.
 
     Returns:
         The model, as it was before rounding to ``dtype``, in eval mode.
@@ -128,7 +141,7 @@ def export(
     model.load_state_dict(tensors)
     model.eval()
     model.save_pretrained(folder, DTYPES[dtype])
-    _write_records(folder, model.config, record)
+    _write_records(folder, model.config, record, licence)
     return model
 
 
@@ -159,17 +172,19 @@ def trained_tensors(
     return tensors, ema
 
 
-def _write_records(folder: Path, config: CCLConfig, record: Mapping[str, Any]) -> None:
+def _write_records(
+    folder: Path, config: CCLConfig, record: Mapping[str, Any], licence: str
+) -> None:
     """Write what stands beside the weights and the configuration."""
-    card = model_card(config, record)
-    texts = {
-        "preprocessor_config.json": _json(dataclasses.asdict(config.preprocessing)),
-        "training_provenance.json": _json(record),
-        "README.md": card,
-    }
-    for name, text in texts.items():
-        content = text.encode()
-        write_atomically(folder / name, lambda file, content=content: file.write(content))
+    write_texts(folder, config, render(config, model_card(record, licence)))
+    content = _json(record).encode()
+    write_atomically(folder / PROVENANCE_NAME, lambda file: file.write(content))
+    if find_spec("av") is None:  # the golden clip cannot be decoded on this machine
+        logger.warning("%s: written without golden values, as PyAV is missing", folder)
+        return
+    from ccl_hub import golden
+
+    golden.write(CCLModel.from_pretrained(folder), folder)
 
 
 def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) -> dict[str, Any]:
@@ -201,40 +216,27 @@ def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, "data": data, "validation": validation}
 
 
-def model_card(config: CCLConfig, record: Mapping[str, Any]) -> str:
-    """Return the text of ``README.md``: what it is, how to use it, what it was measured at."""
-    preprocessing, source = config.preprocessing, config.provenance
+def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
+    """Return what the model card tells of a training run."""
     end = "to the end of" if record["finished"] else "stopped before the end of"
-    lines = [
-        "---",
-        "library_name: ccl-hub",
-        "tags: [video, embeddings, self-supervised]",
-        "---",
-        f"# {source.name}",
-        "",
-        "Frame and video embeddings (512-d) by Cycle-Contrastive Learning (NeurIPS 2020, "
-        "https://arxiv.org/abs/2010.14810).",
-        "",
-        "```python",
-        "from ccl_hub import CCLModel",
-        "",
-        'model = CCLModel.from_pretrained("path/to/this/folder")',
-        'embeddings = model.embed("video.mp4")',
-        "```",
-        "",
-        f"- Trained on: {source.trained_on or 'see training_provenance.json'}.",
-        f"- {record['steps']} steps of {record['recipe']['optim']['batch']} videos, {end} its "
-        f"schedule; objective preset `{record['recipe']['objective']['preset']}`.",
-        f"- Input: {preprocessing.clip_frames} frames every "
-        f"{preprocessing.frame_interval_seconds} s, {preprocessing.resize} to "
-        f"{preprocessing.resize_height_px}x{preprocessing.resize_width_px}, centre crop "
-        f"{preprocessing.crop_px} px.",
-        "- No labels were used. Exact settings, data hash and versions: "
-        "`training_provenance.json`.",
-        "",
-        *_retrieval_lines(record["metrics"]),
+    trained = record["metrics"].get("trained", {})
+    figures = [
+        Figure(name, f"{title}, {space}, top-{k}", 100 * spaces[space][question][k])
+        for name, spaces in trained.items()
+        for space in spaces
+        for question, title in QUESTIONS.items()
+        for k in ("1", "5", "10")
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    data = record["data"]
+    return Card(
+        licence=licence,
+        training=f"{record['steps']} steps of {record['recipe']['optim']['batch']} videos, {end} "
+        f"its schedule; objective preset `{record['recipe']['objective']['preset']}`. No labels "
+        f"were used. Exact settings, data hash and versions: `{PROVENANCE_NAME}`.",
+        data=f"{data['videos']} videos; fingerprint of the set `{data['fingerprint']}`.",
+        measured="\n".join(_retrieval_lines(record["metrics"])),
+        figures=tuple(figures),
+    )
 
 
 def _retrieval_lines(metrics: Mapping[str, Any]) -> list[str]:
@@ -242,7 +244,7 @@ def _retrieval_lines(metrics: Mapping[str, Any]) -> list[str]:
     trained, untrained = metrics.get("trained", {}), metrics.get("random_init", {})
     if not trained:
         return ["Retrieval was not measured with these weights."]
-    lines = ["## Retrieval, top-1 / top-5 / top-10 in per cent", ""]
+    lines = ["Retrieval, top-1 / top-5 / top-10 in per cent.", ""]
     for name, spaces in trained.items():
         lines += [f"### {name}", "", "| question | space | trained | random init |"]
         lines += ["|---|---|---|---|"]
