@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .embed import Embeddings, ImageLike
+    from .model_card import Card
+    from .publish import Published
 
 __all__ = ["CCLModel", "CCLOutput"]
 
@@ -195,7 +197,8 @@ class CCLModel(nn.Module):
     def _initialise(self) -> None:
         """He initialisation by fan-out, as ResNets of this family use; channels_last memory."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # Where there is no memory yet there is nothing to fill; asking loads torch's compiler.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.to(memory_format=torch.channels_last)
 
@@ -304,6 +307,7 @@ class CCLModel(nn.Module):
 
         Raises:
             ModelNotFoundError: No such name, folder or repository.
+            HubError: The Hub cannot be reached, or refuses.
             WeightsError: Wrong hash, wrong keys or shapes, or only pickled weights.
             ConfigError: The configuration beside the weights is not one we can read.
             InputError: Unknown dtype or device.
@@ -338,6 +342,40 @@ class CCLModel(nn.Module):
             OutputError: The folder cannot be written.
         """
         return weights.save(self, weights.expanded(folder), dtype)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        card: Card | str | Path,
+        private: bool = False,
+        branch: str | None = None,
+        message: str = "",
+        dtype: torch.dtype | None = None,
+    ) -> Published:
+        """Check and publish this model in one commit, with golden values.
+
+        Args:
+            repo: ``org/name`` on the Hub; made if missing. Log in with ``hf auth login`` first.
+            card: The model card: its text, a path, or what there is to say as a
+                :class:`ccl_hub.model_card.Card`, from which the text is made.
+            private: Make the repository private.
+            branch: Branch to commit to; the main branch if None.
+            message: Of the commit.
+            dtype: As in :meth:`save_pretrained`.
+
+        Returns:
+            The commit, hash and size to pin.
+
+        Raises:
+            PublishError: The card is not complete, or the model is not fit to be published.
+            HubError: The Hub cannot be reached or refuses.
+        """
+        from .publish import push
+
+        return push(
+            self, repo, card=card, private=private, branch=branch, message=message, dtype=dtype
+        )
 
     # Raw media in, embeddings out ---------------------------------------------------------------
 
