@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,10 @@ import numpy as np
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError, TrainingError
 
-from .datasets import VideoItem, VideoList, from_folder, from_manifest
+from .datasets import VideoList, from_folder, from_manifest
 from .rendered import RenderedVideos
 from .results import DataRecord
+from .splits import TEST_SHARE, with_official_split, with_splits
 from .store import FrameSource, FrameStore, VideoFolderStore
 
 __all__ = [
@@ -29,23 +29,20 @@ __all__ = [
     "data_record",
     "open_evaluation_set",
     "open_evaluation_sets",
-    "with_splits",
 ]
 
 RENDERED = "rendered:"
-TEST_SHARE = 0.3
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--data``, ``--test-share``, ``--clips``, ``--batch-clips``, ``--precision``,
-    ``--device``, ``--threads``, ``--workers``, ``--cache``, ``--group`` and ``--out``.
-    """  # noqa: D205
+    """Add what every evaluation takes: data, clips, precision, device, cache, results."""
     parser.add_argument(
         "--data",
         action="append",
         required=True,
         metavar="PLACE",
-        help="a packed set, a .csv or .parquet list, a folder with one folder per class, or "
+        help="a packed set, a .csv or .parquet list, a folder with one folder per class; "
+        "PLACE,LISTS,FOLD for one of these by the official lists of UCF101 or HMDB51; or "
         f"{RENDERED}N for N videos computed on the spot; may be repeated",
     )
     parser.add_argument(
@@ -149,7 +146,9 @@ def open_evaluation_set(
 
     Args:
         place: A packed folder; a manifest (``.csv``, ``.parquet``) with a ``class`` column; a
-            folder whose first level names the class; or ``rendered:N``.
+            folder whose first level names the class; any of these followed by ``,LISTS,FOLD``
+            takes the official split FOLD of UCF101 or HMDB51 from the folder LISTS; or
+            ``rendered:N``.
         preprocessing: Of the model: how frames are resized. A packed set must have been packed so.
         test_share: Share of test videos where the data come without splits, between 0 and 1.
         workers: Threads that look at unpacked videos.
@@ -162,25 +161,40 @@ def open_evaluation_set(
         TrainingError: Nothing is there, videos cannot be used, or a class or split is missing.
         ConfigError: The set was packed with another resize than the model's.
     """
-    text, path = str(place), Path(place)
-    source: FrameSource
-    if text.startswith(RENDERED):
-        source = _rendered(text, preprocessing)
-    elif (path / "store.json").is_file():
+    place, lists, fold = _taken_apart(str(place))
+    source = _open(place, preprocessing, workers)
+    if lists is not None:
+        videos, note = with_official_split(source.videos, lists, fold)
+    else:
+        videos, note = _with_train_and_test(source.videos, test_share)
+    return EvaluationSet(source, videos, note)
+
+
+def _taken_apart(text: str) -> tuple[str, Path | None, int]:
+    """Return place, folder of official lists if one is named, and fold."""
+    parts = text.rsplit(",", 2)
+    if len(parts) < 3 or not parts[2].isdecimal() or Path(text).exists():
+        return text, None, 0
+    return parts[0], Path(parts[1]), int(parts[2])
+
+
+def _open(place: str, preprocessing: Preprocessing, workers: int) -> FrameSource:
+    """Open what ``place`` names, with the splits it has."""
+    path = Path(place)
+    if place.startswith(RENDERED):
+        return _rendered(place, preprocessing)
+    if (path / "store.json").is_file():
         store = FrameStore(path)
         _require_frames_for(store, preprocessing)
-        source = store
-    elif path.suffix.lower() in (".csv", ".parquet"):
-        source = VideoFolderStore(from_manifest(path), preprocessing, workers=workers)
-    elif path.is_dir():
-        source = VideoFolderStore(from_folder(path, True), preprocessing, workers=workers)
-    else:
-        raise TrainingError(
-            f"{place}: no such data; give a packed set, a .csv or .parquet list, a folder with "
-            f"one folder per class, or {RENDERED}N."
-        )
-    videos, note = _with_train_and_test(source.videos, test_share)
-    return EvaluationSet(source, videos, note)
+        return store
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return VideoFolderStore(from_manifest(path), preprocessing, workers=workers)
+    if path.is_dir():
+        return VideoFolderStore(from_folder(path, True), preprocessing, workers=workers)
+    raise TrainingError(
+        f"{place}: no such data; give a packed set, a .csv or .parquet list, a folder with one "
+        f"folder per class, or {RENDERED}N."
+    )
 
 
 def open_evaluation_sets(
@@ -232,65 +246,12 @@ def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoLis
     if splits == {""}:
         return with_splits(videos, test_share)
     if "test" not in splits and "val" in splits:
-        items = (
+        items = tuple(
             dataclasses.replace(item, split="test" if item.split == "val" else item.split)
             for item in videos
         )
-        return _relisted(videos, items), "tested on split val"
+        return VideoList(videos.name, items, videos.classes), "tested on split val"
     return videos, ""
-
-
-def with_splits(videos: VideoList, test_share: float = TEST_SHARE) -> tuple[VideoList, str]:
-    """Split a list by a rule that depends on nothing but ids, classes and groups.
-
-    Of each class the videos whose ids have the lowest SHA-256 become test videos: ``test_share``
-    of them, rounded, at least one and not all. Where every video has a group (an actor, a place),
-    whole groups are chosen so, over all classes: no group is on both sides.
-
-    Args:
-        videos: Their own splits are not looked at.
-        test_share: Between 0 and 1.
-
-    Returns:
-        The list with splits ``train`` and ``test``, and one line that says how they were made.
-
-    Raises:
-        TrainingError: A class, or the whole list, has only one video or group.
-
-    Example:
-        >>> items = tuple(VideoItem(str(i), Path(str(i)), "run") for i in range(10))
-        >>> split, note = with_splits(VideoList("x", items, ("run",)), 0.3)
-        >>> [item.id for item in split.select("test")]
-        ['4', '8', '9']
-    """
-    grouped = all(item.group for item in videos)
-    units: dict[str, set[str]] = defaultdict(set)
-    for item in videos:
-        units["" if grouped else item.label or ""].add(item.group if grouped else item.id)
-    test: set[str] = set()
-    for label, names in units.items():
-        test |= _lowest_hashes(names, test_share, f"{videos.name}: class {label!r}")
-    items = (
-        dataclasses.replace(item, split="test" if unit in test else "train")
-        for item in videos
-        for unit in (item.group if grouped else item.id,)
-    )
-    what = "groups" if grouped else "each class"
-    return _relisted(videos, items), f"split by hash, {100 * test_share:g} % of {what} for testing"
-
-
-def _lowest_hashes(names: Iterable[str], share: float, where: str) -> set[str]:
-    ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-    if len(ordered) < 2:
-        raise TrainingError(
-            f"{where} has a single video or group ({ordered[0]}); a split into train and test "
-            "needs two."
-        )
-    return set(ordered[: min(max(1, round(share * len(ordered))), len(ordered) - 1)])
-
-
-def _relisted(videos: VideoList, items: Iterable[VideoItem]) -> VideoList:
-    return VideoList(videos.name, tuple(items), videos.classes)
 
 
 def data_record(source: FrameSource) -> DataRecord:

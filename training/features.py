@@ -297,12 +297,11 @@ def features_key(
     key. Batch size is left out; it moves results by rounding only. So are the splits an evaluation
     gives its videos.
     """
-    frames = source.source if isinstance(source, EvaluationSet) else source
     return json.dumps(
         {
             "version": VERSION,
             "weights": content_sha256(model.state_dict(), model.config.fingerprint()),
-            "frames": frames.fingerprint(),
+            "frames": _unsplit(source).fingerprint(),
             "videos": len(source),
             "clips": clips,
             "precision": "bf16" if bf16 else "fp32",
@@ -314,8 +313,12 @@ def features_key(
     )
 
 
+def _unsplit(source: FrameSource) -> FrameSource:
+    return source.source if isinstance(source, EvaluationSet) else source
+
+
 def _cache_path(folder: Path, source: FrameSource, key: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", source.videos.name).strip("-.") or "set"
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", _unsplit(source).videos.name).strip("-.") or "set"
     return folder / f"{name}-{content_sha256({}, key)[:20]}.safetensors"
 
 

@@ -353,6 +353,7 @@ def _result(
         data=data_record(labelled),
         measurements=measured.measurements,
         settings=settings,
+        group=options.group,
     )
 
 
