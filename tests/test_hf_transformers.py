@@ -1,0 +1,93 @@
+"""``transformers.AutoModel`` gives our model, strictly loaded, without code from anywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ccl_hub import CCLModel, weights
+from tests.test_model import tiny_model
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIP = "torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)"
+CODE = f"""
+import sys, torch
+import ccl_hub.hf_transformers
+from transformers import AutoConfig, AutoModel
+
+folder, broken = sys.argv[1:]
+model = AutoModel.from_pretrained(folder)
+print(type(model).__name__, isinstance(model, ccl_hub.CCLModel), model.training)
+with torch.inference_mode():
+    print(model({CLIP}).video.tolist())
+print(model.weights_sha256)
+print(AutoModel.from_pretrained(folder, dtype=torch.bfloat16, device_map="cpu").dtype)
+config = AutoConfig.from_pretrained(folder)
+print(AutoModel.from_pretrained(folder, config=config).training)
+fresh = AutoModel.from_config(config)
+print(fresh.training, fresh.config == model.config)
+config.preprocessing["crop_px"] = 96
+for place, options in [
+    (folder, dict(config=config)),
+    (folder, dict(cache_dir="x")),
+    (folder, dict(dtype="int3")),
+    (broken, {{}}),
+]:
+    try:
+        print(AutoModel.from_pretrained(place, **options))
+    except ccl_hub.errors.CCLError as error:
+        print(type(error).__name__, *str(error).split())
+"""
+
+
+def test_auto_model(tmp_path: Path) -> None:
+    folder = tiny_model().save_pretrained(tmp_path / "model")
+    broken = tiny_model().save_pretrained(tmp_path / "broken")
+    tensors = {"trunk.conv1.weight": torch.zeros(8, 3, 7, 7)}  # what others load with a warning
+    (broken / weights.WEIGHTS_NAME).unlink()
+    torch.save(tensors, broken / "pytorch_model.bin")
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(folder), str(broken)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    model = CCLModel.from_pretrained(folder)
+    with torch.inference_mode():
+        wanted = model(torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)).video.tolist()
+    lines = done.stdout.splitlines()
+    assert lines[:6] == [
+        "CCLAutoModel True False",
+        str(wanted),
+        hashlib.sha256((folder / weights.WEIGHTS_NAME).read_bytes()).hexdigest(),
+        "torch.bfloat16",
+        "False",
+        "True True",
+    ]
+    for line, (start, part) in zip(
+        lines[6:],
+        [
+            ("InputError", "not that of the weights"),
+            ("InputError cache_dir is 'x'", "HF_HOME"),
+            ("InputError dtype is 'int3'", "float32"),
+            ("WeightsError", "can run code and is never loaded"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith(start) and part in line
+
+
+def test_without_transformers_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['transformers'] = None; import ccl_hub.hf_transformers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert "ImportError: ccl_hub.hf_transformers cannot import transformers" in done.stderr
+    assert "pip install 'ccl-hub[transformers]'" in done.stderr
