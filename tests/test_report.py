@@ -118,7 +118,7 @@ def test_bold_is_bold_in_both_files():
     assert "**50.2 ± 0.1**" in markdown(made) and "**10.2" not in markdown(made)
 
 
-def test_the_program_writes_everything_and_the_same_again(tmp_path, capsys):
+def test_the_program_writes_everything_and_the_same_again(tmp_path):
     folder = write_all(everything(), tmp_path / "results")
     CCLModel(TINY).save_pretrained(tmp_path / "tiny")
     arguments = [str(folder), "--out", str(tmp_path / "out"), "--gallery-model"]
@@ -134,7 +134,6 @@ def test_the_program_writes_everything_and_the_same_again(tmp_path, capsys):
     first = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert report.main(arguments) == 0
     assert first == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert "report.html" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ from huggingface_hub import ModelCard, ModelCardData
 from report_data import classified, everything, result
 
 from ccl_hub.errors import ConfigError
-from training.report_metadata import HubData, eval_results, hub_data, model_index, write_metadata
+from training.report_metadata import (
+    HubData,
+    eval_results,
+    hub_data,
+    metadata_files,
+    model_index,
+    write_metadata,
+)
 
 HUB = {"weizmann": HubData("org/weizmann", "top")}
 
@@ -20,6 +27,13 @@ def rows():
         result("random-init", 0.1, reference=True),
         result("MSE", 0.1, group="table 7"),
     ]
+
+
+def written(results, data, folder):
+    files = metadata_files(results, data)
+    write_metadata(files, folder)
+    assert all((folder / name).is_file() for name in files)
+    return list(files)
 
 
 def test_the_hub_library_reads_the_model_index():
@@ -44,7 +58,7 @@ def test_the_hub_library_reads_the_model_index():
 
 
 def test_front_matter_of_a_card_holds_it(tmp_path):
-    names = write_metadata(rows(), {}, tmp_path)
+    names = written(rows(), {}, tmp_path)
     assert names == ["ccl/model_index.yml"], "no reference row, no experiment, no Hub data set"
     text = (tmp_path / names[0]).read_text("utf-8")
     card = ModelCard(f"---\nlicense: apache-2.0\n{text}---\n# ccl\n", ignore_metadata_errors=False)
@@ -53,7 +67,7 @@ def test_front_matter_of_a_card_holds_it(tmp_path):
 
 def test_data_sets_on_the_hub_get_eval_results(tmp_path):
     parse = pytest.importorskip("huggingface_hub").parse_eval_result_entries
-    names = write_metadata(rows(), HUB, tmp_path)
+    names = written(rows(), HUB, tmp_path)
     files = [name for name in names if "/.eval_results/" in name]
     assert "ccl/.eval_results/weizmann_linear_top-1_video.yaml" in files
     values = {}
@@ -68,16 +82,24 @@ def test_data_sets_on_the_hub_get_eval_results(tmp_path):
     assert {one["dataset"]["type"] for one in index} == {"org/weizmann"}
 
 
+def test_files_of_an_earlier_report_are_named(tmp_path, caplog):
+    written(rows(), HUB, tmp_path)
+    assert caplog.messages == []
+    written(rows(), {}, tmp_path)
+    assert len(caplog.messages) == 8
+    assert all(".eval_results" in text and "earlier report" in text for text in caplog.messages)
+
+
 def test_data_sets_that_are_not_on_the_hub_are_left_out():
     assert eval_results("ccl", rows(), {"tennis": HubData("org/tennis")}) == {}
 
 
 def test_odd_labels_stay_inside_the_folder(tmp_path):
-    names = write_metadata([result("../../up"), *everything()], {}, tmp_path / "hub")
+    names = written([result("../../up"), *everything()], {}, tmp_path / "hub")
     assert all(".." not in name for name in names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hub"]
     with pytest.raises(ConfigError, match="share a folder"):
-        write_metadata([result("a b"), result("a|b")], {}, tmp_path)
+        metadata_files([result("a b"), result("a|b")], {})
 
 
 def test_hub_data_is_read_or_refused():

@@ -133,10 +133,16 @@ def test_table_7_has_the_rows_of_an_experiment():
     one = table(7, results)
     found = group(one, "weizmann · table 7")
     assert [line.label for line in found.rows] == ["MSE", "Lv"]
-    assert texts(row(found.rows, "MSE")) == ["20.1 ± 0.0"] * 4 + [NOT_MEASURED] * 2
-    assert texts(row(found.rows, "Lv"))[4] == "40.0 ± 0.0"
+    assert texts(row(found.rows, "MSE")) == [NOT_MEASURED] * 2 + ["20.1 ± 0.0"] * 4
+    assert texts(row(found.rows, "Lv"))[1] == "40.0 ± 0.0"
     printed = row(group(one, "UCF101").rows, "Lv + Lf + P", published=True)
-    assert texts(printed) == [NOT_PUBLISHED] * 5 + ["69.4"]
+    assert texts(printed) == ["69.4"] + [NOT_PUBLISHED] * 5
+
+
+def test_only_the_official_sets_count_as_measured():
+    assert missing_data([result(data=DataRecord("ucf101-small"))])[0] == "UCF101"
+    assert "UCF101" not in missing_data([result(data=DataRecord("UCF-101 split 3"))])
+    assert "MMAct" not in missing_data([result(data=DataRecord("MMAct cross-subject"))])
 
 
 def bold(results):

@@ -23,11 +23,13 @@ from .features import features_of
 from .reference_models import load_models
 from .report_figures import run_charts
 from .report_gallery import Gallery, galleries
-from .report_metadata import hub_data, write_metadata
+from .report_metadata import hub_data, metadata_files, write_metadata
 from .report_page import TITLE, markdown, page_of, render
 from .results import read_results
 
 __all__ = ["main", "write_report"]
+
+logger = logging.getLogger("training.report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     gallery.add_argument("--queries", type=int, default=4, help="per direction (default: 4)")
     gallery.add_argument("--neighbours", type=int, default=5, help="per query (default: 5)")
-    gallery.add_argument("--seed", type=int, default=0, help="draws the queries (default: 0)")
+    gallery.add_argument(
+        "--seed", type=int, default=0, help="of the draw, and of random rows (default: 0)"
+    )
     gallery.add_argument("--clips", type=int, default=10, help="clips per video (default: 10)")
     gallery.add_argument("--batch-clips", type=int, default=32, help="clips computed at once")
     gallery.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -98,13 +102,21 @@ def write_report(options: argparse.Namespace) -> None:
         raise ConfigError(f"--hub-data {unused[0]}: no result is of that data set.")
     charts = [chart for run in options.runs for chart in run_charts(run)]
     drawn = _galleries(options)
+    files = metadata_files(results, known)
+    page = page_of(
+        results,
+        title=options.title,
+        charts=charts,
+        drawn=drawn,
+        hub_files=[f"hub/{name}" for name in files],
+    )
+    texts = {"report.html": render(page), "report.md": markdown(page)}
     folder = make_folder(options.out)
-    files = [f"hub/{name}" for name in write_metadata(results, known, folder / "hub")]
-    page = page_of(results, title=options.title, charts=charts, drawn=drawn, hub_files=files)
-    for name, text in (("report.html", render(page)), ("report.md", markdown(page))):
+    write_metadata(files, folder / "hub")
+    for name, text in texts.items():
         content = text.encode()
         write_atomically(folder / name, lambda file, content=content: file.write(content))
-        sys.stderr.write(f"{folder / name}: {len(content)} bytes\n")
+        logger.info("wrote %s", folder / name)
 
 
 def _galleries(options: argparse.Namespace) -> list[Gallery]:

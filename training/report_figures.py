@@ -117,7 +117,7 @@ def line_chart(
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # The page's own fonts draw the letters, so it is no matter which ones matplotlib has.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.0, 3.3), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         panel = figure.subplots()
         for place, (name, points) in enumerate(thinned.items()):
@@ -149,7 +149,7 @@ def _style(panel: Any, x_label: str, y_label: str, logarithmic: bool) -> None:
     panel.grid(color=GRID, linewidth=0.8)
     for side in panel.spines.values():
         side.set_color(GRID)
-    panel.legend(fontsize=8, labelcolor=TEXT, frameon=False)
+    panel.legend(fontsize=9, labelcolor=TEXT, frameon=False)
 
 
 def _short(text: str) -> str:

@@ -41,6 +41,7 @@ class Thumbnail:
         width_px: Of the image.
         height_px: Of the image.
         caption: Video and time.
+        frames: How many frames it shows.
     """
 
     image: str
@@ -48,6 +49,7 @@ class Thumbnail:
     width_px: int
     height_px: int
     caption: str
+    frames: int
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class _Drawer:
         name, label = self._source.names[video], self._labels[video]
         parts = f"{len(frames)} frames of a clip" if len(frames) > 1 else "a frame"
         alt = f"{parts} of {name}, {label}, at {span}"
-        return Thumbnail(image, alt, width, height, f"{name} · {span}")
+        return Thumbnail(image, alt, width, height, f"{name} · {span}", len(frames))
 
 
 def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:

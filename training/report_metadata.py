@@ -7,6 +7,7 @@ Formats: https://huggingface.co/docs/hub/model-cards and https://huggingface.co/
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,17 @@ from ccl_hub.files import make_folder, write_atomically
 
 from .results import Results, Summary, summarise
 
-__all__ = ["HubData", "eval_results", "hub_data", "model_index", "slug", "write_metadata"]
+__all__ = [
+    "HubData",
+    "eval_results",
+    "hub_data",
+    "metadata_files",
+    "model_index",
+    "slug",
+    "write_metadata",
+]
+
+logger = logging.getLogger(__name__)
 
 RETRIEVAL = ("F=>V", "V=>F", "F=>F", "V=>V")
 TASK_NAMES = {"linear": "Video classification, linear probe", "finetune": "Video classification"}
@@ -142,42 +153,47 @@ def eval_results(
     return files
 
 
-def write_metadata(
-    results: Sequence[Results], data: Mapping[str, HubData], folder: Path
-) -> list[str]:
-    """Write both formats, one folder per model that is no reference row.
+def metadata_files(results: Sequence[Results], data: Mapping[str, HubData]) -> dict[str, Any]:
+    """Return both formats, one folder per model that is no reference row.
 
     Args:
         results: Of any models.
         data: Data sets that have a Hub id.
-        folder: Gets ``MODEL/model_index.yml`` and ``MODEL/.eval_results/*.yaml``.
 
     Returns:
-        Paths written, relative to ``folder``, in order.
+        ``MODEL/model_index.yml`` and ``MODEL/.eval_results/*.yaml``, each with its plain values.
 
     Raises:
-        OutputError: A file cannot be written.
         ConfigError: Two models differ only in letters that a folder's name cannot have.
     """
     labels = dict.fromkeys(
         one.label for one in summarise(results) if not one.reference and not one.group
     )
-    written: list[str] = []
+    files: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for label in labels:
         owner = owners.setdefault(slug(label), label)
         if owner != label:
             raise ConfigError(f"{owner!r} and {label!r} would share a folder; rename one.")
-        files = {"model_index.yml": model_index(label, results, data)}
+        files[f"{slug(label)}/model_index.yml"] = model_index(label, results, data)
         for name, entries in eval_results(label, results, data).items():
-            files[f".eval_results/{name}"] = entries
-        for name, values in files.items():
-            path = folder / slug(label) / name
-            make_folder(path.parent)
-            content = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
-            write_atomically(path, lambda file, content=content: file.write(content))
-            written.append(f"{slug(label)}/{name}")
-    return written
+            files[f"{slug(label)}/.eval_results/{name}"] = entries
+    return files
+
+
+def write_metadata(files: Mapping[str, Any], folder: Path) -> None:
+    """Write what :func:`metadata_files` returns; files of an earlier report are named in the log.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    for name, values in files.items():
+        make_folder((folder / name).parent)
+        content = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+        write_atomically(folder / name, lambda file, content=content: file.write(content))
+    for path in sorted(folder.rglob("*.y*ml")):
+        if path.relative_to(folder).as_posix() not in files:
+            logger.warning("%s: of an earlier report; delete it if it is not meant to stay", path)
 
 
 def _of_model(label: str, results: Sequence[Results]) -> list[Summary]:
