@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from tiny_finetune import (
     DATA,
     SMALL,
@@ -24,32 +22,24 @@ from tiny_finetune import (
     disturbed_command,
     save_tiny_model,
 )
-from torch import nn
 
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import ConfigError
-from ccl_hub.sampling import sample_eval
-from ccl_hub.transforms import to_clips
 from training.checkpoints import list_checkpoints, read_checkpoint
-from training.clips import SplitSource
 from training.distributed import World
 from training.evaluation_sets import EvaluationSet
-from training.finetune import epoch_curves, finetune
-from training.finetune_model import Classifier, load_classifier, supervised_step
-from training.finetune_recipe import FINETUNE_RECIPES, read_finetune_recipe
-from training.finetune_task import judge, probabilities_of
+from training.finetune_model import load_classifier
+from training.finetune_recipe import read_finetune_recipe
+from training.finetune_run import finetune
 from training.logs import read_log
 from training.loop import Outcome
 from training.pretrain import main as pretrain_main
-from training.recipe import RECIPES_FOLDER, read_recipe
 from training.reference_models import load_named
 from training.rendered import RenderedVideos
 from training.results import read_results
 
 PROJECT = Path(__file__).resolve().parent.parent
 LIMIT_SECONDS = 240
-SHIPPED = sorted(path.stem for path in FINETUNE_RECIPES.glob("*.toml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -215,7 +205,7 @@ def test_a_finished_run_resumes_to_nothing_and_says_the_same(undisturbed, model)
     assert len(train_lines(out)) == STEPS
 
 
-def test_checkpoints_of_another_start_or_recipe_or_kind_are_refused(undisturbed, tmp_path):
+def test_checkpoints_of_another_start_or_recipe_or_kind_are_refused(undisturbed, tmp_path, capsys):
     newest = str(list_checkpoints(undisturbed[0] / "checkpoints")[-1])
     other = save_tiny_model(tmp_path / "tiny", seed=1)
     same = save_tiny_model(tmp_path / "same")
@@ -231,6 +221,26 @@ def test_checkpoints_of_another_start_or_recipe_or_kind_are_refused(undisturbed,
         assert done.stderr.count("\n") == 1, done.stderr
     words = ["smoke", "--out", str(tmp_path / "run"), "--resume", newest]
     assert pretrain_main([*words, "--set", "log.curves=false"]) == 2
+    assert "a checkpoint of 'finetune', and this is 'pretrain'" in capsys.readouterr().err
+
+
+def test_resident_frames_train_as_frames_read_one_by_one(undisturbed, model, tmp_path):
+    done = call(*arguments(model, tmp_path, changes=("data.cache=ram",)))
+    assert done.returncode == 0, done.stderr
+    ours, theirs = final_tensors(tmp_path), final_tensors(undisturbed[0])
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_a_gpu_stops_goes_on_and_is_tested_again(model, tmp_path):
+    changes = ("precision.device=cuda", "precision.autocast=bf16", "data.cache=gpu")
+    stopped = call(*arguments(model, tmp_path, changes=(*changes, "budget.max_seconds=0.01")))
+    assert stopped.returncode == 75, stopped.stderr
+    done = call(*arguments(model, tmp_path, "--resume", "auto", changes=changes))
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in train_lines(tmp_path)] == list(range(1, STEPS + 1))
+    assert call("--evaluate", str(tmp_path), *DATA).returncode == 0
 
 
 # Processes ---------------------------------------------------------------------------------------
@@ -272,126 +282,6 @@ def test_two_processes_train_and_test_as_one_does(model, tmp_path):
     assert second.measurements == first.measurements
     assert second.settings["processes"] == 2
     assert two.stdout == one.stdout
-
-
-# Parts -------------------------------------------------------------------------------------------
-
-
-def tiny_classifier(model, **kwargs):
-    backbone = CCLModel.from_pretrained(model)
-    torch.manual_seed(3)
-    return Classifier(backbone, 5, **kwargs)
-
-
-@pytest.mark.parametrize("chunks", [1, 3])
-def test_the_gradient_is_that_of_the_mean_cross_entropy(model, chunks):
-    generator = torch.Generator().manual_seed(1)
-    clips = torch.randn(6, 3, 4, 32, 32, generator=generator)
-    targets = torch.tensor([0, 4, 2, 2, 1, 3])
-    expected = tiny_classifier(model).eval()
-    logits = expected.fc(expected.backbone(clips).video)
-    loss = F.cross_entropy(logits, targets)
-    loss.backward()
-    ours = tiny_classifier(model).eval()
-    values = supervised_step(ours, clips.chunk(chunks), targets, World())
-    assert values["loss"].item() == pytest.approx(loss.item(), rel=1e-5)
-    hits = (logits.argmax(1) == targets).float().mean().item()
-    assert values["accuracy"].item() == pytest.approx(hits)
-    for (name, mine), theirs in zip(ours.named_parameters(), expected.parameters(), strict=True):
-        if "projection" in name:
-            assert mine.grad is None, name
-        else:
-            torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
-
-
-def test_frozen_batchnorm_keeps_its_statistics_and_trains_its_scale(model):
-    classifier = tiny_classifier(model, freeze_batchnorm=True).train()
-    norms = [m for m in classifier.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms
-    assert not any(norm.training for norm in norms)
-    before = [norm.running_mean.clone() for norm in norms]
-    supervised_step(classifier, [torch.randn(4, 3, 4, 32, 32)], torch.arange(4), World())
-    assert all(torch.equal(n.running_mean, b) for n, b in zip(norms, before, strict=True))
-    assert all(norm.weight.grad is not None for norm in norms)
-    assert tiny_classifier(model).train().backbone.trunk.bn1.training
-
-
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_video_is_judged_by_the_mean_softmax_of_its_uniform_clips(model, workers):
-    classifier = tiny_classifier(model).eval()
-    source = SplitSource(RenderedVideos(24, SMALL), "test")
-    changes = (f"data.workers={workers}", "test.clips=3", "test.batch_clips=7", "clip.crop_px=0")
-    recipe = replace(read_finetune_recipe("smoke", changes), preprocessing=SMALL)
-    found = probabilities_of(classifier, source, recipe, World())
-    assert found.shape == (8, 5)
-    for video in range(len(source)):
-        plan = sample_eval(source.seconds(video), source.duration(video), SMALL, clips=3)
-        frames = torch.from_numpy(np.stack([source.read(video, row) for row in plan.indices]))
-        with torch.no_grad():
-            output = classifier.backbone(to_clips(frames, SMALL)).video
-        expected = classifier.fc(output).softmax(1).mean(0)
-        np.testing.assert_allclose(found[video], expected.detach().numpy(), atol=1e-5)
-
-
-def test_smaller_clips_are_the_shrunk_crop_and_the_mode_is_restored(model):
-    preprocessing = Preprocessing(clip_frames=4)
-    classifier = Classifier(
-        CCLModel(replace(CCLModel.from_pretrained(model).config, preprocessing=preprocessing)), 8
-    ).train()
-    seen = []
-    classifier.backbone.trunk.register_forward_hook(lambda m, x, y: seen.append(x[0].shape))
-    recipe = read_finetune_recipe("smoke", ("test.clips=1", "data.workers=0"))
-    source = SplitSource(RenderedVideos(24, preprocessing), "test")
-    figures = judge(classifier, source, replace(recipe, preprocessing=preprocessing), World())
-    assert {tuple(shape[1:]) for shape in seen} == {(3, 56, 56)}
-    assert classifier.training
-    assert figures.by_metric.keys() == {"top-1", "top-5"}
-
-
-def test_curves_are_means_over_epochs_and_tests_only_if_several():
-    steps = [
-        {"kind": "train", "step": i + 1, "epoch": i // 2, "loss": float(i), "accuracy": i / 4}
-        for i in range(4)
-    ]
-    test = {"kind": "validation", "step": 4, "test": {"top-1": 0.5}}
-    assert epoch_curves([*steps, test]) == {
-        "loss": [0.5, 2.5],
-        "training accuracy": [0.125, 0.625],
-    }
-    assert epoch_curves([test, *steps, test])["test top-1"] == [0.5, 0.5]
-
-
-# Recipes -----------------------------------------------------------------------------------------
-
-
-def test_the_paper_recipe_is_that_of_section_4_1():
-    recipe = read_finetune_recipe("paper")
-    assert (recipe.optim.kind, recipe.optim.momentum, recipe.optim.batch) == ("sgd", 0.9, 48)
-    assert (recipe.optim.lr, recipe.optim.weight_decay) == (1e-2, 1e-4)
-    schedule = recipe.schedule
-    assert (schedule.kind, schedule.epochs, schedule.step_epochs) == ("step", 35, 20)
-    assert (schedule.step_factor, recipe.test.clips) == (0.1, 10)
-    assert (recipe.augment.kind, recipe.augment.flip_probability) == ("paper", 0.0)
-    assert not recipe.network.freeze_batchnorm
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_recipes_read_and_survive_json(name):
-    recipe = read_finetune_recipe(name)
-    assert recipe.name == name
-    assert recipe.description
-    values = json.loads(json.dumps(recipe.to_dict()))
-    assert values["schedule"]["epochs"] >= 1
-
-
-def test_the_two_kinds_of_recipe_are_kept_apart():
-    assert {"paper", "kinetics_supervised", "smoke"} <= set(SHIPPED)
-    with pytest.raises(ConfigError, match="belongs to a recipe of pretraining; give one of fine"):
-        read_finetune_recipe(RECIPES_FOLDER / "ucf101.toml")
-    with pytest.raises(ConfigError, match=r"no such recipe; give a TOML file or one of .*paper"):
-        read_finetune_recipe("ucf101")
-    with pytest.raises(ConfigError, match="unknown key"):
-        read_recipe(FINETUNE_RECIPES / "paper.toml", ("network.freeze_batchnorm=true",))
 
 
 # Refusals ----------------------------------------------------------------------------------------

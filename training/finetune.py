@@ -27,22 +27,21 @@ import logging
 import os
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 
-from . import checkpoints
-from .clips import ClipSource, SplitSource, cached_frames
-from .distributed import World, start_world
+from .clips import SplitSource
+from .distributed import start_world
 from .evaluation_sets import EvaluationSet, data_record, open_evaluation_sets
-from .finetune_model import ClassifierRecord, load_classifier, save_classifier
+from .finetune_model import load_classifier
 from .finetune_recipe import FinetuneRecipe, finetune_recipe_from_dict, read_finetune_recipe
-from .finetune_task import Figures, Finetuning, judge
+from .finetune_run import finetune, fitted
+from .finetune_task import judge
 from .linear_probe import fold_means, markdown_table
-from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
-from .loop import Loop, NonFiniteError, Outcome, check_batch, require_same_start
+from .logs import require_drawing
+from .loop import NonFiniteError, Outcome
 from .recipe import apply_changes
 from .reference_models import REFERENCE_ROWS, NamedModel, load_models
 from .results import Results, write_results
@@ -51,13 +50,10 @@ from .run_folder import (
     EXIT_FAILED,
     EXIT_SAVED,
     StopFlag,
-    choose_checkpoint,
-    only_run_in,
     set_precision,
-    write_recipe,
 )
 
-__all__ = ["finetune", "main"]
+__all__ = ["evaluate", "main"]
 
 logger = logging.getLogger("training.finetune")
 
@@ -240,125 +236,6 @@ def _slug(*parts: str) -> str:
     return "--".join(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.") for part in parts)
 
 
-def finetune(
-    recipe: FinetuneRecipe,
-    named: NamedModel,
-    labelled: EvaluationSet,
-    folder: Path,
-    world: World,
-    *,
-    stop: StopFlag | None = None,
-    resume: str | None = None,
-) -> tuple[Outcome, Results | None]:
-    """Fine-tune one model on one set, test it and keep it.
-
-    Args:
-        recipe: What to do.
-        named: What to go on from; its model is changed.
-        labelled: The set.
-        folder: For checkpoints, logs and the final model.
-        world: This process among its peers.
-        stop: Asked after each step.
-        resume: ``"auto"``, the path of a checkpoint, or None for a fresh run.
-
-    Returns:
-        Whether the run came to its end, and what it measured; None of a stopped run.
-
-    Raises:
-        CCLError: Recipe, data, world or checkpoint are damaged or do not fit each other.
-        NonFiniteError: The loss or a gradient is not finite.
-        OutputError: The folder cannot be written.
-    """
-    recipe = _fitted(recipe, named)
-    checkpoint = choose_checkpoint(folder, resume)
-    train, test = (SplitSource(labelled, split) for split in ("train", "test"))
-    check_batch(recipe.optim, len(train), world)
-    frames = cached_frames(train, recipe.data, world.device)
-    source = ClipSource(recipe, frames, world.device)
-    task = Finetuning(recipe, named.model, source, train, test, world)
-    loop = Loop(task, recipe, source, folder, world, stop or StopFlag())
-    if checkpoint is not None:
-        loop.restore(checkpoint)
-    require_same_start(loop.step, world)
-    with only_run_in(folder, world):
-        if world.is_main:
-            checkpoints.remove_leftovers(folder / "checkpoints")
-            write_recipe(recipe, folder)
-        outcome = loop.run()
-        lines = read_log(folder / LOG_NAME)
-        if world.is_main and recipe.log.curves:
-            draw_curves(lines, folder / CURVES_NAME, f"{named.record.label}, {recipe.name}")
-        if outcome is Outcome.SAVED:
-            return outcome, None
-        figures = Figures.from_dict(loop.metrics["test"])
-        if world.is_main:
-            record = ClassifierRecord(
-                labelled.videos.classes,
-                named.record,
-                data_record(labelled),
-                recipe.to_dict(),
-                figures.by_metric,
-            )
-            save_classifier(task.model, record, folder)
-    settings = {
-        "recipe": recipe.to_dict(),
-        "steps": loop.step,
-        "training_seconds": round(loop.seconds, 1),
-        "processes": world.size,
-        "device": world.device.type,
-    }
-    result = Results(
-        kind="finetune",
-        model=named.record,
-        data=data_record(labelled),
-        measurements=figures.measurements,
-        settings=settings,
-        confusion=figures.confusion,
-        curves=epoch_curves(lines),
-    )
-    return outcome, result
-
-
-def _fitted(recipe: FinetuneRecipe, named: NamedModel) -> FinetuneRecipe:
-    """Return the recipe with the model's preprocessing."""
-    recipe = dataclasses.replace(recipe, preprocessing=named.model.preprocessing)
-    largest = recipe.preprocessing.crop_px
-    if recipe.crop_px > largest:
-        raise ConfigError(
-            f"clip.crop_px is {recipe.crop_px}, the crop of {named.record.label} is {largest}; "
-            "allowed: at most that."
-        )
-    return recipe
-
-
-def epoch_curves(lines: Sequence[dict]) -> dict[str, list[float]]:
-    """Return loss and accuracy over epochs, from the lines of a log.
-
-    Args:
-        lines: As :func:`training.logs.read_log` gives them.
-
-    Returns:
-        ``loss`` and ``training accuracy``, means over each epoch; and each figure of the test,
-        one value for each time it was made, where that was more than once.
-    """
-    of_epochs: dict[int, list[dict]] = defaultdict(list)
-    tests: dict[str, list[float]] = defaultdict(list)
-    for line in lines:
-        if line["kind"] == "train":
-            of_epochs[line["epoch"]].append(line)
-        else:
-            for metric, value in line.get("test", {}).items():
-                tests[f"test {metric}"].append(value)
-    curves = {
-        title: [
-            sum(line[name] for line in of_epochs[epoch]) / len(of_epochs[epoch])
-            for epoch in sorted(of_epochs)
-        ]
-        for title, name in (("loss", "loss"), ("training accuracy", "accuracy"))
-    }
-    return curves | {name: values for name, values in tests.items() if len(values) > 1}
-
-
 # Testing again -----------------------------------------------------------------------------------
 
 
@@ -378,7 +255,7 @@ def evaluate(options: argparse.Namespace) -> list[Results]:
     results = []
     with start_world(recipe.precision.device) as world:
         named = NamedModel(model.backbone, record.start)
-        sets = _open_sets(options.data, _fitted(recipe, named), named)
+        sets = _open_sets(options.data, fitted(recipe, named), named)
         for labelled in sets:
             _require_classes(labelled, record.classes, folder)
         model.to(world.device)

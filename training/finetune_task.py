@@ -28,7 +28,7 @@ from .finetune_model import Classifier, supervised_step
 from .finetune_recipe import FinetuneRecipe
 from .loader import Batch
 from .logs import RunLog
-from .loop import new_optimizer
+from .optimizer import new_optimizer
 from .results import Confusion, Measurement
 from .store import FrameSource
 

@@ -40,8 +40,6 @@ __all__ = [
     "RunRecipe",
     "Task",
     "check_batch",
-    "new_optimizer",
-    "require_same_start",
 ]
 
 logger = logging.getLogger(__name__)
@@ -370,28 +368,6 @@ class Loop:
             self._add_time()
 
 
-def require_same_start(step: int, world: World) -> None:
-    """Refuse processes that would go on from different checkpoints.
-
-    Args:
-        step: Where this process starts.
-        world: This process among its peers.
-
-    Raises:
-        ConfigError: On every process, if their steps differ.
-    """
-    if world.size == 1:
-        return
-    ends = torch.tensor([step, -step], device=world.device)
-    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-    last, first = int(ends[0]), -int(ends[1])
-    if first != last:
-        raise ConfigError(
-            f"the processes start at steps {first} to {last}; "
-            "--out must be one folder that every machine sees."
-        )
-
-
 def check_batch(optim: Optim, clips: int, world: World) -> None:
     """Refuse a global batch that does not fit the data or the processes.
 
@@ -415,27 +391,3 @@ def check_batch(optim: Optim, clips: int, world: World) -> None:
             f"the data holds {clips} usable videos, fewer than optim.batch = {optim.batch}; "
             "give more videos or a smaller batch."
         )
-
-
-def new_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer; vectors (BatchNorm, biases) may go without weight decay.
-
-    Args:
-        optim: Section of a recipe.
-        model: All its parameters are optimised.
-    """
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not optim.decay_norm_and_bias:
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-    if optim.kind == "adamw":
-        first, second = optim.betas
-        return torch.optim.AdamW(
-            groups, lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay
-        )
-    return torch.optim.SGD(
-        groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
-    )

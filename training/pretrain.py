@@ -22,7 +22,7 @@ from . import checkpoints
 from .clips import open_source
 from .distributed import start_world
 from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
-from .loop import Loop, NonFiniteError, Outcome, check_batch, require_same_start
+from .loop import Loop, NonFiniteError, Outcome, check_batch
 from .recipe import Recipe, read_recipe
 from .run_folder import (
     EXIT_BAD_INPUT,
@@ -31,6 +31,7 @@ from .run_folder import (
     StopFlag,
     choose_checkpoint,
     only_run_in,
+    require_same_start,
     set_precision,
     write_recipe,
 )

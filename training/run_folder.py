@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
 from ccl_hub.errors import ConfigError
 from ccl_hub.files import make_folder, write_atomically
@@ -31,6 +32,7 @@ __all__ = [
     "StopFlag",
     "choose_checkpoint",
     "only_run_in",
+    "require_same_start",
     "set_precision",
     "write_recipe",
 ]
@@ -127,6 +129,28 @@ def choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoin
             "or give another --out."
         )
     return None
+
+
+def require_same_start(step: int, world: World) -> None:
+    """Refuse processes that would go on from different checkpoints.
+
+    Args:
+        step: Where this process starts.
+        world: This process among its peers.
+
+    Raises:
+        ConfigError: On every process, if their steps differ.
+    """
+    if world.size == 1:
+        return
+    ends = torch.tensor([step, -step], device=world.device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    last, first = int(ends[0]), -int(ends[1])
+    if first != last:
+        raise ConfigError(
+            f"the processes start at steps {first} to {last}; "
+            "--out must be one folder that every machine sees."
+        )
 
 
 def set_precision(precision: Precision) -> None:

@@ -16,7 +16,7 @@ from .distributed import World, backward_step, broadcast_model, synchronise_batc
 from .ema import EmaWeights
 from .loader import Batch
 from .logs import RunLog
-from .loop import new_optimizer
+from .optimizer import new_optimizer
 from .recipe import Recipe
 from .validation import Validator
 
