@@ -15,7 +15,7 @@ import pytest
 
 from ccl_hub import weights
 from ccl_hub.registry import RegistryEntry
-from tests.hub_client import Client, environment, vectors
+from tests.hub_client import Client, content, environment
 from tests.hub_server import Hub, serve
 from tests.test_model import tiny_model
 
@@ -29,8 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> tuple[str, list[float]]:
-    return "loaded", vectors(tiny_model())
+def wanted() -> tuple[str, str]:
+    return "loaded", content(tiny_model())
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_branches_commits_and_what_moves_in_between(hub: Hub, client: Client) ->
     path = other.save_pretrained(client.cache.parent / "other") / weights.WEIGHTS_NAME
     changed = {**files, weights.WEIGHTS_NAME: path.read_bytes()}
     second = repository.commit(changed, "next")
-    old, new = ("loaded", vectors(tiny_model())), ("loaded", vectors(other))
+    old, new = ("loaded", content(tiny_model())), ("loaded", content(other))
     assert old != new
     assert client.load(f"{NAME}@next") == new
     assert client.load(NAME, "next") == new

@@ -12,7 +12,7 @@ import pytest
 
 from ccl_hub import weights
 from ccl_hub.registry import REGISTRY, RegistryEntry
-from tests.hub_client import Client, load, vectors
+from tests.hub_client import Client, content, load
 from tests.hub_server import Hub, serve
 from tests.test_model import tiny_model
 
@@ -25,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> tuple[str, list[float]]:
-    return "loaded", vectors(tiny_model())
+def wanted() -> tuple[str, str]:
+    return "loaded", content(tiny_model())
 
 
 @pytest.fixture

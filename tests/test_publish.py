@@ -21,7 +21,7 @@ from ccl_hub.model_card import CARD_NAME, Card, render
 from ccl_hub.publish import FILES, PREPROCESSOR_NAME, check_folder, publish, push, write_texts
 from ccl_hub.registry import RegistryEntry
 from ccl_hub.weights import CONFIG_NAME, WEIGHTS_NAME
-from tests.hub_client import Client, environment, vectors
+from tests.hub_client import Client, content, environment
 from tests.hub_server import Hub, serve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +99,7 @@ def test_one_commit_with_everything_and_the_entry_to_pin_it(
     entry = eval(text.rstrip(","), {"RegistryEntry": RegistryEntry})  # noqa: S307
     assert (entry.name, entry.trained_on) == ("ccl_tiny", "nothing")
     assert (entry.revision, entry.size_bytes) == (done.revision, len(files[WEIGHTS_NAME]))
-    wanted = ("loaded", vectors(CCLModel.from_pretrained(folder)))
+    wanted = ("loaded", content(CCLModel.from_pretrained(folder)))
     assert client.load("ccl_tiny", None, (entry,), CCL_HUB_ORG="someone") == wanted
 
 
@@ -125,7 +125,7 @@ def test_private_branch_and_dry_run(hub: Hub, client: Client, folder: Path) -> N
     repository = hub.repositories[NAME]
     assert repository.private
     assert repository.branches["next"] == done.revision != repository.branches["main"]
-    wanted = ("loaded", vectors(CCLModel.from_pretrained(folder)))
+    wanted = ("loaded", content(CCLModel.from_pretrained(folder)))
     assert client.load(NAME, "next", **READER) == wanted
     assert Client(hub, client.cache / "other").load(NAME, "next")[0] == "ModelNotFoundError"
 
