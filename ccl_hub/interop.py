@@ -146,7 +146,10 @@ def export_model(model: CCLModel, path: str | Path, format: str) -> Exported:
 
 
 def describe(model: CCLModel) -> dict[str, Any]:
-    """Return what travels inside the file, as JSON values: which model, and how to feed it."""
+    """Return what travels inside the file, as JSON values: which model, and how to feed it.
+
+    ``weights_sha256`` is of the file that the model was loaded from; "" if it was not.
+    """
     pre = model.preprocessing
     return {
         # Of a model loaded from a folder only the last part: a file for others tells no paths.
