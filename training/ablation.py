@@ -28,6 +28,7 @@ from typing import BinaryIO
 from ccl_hub.errors import CCLError, ConfigError, TrainingError
 from ccl_hub.files import make_folder, write_atomically
 
+from .finetune_recipe import read_finetune_recipe
 from .recipe import read_recipe
 from .results import Results, Summary, read_results, summarise
 
@@ -140,9 +141,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[Plan, int]:
     parser.add_argument(
         "--finetune",
         nargs="?",
-        const="finetune",
+        const="paper",
         metavar="RECIPE",
-        help="fine-tune by this recipe instead of training a linear probe",
+        help="fine-tune by this recipe (default: paper) instead of training a linear probe",
     )
     options = parser.parse_args(arguments)
     rows = tuple(options.rows.split(","))
@@ -176,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for name in plan.rows:  # before hours of work
             read_recipe(plan.recipe, (*plan.changes, *ROWS[name].changes))
+        if plan.finetune is not None:
+            read_finetune_recipe(plan.finetune)
         run(plan, jobs)
         table = markdown(summarise(_results_of(plan)), plan)
         write_atomically(plan.out / "table7.md", lambda file: file.write(table.encode()))
@@ -232,11 +235,9 @@ def _commands(plan: Plan, name: str, seed: int) -> Iterator[tuple[str, list[str]
         yield "pretrain", [*pretrain, "--out", model, "--resume", "auto"]
     results = str(plan.out / "results")
     common = ["--model", f"{row.label}={model}", "--group", GROUP]
-    if row.place:
-        common += ["--seeds", str(seed)]
-    data = [text for place in plan.data for text in ("--data", place)]
-    evaluate = [*common, *data, "--cache", str(plan.out / "cache"), *plan.evaluation]
-    evaluate += ["--out", results]
+    places = [text for place in plan.data for text in ("--data", place)]
+    evaluate = [*common, *places, "--cache", str(plan.out / "cache"), *plan.evaluation]
+    evaluate += ["--seeds", str(seed), "--out", results]
     yield "retrieval", [sys.executable, "-m", "training.retrieval", *evaluate]
     if plan.finetune is None:
         yield "probe", [sys.executable, "-m", "training.linear_probe", *evaluate]
@@ -244,8 +245,8 @@ def _commands(plan: Plan, name: str, seed: int) -> Iterator[tuple[str, list[str]
     for place in plan.data:
         folder = plan.out / "finetuned" / f"{name}-seed{seed}-{_short(place)}"
         tune = [*plan.launch, "-m", "training.finetune", plan.finetune, *common, "--data", place]
-        tune += ["--out", str(folder), "--results", results, "--resume", "auto"]
-        yield f"finetune-{_short(place)}", [*tune, "--set", f"seed={seed}"]
+        tune += ["--seeds", str(seed), "--out", str(folder), "--results", results]
+        yield f"finetune-{_short(place)}", [*tune, "--resume", "auto"]
 
 
 def _short(place: str) -> str:

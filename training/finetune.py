@@ -113,6 +113,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="go on from the newest whole checkpoint of each run (start afresh if there is none), "
         "or, of a single run, from a given checkpoint",
     )
+    parser.add_argument("--group", default="", help="experiment the results belong to")
     parser.add_argument("--out", type=Path, help="folder of the run, or of the runs")
     parser.add_argument(
         "--results", type=Path, help="folder for the results files (default: OUT/results)"
@@ -202,6 +203,7 @@ def _finetune_all(options: argparse.Namespace) -> tuple[list[Results], Outcome]:
                 if stop.signal_name:
                     logger.info("stopped by %s", stop.signal_name)
                 return results, outcome
+            result = dataclasses.replace(result, group=options.group)
             if world.is_main:
                 place = options.results or options.out / "results"
                 logger.info("wrote %s", write_results(result, place))
@@ -268,6 +270,7 @@ def evaluate(options: argparse.Namespace) -> list[Results]:
                 measurements=figures.measurements,
                 settings={"recipe": recipe.to_dict(), "trained_on": record.data.name},
                 confusion=figures.confusion,
+                group=options.group,
             )
             if options.results is not None and world.is_main:
                 logger.info("wrote %s", write_results(result, options.results))
