@@ -125,7 +125,10 @@ def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """Return tensors by name and the file's sha256; no code in the file can run."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check it.") from error
     sha256 = hashlib.sha256(data).hexdigest()
     wanted = HASH_IN_NAME.search(path.name)
     if path.suffix == ".pth" and wanted and not sha256.startswith(wanted[1]):
@@ -139,8 +142,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         else:
             values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes the readers raise
+        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:200]}".strip()
         raise WeightsError(
-            f"{path}: no readable weights ({str(error).splitlines()[0][:200]}); "
+            f"{path}: no readable weights ({reason}); "
             "fetch torchvision's file again, or convert it to .safetensors."
         ) from error
     if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):

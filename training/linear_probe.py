@@ -213,7 +213,13 @@ def fold_means(results: Sequence[Results]) -> list[Results]:
         )
         title = f"{name} (mean of splits {', '.join(number for number, _ in folds)})"
         first = folds[0][1]
-        data = dataclasses.replace(first.data, name=title, fingerprint="")
+        data = dataclasses.replace(
+            first.data,
+            name=title,
+            fingerprint="",
+            train_videos=sum(one.data.train_videos for _, one in folds),
+            test_videos=sum(one.data.test_videos for _, one in folds),
+        )
         means.append(
             dataclasses.replace(first, data=data, measurements=measurements, confusion=None)
         )
