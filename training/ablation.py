@@ -30,6 +30,7 @@ from ccl_hub.files import make_folder, write_atomically
 
 from .finetune_recipe import read_finetune_recipe
 from .recipe import read_recipe
+from .reference_models import seed_list
 from .results import Results, Summary, read_results, summarise
 
 __all__ = ["GROUP", "ROWS", "Row", "main"]
@@ -126,7 +127,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[Plan, int]:
         default=",".join(DEFAULT_ROWS),
         help=f"rows to make, of {', '.join(ROWS)} (default: %(default)s)",
     )
-    parser.add_argument("--seeds", default="0,1,2", help="seeds of every row (default: 0,1,2)")
+    parser.add_argument(
+        "--seeds",
+        type=seed_list,
+        default=(0, 1, 2),
+        metavar="0,1,2",
+        help="seeds of every row (default: 0,1,2)",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="parts to run at the same time")
     parser.add_argument(
         "--launch",
@@ -150,19 +157,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[Plan, int]:
     unknown = [name for name in rows if name not in ROWS]
     if unknown:
         parser.error(f"--rows: {unknown[0]!r} is none of {', '.join(ROWS)}")
-    try:
-        seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    except ValueError:
-        parser.error(f"--seeds: {options.seeds!r} is not a list of whole numbers such as 0,1,2")
-    if len(set(seeds)) < len(seeds) or len(set(rows)) < len(rows) or options.jobs < 1:
-        parser.error("--seeds and --rows name each once, and --jobs is 1 or more")
+    if len(set(rows)) < len(rows) or options.jobs < 1:
+        parser.error("--rows names each once, and --jobs is 1 or more")
     plan = Plan(
         recipe=options.recipe,
         changes=tuple(options.changes),
         data=tuple(options.data),
         out=options.out,
         rows=rows,
-        seeds=seeds,
+        seeds=options.seeds,
         launch=tuple(shlex.split(options.launch)) or (sys.executable,),
         evaluation=tuple(shlex.split(options.evaluation)),
         finetune=options.finetune,

@@ -43,7 +43,7 @@ from .linear_probe import fold_means, markdown_table
 from .logs import require_drawing
 from .loop import NonFiniteError, Outcome
 from .recipe import apply_changes
-from .reference_models import REFERENCE_ROWS, NamedModel, load_models
+from .reference_models import REFERENCE_ROWS, NamedModel, load_models, seed_list
 from .results import Results, write_results
 from .run_folder import (
     EXIT_BAD_INPUT,
@@ -91,7 +91,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "rendered:N; may be repeated",
     )
     parser.add_argument(
-        "--seeds", type=_seeds, metavar="0,1,2", help="one run for each (default: the recipe's)"
+        "--seeds", type=seed_list, metavar="0,1,2", help="one run for each (default: the recipe's)"
     )
     parser.add_argument(
         "--set",
@@ -134,16 +134,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.evaluate is None and not (options.model and options.out):
         parser.error("give --model and --out, or --evaluate")
     return options
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}; give whole numbers as 0,1,2") from error
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"{text!r}; give different numbers, 0 or more")
-    return seeds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

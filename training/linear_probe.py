@@ -351,7 +351,7 @@ def _result(
         measurements=found.measurements,
         settings=settings,
         confusion=found.confusion,
-        group=how.group,
+        group=", ".join(filter(None, (options.group, how.group))),
     )
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "add_model_arguments",
     "load_models",
     "load_named",
+    "seed_list",
 ]
 
 RANDOM_ROWS = ("random-init", "random-init-identity")
@@ -83,14 +84,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=_seeds,
+        type=seed_list,
         default=(0,),
         metavar="0,1,2",
         help="seeds of the random rows (default: 0)",
     )
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seed_list(text: str) -> tuple[int, ...]:
+    """Read ``0,1,2`` for argparse: different whole numbers, 0 or more."""
     try:
         seeds = tuple(int(part) for part in text.split(","))
     except ValueError as error:
