@@ -24,6 +24,7 @@ __all__ = ["HubFile", "card_metadata", "commit", "fetch", "list_files", "read"]
 logger = logging.getLogger(__name__)
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
+ATTEMPTS = 3
 LOG_IN = "log in with 'hf auth login' or set HF_TOKEN"
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
 
@@ -79,22 +80,57 @@ def fetch(
         ModelNotFoundError: No such repository or revision, or offline and not in the cache.
         HubError: The Hub cannot be reached, refuses, or the download broke off.
     """
-    import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     with _our_errors(repo, revision, "fetch again" if again else "fetch"):
         try:
-            path = huggingface_hub.hf_hub_download(
+            path = _download(repo, name, revision, again)
+        except hub_errors.RemoteEntryNotFoundError:
+            return None
+    return HubFile(repo, path.parent.name, name, path)
+
+
+def _download(repo: str, name: str, revision: str | None, again: bool) -> Path:
+    """Download or find in the cache; a transfer that breaks is tried again, at last from scratch.
+
+    Old clients (seen: 1.0) do not go on by themselves after a body broke off, and put a whole
+    answer behind the half they have where a server ignores ranges.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors as hub_errors
+
+    def attempt(force: bool) -> Path:
+        return Path(
+            huggingface_hub.hf_hub_download(
                 repo,
                 name,
                 revision=revision,
-                force_download=again,
+                force_download=force,
                 library_name="ccl-hub",
                 library_version=__version__,
             )
-        except hub_errors.RemoteEntryNotFoundError:
-            return None
-    return HubFile(repo, Path(path).parent.name, name, Path(path))
+        )
+
+    answers = (
+        hub_errors.HfHubHTTPError,
+        hub_errors.LocalEntryNotFoundError,
+        hub_errors.OfflineModeIsEnabled,
+    )
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return attempt(again)
+        except (OSError, _transport_error()) as error:
+            if isinstance(error, answers):
+                raise
+            logger.info("%s/%s: the download broke off (%s); again", repo, name, _brief(error))
+    return attempt(force=True)
+
+
+def _transport_error() -> type[Exception]:
+    """Return what comes through when a body breaks off: the base error of the HTTP library."""
+    from huggingface_hub import errors as hub_errors
+
+    return cast("type[Exception]", hub_errors.HfHubHTTPError.__bases__[0])
 
 
 def read(file: HubFile, sha256: str = "") -> bytes:
@@ -253,8 +289,6 @@ def _our_errors(repo: str, revision: str | None, purpose: str = "fetch") -> Iter
     """Raise what the Hub's client raises in this block as one of ours."""
     from huggingface_hub import errors as hub_errors
 
-    # What comes through when a body breaks off: the base error of the HTTP library in use.
-    transport = cast("type[Exception]", hub_errors.HfHubHTTPError.__bases__[0])
     at = f"{repo}@{revision}" if revision else repo
     try:
         yield
@@ -265,7 +299,7 @@ def _our_errors(repo: str, revision: str | None, purpose: str = "fetch") -> Iter
         ValueError,
         RuntimeError,
         AssertionError,
-        transport,
+        _transport_error(),
         hub_errors.EntryNotFoundError,
         hub_errors.XetDownloadError,
     ) as error:
