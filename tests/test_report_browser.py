@@ -63,6 +63,8 @@ def opened(request, browser, address):
     """The page at one width, everything folded open, with what it asked for and complained of."""
     size = {"width": request.param, "height": 900, "deviceScaleFactor": 1}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**size, "mobile": False})
+    # A fresh browser opens a page of its own first, and may log it late.
+    browser.get("about:blank")
     browser.get_log("performance")
     browser.get(address)
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -71,6 +73,7 @@ def opened(request, browser, address):
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
+        and message["params"]["documentURL"] == address
     ]
     browser.complaints = browser.get_log("browser")
     assert browser.execute_script("return innerWidth") == request.param

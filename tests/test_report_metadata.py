@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 from report_data import classified, everything, result
 
 from ccl_hub.errors import ConfigError
@@ -66,13 +66,12 @@ def test_front_matter_of_a_card_holds_it(tmp_path):
 
 
 def test_data_sets_on_the_hub_get_eval_results(tmp_path):
-    parse = pytest.importorskip("huggingface_hub").parse_eval_result_entries
     names = written(rows(), HUB, tmp_path)
     files = [name for name in names if "/.eval_results/" in name]
     assert "ccl/.eval_results/weizmann_linear_top-1_video.yaml" in files
     values = {}
     for name in files:
-        (entry,) = parse(yaml.safe_load((tmp_path / name).read_text("utf-8")))
+        (entry,) = parse_eval_result_entries(yaml.safe_load((tmp_path / name).read_text("utf-8")))
         assert (entry.dataset_id, entry.task_id) == ("org/weizmann", "top")
         assert "3 seeds" in entry.notes and "128" not in entry.notes
         values[name.rpartition("/")[2]] = entry.value

@@ -187,6 +187,21 @@ def test_results_that_do_not_fit_together_are_refused():
         paper_tables([result(), result()])
 
 
+def test_two_names_of_one_published_set_are_refused():
+    results = [classified(data=UCF101), classified(data=DataRecord("ucf101", "u"))]
+    with pytest.raises(TrainingError, match="would be one cell"):
+        paper_tables(results)
+
+
+def test_each_experiment_on_ucf101_has_the_published_rows():
+    results = [classified(data=UCF101, group=name) for name in ("table 7", "longer")]
+    titles = [g.title for g in table(7, results).groups]
+    assert titles == ["HMDB51 split 1", "UCF101 split 1 · table 7", "UCF101 split 1 · longer"]
+    for found in table(7, results).groups[1:]:
+        assert texts(row(found.rows, "MSE", published=True))[0] == "52.8"
+        assert texts(row(found.rows, "ccl"))[1] == "50.0"
+
+
 def test_another_split_is_a_column_of_its_own():
     second = DataRecord("UCF101 split 2", "v", 9000, 3000, 101)
     one = table(5, [classified(data=second)])

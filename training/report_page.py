@@ -125,8 +125,9 @@ def page_of(
     return Page(
         title=title,
         intro="All figures are per cent, mean ± standard deviation over seeds where there is "
-        "more than one seed. Rows marked “published” were printed by their authors and not "
-        "measured here; rows marked “reference” are there to compare with. A figure is bold only "
+        "more than one seed. Rows marked “published” were not measured here: they are as the CCL "
+        "paper (NeurIPS 2020) prints them, or, where marked “later work”, as their authors do; "
+        "rows marked “reference” are there to compare with. A figure is bold only "
         "if it is ahead of every other measured row of its group by more than one standard "
         "deviation.",
         honest=honest,

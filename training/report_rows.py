@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
-from .published import DATA_SETS, PublishedRow
+from .published import DATA_SETS, PAPER, PublishedRow
 from .results import Results, Summary, summarise
 
 __all__ = [
@@ -228,7 +228,8 @@ def printed_rows(
             continue
         where = ", ".join(unique(DATA_SETS[name].split()[0] for name in names))
         marks = (f"published ({where})",) + (("reference",) if row.reference else ())
-        note = "; ".join(text for text in (row.source, row.note) if text)
+        source = "" if row.source == PAPER else row.source
+        note = "; ".join(text for text in (source, row.note) if text)
         made.append(Row(row.method, marks, "", tuple(cells), note))
     return made
 

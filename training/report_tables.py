@@ -7,8 +7,10 @@ of counting. A figure that is missing says so; nothing is left blank and nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+
+from ccl_hub.errors import TrainingError
 
 from .published import DATA_SETS, F_MEASURE, published_data, published_rows
 from .report_rows import (
@@ -17,6 +19,7 @@ from .report_rows import (
     Figures,
     Group,
     Line,
+    Row,
     Table,
     measured_rows,
     none_measured,
@@ -197,38 +200,51 @@ def _classifier_table(number: int, figures: Figures) -> Table:
     def belongs(one: Summary) -> bool:
         return one.column[0] in tasks and one.column[4].endswith("F1") == by_f1
 
-    first = "macro-F1" if by_f1 else "top-1"
-    columns = [(data, _place("video", first)) for data in CLASSIFIER_DATA[number]]
+    printed = _place("video", "macro-F1" if by_f1 else "top-1")
+    columns = [(data, printed) for data in CLASSIFIER_DATA[number]]
     columns = unique([*columns, *(_classifier_column(s) for s in figures.all if belongs(s))])
     names = unique(data for data, _ in columns)
     columns.sort(key=lambda column: names.index(column[0]))
-    found = {((s.group, s.label), s.column[0], *_classifier_column(s)): s for s in figures.all}
-    rows = []
-    for task in tasks:
-        lines = figures.lines(lambda s, task=task: belongs(s) and s.column[0] == task)
-        suffix = f" ({SUFFIXES[task]})" if by_f1 else ""
-        rows.append(
-            [(line, suffix, [found.get((line, task, *c)) for c in columns]) for line in lines]
+    found = _by_place(one for one in figures.all if belongs(one))
+    lines = [
+        (
+            line,
+            f" ({SUFFIXES[task]})" if by_f1 else "",
+            [found.get((line, task, *c)) for c in columns],
         )
-    measured = rows_of(figures, rows[0] + (rows[1] if by_f1 else []), len(columns))
-    wanted = [
-        (data, F_MEASURE if by_f1 else place[0], place == _place("video", first))
-        for data, place in columns
+        for task in tasks
+        for line in figures.lines(lambda s, task=task: belongs(s) and s.column[0] == task)
     ]
-    published = printed_rows(
-        published_rows(number),
-        [(data, "", metric if fits else "") for data, metric, fits in wanted],
+    metric = F_MEASURE if by_f1 else printed[0]
+    # Published figures fit one kind of column; "" is a metric that none has.
+    wanted = [(data, "", metric if place == printed else "") for data, place in columns]
+    rows = (
+        *rows_of(figures, lines, len(columns)),
+        *printed_rows(published_rows(number), wanted),
     )
     heads = tuple(
         (DATA_SETS.get(data, data), len(list(run)))
         for data, run in groupby(columns, lambda column: column[0])
     )
-    titles = tuple(_place_text(place) for _, place in columns)
-    group = Group("", (*measured, *published))
     notes = _absent_note(figures, belongs)
     if by_f1:
         notes = ("The paper does not say which F-measure; ours is macro-F1 unless named.", *notes)
-    return Table(number, CLASSIFIER_TITLES[number], heads, titles, (group,), notes)
+    titles = tuple(_place_text(place) for _, place in columns)
+    return Table(number, CLASSIFIER_TITLES[number], heads, titles, (Group("", rows),), notes)
+
+
+def _by_place(summaries: Iterable[Summary]) -> dict[tuple[Line, str, str, Place], Summary]:
+    """Return summaries by row, task, data set and place; two of one cell are an error."""
+    found: dict[tuple[Line, str, str, Place], Summary] = {}
+    for one in summaries:
+        key = ((one.group, one.label), one.column[0], *_classifier_column(one))
+        if key in found:
+            raise TrainingError(
+                f"{one.label}: {one.column[0]} {one.column[4]} on {one.data} and on "
+                f"{found[key].data} would be one cell of a table; give one of them."
+            )
+        found[key] = one
+    return found
 
 
 Place = tuple[str, str, str, bool]  # metric, level, space, centred
@@ -262,32 +278,33 @@ ABLATION_TASKS = ("finetune", "linear", "F=>V", "V=>F", "F=>F", "V=>V")
 
 def _ablation_table(figures: Figures) -> Table:
     """Top-1 of every task for the rows of each experiment; one group of rows per data set."""
+    width = len(ABLATION_TASKS)
+
+    def printed(name: str | None) -> list[Row]:
+        wanted = [(name or "", task, "top-1") for task in ABLATION_TASKS]
+        return printed_rows(published_rows(7), wanted)
+
     measured = unique((s.group, s.data) for s in figures.all if s.group)
-    groups = []
-    for name in ("ucf101", "hmdb51"):
-        wanted = [(name, task, "top-1") for task in ABLATION_TASKS]
-        rows = printed_rows(published_rows(7), wanted)
-        if not any(published_data(data) == name for _, data in measured):
-            rows = [*none_measured(len(wanted)), *rows]
-        groups.append((name, DATA_SETS[name], rows))
+    there = {published_data(data) for _, data in measured}
+    groups = [
+        Group(DATA_SETS[name], (*none_measured(width), *printed(name)))
+        for name in CLASSIFIER_DATA[4]
+        if name not in there
+    ]
     for experiment, data in measured:
-        lines = [line for line in figures.lines() if line[0] == experiment]
+        known = published_data(data)
         found = [
-            (line, "", [_top_1(figures, line, data, t) for t in ABLATION_TASKS]) for line in lines
+            (line, "", [_top_1(figures, line, data, task) for task in ABLATION_TASKS])
+            for line in figures.lines(lambda s, wanted=experiment: s.group == wanted)
         ]
-        rows = rows_of(figures, found, len(ABLATION_TASKS), with_group=False)
-        rows += [row for name, _, old in groups if published_data(data) == name for row in old]
-        groups = [one for one in groups if one[0] != published_data(data)]
-        groups.append(
-            (data, f"{DATA_SETS.get(published_data(data) or '', data)} · {experiment}", rows)
-        )
+        rows = (*rows_of(figures, found, width, with_group=False), *printed(known))
+        groups.append(Group(f"{DATA_SETS.get(known or '', data)} · {experiment}", rows))
     notes = (
         "Top-1 on 512-d representations by clip (frame ⇒ video and video ⇒ frame: exact clip), "
         "and of classifiers by video. The paper fine-tunes on UCF101 and HMDB51.",
     )
     columns = tuple(TASK_NAMES[task] for task in ABLATION_TASKS)
-    made = tuple(Group(title, tuple(rows)) for _, title, rows in groups)
-    return Table(7, "Ablation of the loss, top-1", (), columns, made, notes)
+    return Table(7, "Ablation of the loss, top-1", (), columns, tuple(groups), notes)
 
 
 def _top_1(figures: Figures, line: Line, data: str, task: str) -> Summary | None:
