@@ -225,14 +225,16 @@ def test_other_probes_stand_in_rows_of_their_own(model_folder, tmp_path, capsys)
     assert "(linear probe, frame features)" in capsys.readouterr().out
     without_l2 = [a for a in call if a not in ("--l2", "0.1")]
     assert main([*without_l2, "--optimiser", "sgd", "--norm"]) == 0
+    assert main([*without_l2, "--optimiser", "sgd", "--group", "ablation"]) == 0
     results = read_results([tmp_path / "results"])
     assert sorted({one.group for one in results}) == [
         "",
+        "ablation, linear probe, SGD",
         "linear probe, SGD with BatchNorm",
         "linear probe, frame features",
     ]
-    assert len(results) == 6
-    assert markdown_table(results).count("| random-init") == 3
+    assert len(results) == 8
+    assert markdown_table(results).count("| random-init") == 4
 
 
 def test_what_cannot_be_done_is_one_line_and_code_2(model_folder, tmp_path, capsys):

@@ -89,7 +89,7 @@ class Probe:
             raise ConfigError(f"l2 is {self.l2}; allowed: above 0, such as 0.01.")
 
     @property
-    def group(self) -> str:
+    def variant(self) -> str:
         """What sets these rows apart from those of the default probe; "" for the default."""
         parts = ["frame features"] if self.feature == "frames" else []
         if self.optimiser == "sgd":
@@ -351,7 +351,7 @@ def _result(
         measurements=found.measurements,
         settings=settings,
         confusion=found.confusion,
-        group=", ".join(filter(None, (options.group, how.group))),
+        group=", ".join(filter(None, (options.group, how.variant))),
     )
 
 
