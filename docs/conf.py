@@ -41,6 +41,7 @@ myst_heading_anchors = 3
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False
 napoleon_custom_sections = [("Source", "returns_style")]
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

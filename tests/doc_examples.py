@@ -19,7 +19,7 @@ from ccl_hub.cli import embed_app, hub_app
 
 FENCE = re.compile(r"(```+)(.*)")
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
-EXPECTED = re.compile(r"print\(.*\)  # (.+)")
+SAID = re.compile(r"(?:\s*print\(.*\)  )?# (.+)")
 CODE = re.compile(r"^(```+).*?^\1$|^ {4}[^\n]*|`[^`]+`", re.DOTALL | re.MULTILINE)
 PROGRAM = re.compile(r"(?:^|[\s`])(ccl-embed|ccl-hub [a-z]+|-m training\.[a-z_]+)\b([^\n`]*)")
 
@@ -62,17 +62,23 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def run_python(block: Block, page: Path, names: dict[str, Any]) -> None:
-    """Run a block; what ``print(...)  # text`` prints must be that text."""
-    source = "\n" * block.line + block.text
-    lines = source.splitlines()
-    for statement in ast.parse(source).body:
-        code = compile(ast.Module([statement], []), str(page), "exec")
+    """Run a block; where a comment says what a statement prints, it must print that.
+
+    Such a comment ends the line of a ``print``, or stands on lines of its own after the statement.
+    """
+    lines = block.text.splitlines()
+    assert not any(re.match(r"\s*\)+  # ", line) for line in lines), f"{page}: a print to a line"
+    body = ast.parse(block.text).body
+    ends = [statement.lineno - 1 for statement in body[1:]] + [len(lines)]
+    for statement, end in zip(body, ends, strict=True):
+        module = ast.increment_lineno(ast.Module([statement], []), block.line)
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(code, names)  # noqa: S102 - this is what a reader does with it
-        expected = EXPECTED.fullmatch(lines[statement.lineno - 1])
+            exec(compile(module, str(page), "exec"), names)  # noqa: S102 - as a reader does
+        part = lines[statement.lineno - block.line - 1 : end]
+        expected = [match[1] for line in part if (match := SAID.match(line))]
         if expected:
-            found = printed.getvalue().strip()
-            assert found == expected[1], f"{page}:{statement.lineno}: prints {found!r}"
+            found = printed.getvalue().splitlines()
+            assert found == expected, f"{page}:{statement.lineno}: prints {found}"
 
 
 def run_shell(block: Block, page: Path, skip: Mapping[str, str] | None = None) -> int:

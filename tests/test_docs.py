@@ -31,7 +31,7 @@ TEXTS = [
     ROOT / "training" / "README.md",
 ]
 LANGUAGES = ("python", "shell", "text", "bibtex")
-MOST_NOT_RUN = 9
+MOST_NOT_RUN = 10
 README_NOT_RUN = {
     "pip install": "the continuous integration runs these first of all",
     "python -m training.": "trains for hours; docs/publishing.md has the same in small",
