@@ -172,6 +172,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         load_named(str(path))
 
 
+def test_a_checkpoint_that_is_no_pretraining_is_refused(tmp_path):
+    path = checkpoint_path(tmp_path / "checkpoints", 1)
+    write_checkpoint(path, {"model/x": torch.zeros(1)}, {"recipe": {"name": "finetune"}})
+    with pytest.raises(TrainingError, match=r"not of training\.pretrain.*--resume auto"):
+        load_named(str(tmp_path))
+
+
 def test_kinetics_supervised_says_how_to_make_it_and_takes_any_model(folder):
     with pytest.raises(ModelNotFoundError, match=r"training\.finetune .* packed/k400"):
         load_named("kinetics-supervised")

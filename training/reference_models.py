@@ -30,7 +30,7 @@ import torch
 
 from ccl_hub import CCLModel
 from ccl_hub.config import CCLConfig
-from ccl_hub.errors import ConfigError, ModelNotFoundError
+from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError
 from ccl_hub.registry import REGISTRY
 from ccl_hub.weights import HUB_ID, expanded, resolve_device
 
@@ -269,6 +269,11 @@ def _random(wanted: _Wanted, seed: int, like: CCLConfig | None) -> NamedModel:
 def _from_run(wanted: _Wanted) -> NamedModel:
     path = find_checkpoint(expanded(wanted.place))
     checkpoint = read_checkpoint(path)
+    if "objective" not in _table(checkpoint.state, "recipe"):
+        raise TrainingError(
+            f"{path}: not of training.pretrain. A fine-tuning holds a model once it is finished; "
+            "continue it with --resume auto."
+        )
     recipe = recipe_from_dict(checkpoint.state["recipe"], str(path))
     tensors, averaged = trained_tensors(checkpoint, recipe)
     model = CCLModel(recipe.model_config)
