@@ -8,9 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 from pathlib import Path
 
 import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # document this tree, always
 
 from ccl_hub.cli import embed_app, hub_app
 from ccl_hub.files import write_atomically

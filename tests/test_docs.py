@@ -34,6 +34,7 @@ LANGUAGES = ("python", "shell", "text", "bibtex")
 MOST_NOT_RUN = 10
 README_NOT_RUN = {
     "pip install": "the continuous integration runs these first of all",
+    "ccl-hub export": "takes long; tests/test_export_formats.py does it",
     "python -m training.": "trains for hours; docs/publishing.md has the same in small",
 }
 GENERATOR = runpy.run_path(str(DOCS / "make_cli_reference.py"))
