@@ -78,7 +78,7 @@ class Published:
         lines = (
             f"name={json.dumps(self.repo.partition('/')[2])},",
             f"trained_on={json.dumps(self.trained_on, ensure_ascii=False)},",
-            f'revision="{self.revision}",',
+            f'revision="{self.revision}",' + ("" if self.revision else "  # not yet published"),
             f'sha256="{self.sha256}",',
             f"size_bytes={self.size_bytes:_},",
         )

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,9 +68,14 @@ def test_fetch_then_offline_from_the_cache(hub: Hub, client: Client, wanted: tup
     assert hub.requests == []
 
 
-def test_the_cache_serves_while_the_hub_is_away(client: Client, wanted: tuple) -> None:
+def test_the_cache_serves_while_the_hub_is_away(hub: Hub, client: Client, wanted: tuple) -> None:
     assert client.load(NAME) == wanted
     assert client.load(NAME, HF_ENDPOINT="http://127.0.0.1:9") == wanted
+    hub.faults.status = 503
+    assert client.load(NAME) == wanted
+    hub.faults.silent = threading.Event()
+    assert client.load(NAME, HF_HUB_ETAG_TIMEOUT="1") == wanted
+    hub.faults.silent.set()
 
 
 def test_branches_commits_and_what_moves_in_between(hub: Hub, client: Client) -> None:

@@ -298,4 +298,3 @@ def test_the_command(hub: Hub, folder: Path, tmp_path: Path) -> None:
     done = command(NAME, "--dry-run")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ccl-hub: ") and "'## Licence'" in done.stderr
-    assert command("no id").returncode == 2
