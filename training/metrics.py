@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ccl_hub.errors import InputError
 
-from .search import nearest, unit_rows
+from .exact_cosine import unit_rows
+from .search import nearest
 
 __all__ = [
     "class_retrieval",

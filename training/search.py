@@ -7,16 +7,13 @@ moves a float32 score by at most a known amount, and everything left out scored 
 that. Queries without that proof, such as those with many equal neighbours, are compared with the
 whole gallery by the slower, exact scores.
 
-Two things make this work. The gallery's mean is subtracted before the float32 products: it moves
-all scores of a query alike, and without it the rounding of embeddings that lie close together
-shrinks with their distance. And the exact score is a sum of integers: unit vectors are rounded to
-about 70 binary digits after the point and cut into three pieces, whose products float64 adds up
-without any rounding, so every order of summation gives the same bits.
+The gallery's mean is subtracted before the float32 products. It moves all scores of a query alike,
+and without it the rounding of embeddings that lie close together would be large beside their
+differences.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,11 +24,12 @@ from torch import Tensor
 
 from ccl_hub.errors import InputError
 
-__all__ = ["Blocks", "nearest", "unit_rows"]
+from .exact_cosine import FLOAT64_ROUNDING, UnitRows, exact_scores, pair_scores
+
+__all__ = ["Blocks", "nearest"]
 
 SPARE = 64  # length of the short list beyond k
-HIGH_BITS = 26  # binary digits of the first piece of a coordinate
-FLOAT32_ROUNDING, FLOAT64_ROUNDING = 2.0**-24, 2.0**-53
+FLOAT32_ROUNDING = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Blocks:
     Args:
         queries: Queries in a block.
         gallery: Gallery rows in a block; float32 scores take ``4 * queries * gallery`` bytes.
-        pairs: Exact scores computed at once when the short list is ranked.
+        pairs: Float64 scores computed at once when the short list is ranked.
     """
 
     queries: int
@@ -53,24 +51,8 @@ class Blocks:
             raise InputError(f"{self}; allowed: 1 or more of each.")
 
 
-CPU_BLOCKS = Blocks(queries=1024, gallery=8192, pairs=256)
+CPU_BLOCKS = Blocks(queries=1024, gallery=8192, pairs=512)
 GPU_BLOCKS = Blocks(queries=4096, gallery=32768, pairs=65536)
-
-
-def unit_rows(vectors: Tensor) -> Tensor:
-    """Scale rows to length 1; rows of zeros stay zeros, so their every cosine is 0.
-
-    Args:
-        vectors: (N, D) floats, finite.
-
-    Returns:
-        (N, D) float64 on the same device.
-
-    Raises:
-        InputError: The shape is not (N, D), or a value is NaN or infinite.
-    """
-    rows = _Rows(vectors, vectors.device, max(1, len(vectors)))
-    return rows.unit(slice(None))
 
 
 @torch.no_grad()
@@ -87,9 +69,10 @@ def nearest(
         blocks: How much to compute at once; chosen by device if None.
 
     Returns:
-        (Q, k) int64 gallery indices, nearest first, and their (Q, k) float64 cosines: those of
-        float64 unit vectors, rounded once. Of equally near rows the one with the lower index
-        comes first. Both are the same, bit for bit, for any blocks, threads and device.
+        (Q, k) int64 gallery indices, nearest first, and their (Q, k) float64 cosines, right to
+        ``2 * D * 2**-53``. Nearer is what is nearer after one rounding to float64; of equally
+        near rows the one with the lower index comes first. The indices are the same for any
+        blocks, threads and device.
 
     Raises:
         InputError: ``k`` or a shape is not allowed, or a value is not finite.
@@ -106,7 +89,10 @@ def nearest(
     device = gallery.device
     if blocks is None:
         blocks = CPU_BLOCKS if device.type == "cpu" else GPU_BLOCKS
-    wanted, items = _Rows(queries, device, blocks.queries), _Rows(gallery, device, blocks.gallery)
+    wanted, items = (
+        UnitRows(queries, device, blocks.queries),
+        UnitRows(gallery, device, blocks.gallery),
+    )
     if queries.shape[1] != gallery.shape[1]:
         raise InputError(
             f"queries have {queries.shape[1]} dimensions and the gallery {gallery.shape[1]}; "
@@ -138,72 +124,10 @@ def _full_precision(device: torch.device) -> Iterator[None]:
             place.fp32_precision = value
 
 
-class _Rows:
-    """Vectors with what scales them to length 1; the scaled float64 copy is made piecewise.
-
-    Args:
-        vectors: (N, D) floats.
-        device: Where :meth:`unit` gives them.
-        block: Rows looked at together.
-    """
-
-    def __init__(self, vectors: Tensor, device: torch.device, block: int) -> None:
-        if vectors.ndim != 2:
-            raise InputError(f"embeddings have shape {tuple(vectors.shape)}; allowed: (N, D).")
-        self._vectors, self._device = vectors.detach(), device
-        self._largest = torch.ones(len(vectors), 1, dtype=torch.float64, device=device)
-        self._norms = torch.ones_like(self._largest)
-        bad, first = 0, -1
-        for start in range(0, len(vectors), block):
-            chosen = slice(start, start + block)
-            wide = self._wide(chosen)
-            wrong = ~torch.isfinite(wide).all(1)
-            if bool(wrong.any()):
-                first = start + int(wrong.nonzero()[0]) if first < 0 else first
-                bad += int(wrong.sum())
-                continue
-            # Dividing by the largest value first keeps the squares of huge rows finite.
-            largest = wide.abs().amax(1, keepdim=True) if wide.shape[1] else wide.sum(1, True)
-            self._largest[chosen] = torch.where(largest > 0, largest, 1.0)
-            norms = _tree_sum((wide / self._largest[chosen]).square()).sqrt()
-            self._norms[chosen] = torch.where(norms > 0, norms, 1.0)
-        if bad:
-            raise InputError(
-                f"embedding row {first} ({bad} of {len(vectors)} rows) holds NaN or infinity; "
-                "a retrieval over it would mean nothing."
-            )
-
-    def __len__(self) -> int:
-        return len(self._vectors)
-
-    @property
-    def dim(self) -> int:
-        """Number of dimensions."""
-        return self._vectors.shape[1]
-
-    def _wide(self, chosen: slice | Tensor) -> Tensor:
-        if isinstance(chosen, Tensor):
-            chosen = chosen.to(self._vectors.device)
-        return self._vectors[chosen].to(self._device, torch.float64)
-
-    def unit(self, chosen: slice | Tensor) -> Tensor:
-        """Return some rows scaled to length 1: (n, D) float64."""
-        return self._wide(chosen) / self._largest[chosen] / self._norms[chosen]
-
-
-def _tree_sum(values: Tensor) -> Tensor:
-    """Add up each row, (N,D) -> (N,1), in an order that depends on D alone."""
-    while values.shape[1] > 1:
-        half = values.shape[1] // 2
-        rest = values[:, 2 * half :]
-        values = torch.cat([values[:, :half] + values[:, half : 2 * half], rest], dim=1)
-    return values
-
-
 class _Search:
     """A gallery made ready; D dimensions, G rows."""
 
-    def __init__(self, items: _Rows, k: int, blocks: Blocks) -> None:
+    def __init__(self, items: UnitRows, k: int, blocks: Blocks) -> None:
         self._items, self._k, self._blocks = items, k, blocks
         self._length = min(k + SPARE, len(items))
         parts = list(_slices(len(items), blocks.gallery))
@@ -221,6 +145,7 @@ class _Search:
         offsets -= offsets.mean()
         self._offsets = offsets.float()  # (G,)
         self._farthest, self._offset = farthest, float(offsets.abs().max())
+        self._error = (items.dim + 4) * FLOAT64_ROUNDING  # of scores that are not exact
 
     def nearest(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Return (q,k) indices and scores of (q,D) float64 unit rows."""
@@ -233,14 +158,17 @@ class _Search:
         slack = roundings * (FLOAT32_ROUNDING * size + FLOAT64_ROUNDING * self._farthest)
         slack = slack + 4 * FLOAT64_ROUNDING
         lowest = scores[:, self._k - 1 : self._k].double() - slack
-        candidate = scores.double() >= lowest  # (q,length)
-        exact = self._exact_scores(unit, columns, candidate)
-        proven = self._length == len(self._items) or scores[:, -1].double() < lowest[:, 0]
-        error = torch.where(candidate, exact - scores.double(), torch.nan)
-        first = error[:, :1]  # the best is always a candidate
-        close = ((error - first).abs() <= slack) | ~candidate
-        sure = close.all(1) & proven
-        indices, cosines = _ranked(columns, exact, self._k)
+        proven = scores[:, -1:].double() < lowest  # (q,1)
+        if self._length == len(self._items):
+            proven = torch.ones_like(proven)
+        candidate = proven & (scores.double() >= lowest)  # (q,length)
+        settled = self._settled_scores(unit, columns, candidate)
+        # A device that multiplies with less precision than float32 shows in scores that are off
+        # by different amounts; the best is always a candidate.
+        error = torch.where(candidate, settled - scores.double(), 0.0)
+        off = (error - error[:, :1]).abs() > slack + 4 * self._error
+        sure = proven[:, 0] & ~(off & candidate).any(1)
+        indices, cosines = _ranked(columns, settled, self._k)
         rest = (~sure).nonzero()[:, 0]
         if len(rest):
             # Queries of a network that collapsed are often all the same.
@@ -268,30 +196,37 @@ class _Search:
         best, place = best.sort(dim=1, descending=True)
         return best, columns.gather(1, place)
 
-    def _exact_scores(self, unit: Tensor, columns: Tensor, candidate: Tensor) -> Tensor:
-        """Return exact scores of the candidates, (q,length), and minus infinity elsewhere."""
-        exact = torch.full(columns.shape, -torch.inf, dtype=torch.float64, device=unit.device)
-        wanted = _pieces(unit)
-        rows, places = candidate.nonzero(as_tuple=True)
-        for row, place in zip(
-            rows.split(self._blocks.pairs), places.split(self._blocks.pairs), strict=True
-        ):
-            a, b, c = (piece[row] for piece in wanted)
-            x, y, z = _pieces(self._items.unit(columns[row, place]))
-            sums = (a * x, a * y + b * x, a * z + b * y + c * x)
-            exact[row, place] = _combined(*(part.sum(1) for part in sums), unit.shape[1])
-        return exact
+    def _settled_scores(self, unit: Tensor, columns: Tensor, candidate: Tensor) -> Tensor:
+        """Return scores of the candidates that order them rightly, and minus infinity elsewhere.
+
+        Where two lie too close together for plain float64 sums, both are computed exactly.
+        """
+        scores = torch.full(columns.shape, -torch.inf, dtype=torch.float64, device=unit.device)
+        self._fill(scores, unit, columns, candidate, exact=False)
+        ordered, place = scores.sort(dim=1, descending=True)
+        near = (ordered[:, :-1] - ordered[:, 1:]) <= 4 * self._error  # not for two infinities
+        edge = torch.zeros_like(candidate[:, :1])
+        unclear = torch.cat([near, edge], dim=1) | torch.cat([edge, near], dim=1)
+        unclear = torch.zeros_like(candidate).scatter(1, place, unclear)
+        self._fill(scores, unit, columns, unclear, exact=True)
+        return scores
+
+    def _fill(
+        self, scores: Tensor, unit: Tensor, columns: Tensor, wanted: Tensor, exact: bool
+    ) -> None:
+        """Compute the wanted scores, a few pairs at a time."""
+        rows, places = wanted.nonzero(as_tuple=True)
+        size = self._blocks.pairs
+        for row, place in zip(rows.split(size), places.split(size), strict=True):
+            items = self._items.unit(columns[row, place])
+            scores[row, place] = pair_scores(unit[row], items, exact)
 
     def _scan(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """Return (q,k) indices and scores by exact scores of the whole gallery."""
-        a, b, c = _pieces(unit)
-        ab, abc = torch.cat([a, b], dim=1), torch.cat([a, b, c], dim=1)
         best = torch.empty(len(unit), 0, dtype=torch.float64, device=unit.device)
         columns = torch.empty(len(unit), 0, dtype=torch.int64, device=unit.device)
         for part in _slices(len(self._items), max(1, self._blocks.gallery // 4)):
-            x, y, z = _pieces(self._items.unit(part))
-            yx, zyx = torch.cat([y, x], dim=1), torch.cat([z, y, x], dim=1)
-            scores = _combined(a @ x.T, ab @ yx.T, abc @ zyx.T, unit.shape[1])  # (q,g)
+            scores = exact_scores(unit, self._items.unit(part))  # (q,g)
             if best.shape[1] < self._k:
                 rows = torch.arange(len(unit), device=unit.device)
             else:  # an equal score comes later in the gallery and changes nothing
@@ -310,27 +245,6 @@ class _Search:
 def _slices(count: int, size: int) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def _piece_bits(dim: int) -> int:
-    """Digits of the second and third piece: as many as keep sums of products below 2**53."""
-    return math.floor(26.5 - math.log2(max(1, dim)) / 2)
-
-
-def _pieces(unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut unit rows into ``(a + (b + c * 2**-bits) * 2**-bits) * 2**-26`` of whole numbers."""
-    scale = 2.0 ** _piece_bits(unit.shape[1])
-    scaled = unit * 2.0**HIGH_BITS
-    a = scaled.round()
-    rest = (scaled - a) * scale
-    b = rest.round()
-    return a, b, ((rest - b) * scale).round()
-
-
-def _combined(first: Tensor, second: Tensor, third: Tensor, dim: int) -> Tensor:
-    """Return scores from sums of products of pieces: aa', ab' + ba', and ac' + bb' + ca'."""
-    scale = 2.0 ** -_piece_bits(dim)
-    return (first + (second * scale + third * scale**2)) * 2.0 ** (-2 * HIGH_BITS)
 
 
 def _ranked(columns: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
