@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
 import sys
+import threading
+import time
 
 import pytest
 
+from ccl_hub.files import make_folder
 from tests.tiny_run import TINY
-from training import ablation
+from training import ablation, parts
 from training.ablation import GROUP, ROWS, main
 from training.recipe import read_recipe
-from training.results import DataRecord, Measurement, ModelRecord, Results, read_results, summarise
+from training.reference_models import load_named
+from training.results import (
+    DataRecord,
+    Measurement,
+    ModelRecord,
+    Results,
+    read_results,
+    summarise,
+    write_results,
+)
+from training.run_folder import write_recipe
 
 SETS = [
     text
@@ -46,13 +62,20 @@ def test_one_command_pretrains_measures_and_tabulates_and_goes_on(tmp_path, caps
     }
     assert [r.model.reference for r in found if r.model.label == "MSE"] == [False, False]
 
+    # The random row is the network of the other rows, not that of the paper.
+    assert load_named(f"x=random-init={tmp_path / 'untrained'}").model.config.architecture == (
+        read_recipe("smoke", TINY).model
+    )
+
     # Nothing is made twice: a second call starts no process.
-    monkeypatch.setattr(ablation.subprocess, "run", None)
+    monkeypatch.setattr(parts.subprocess, "Popen", None)
     assert main(arguments(tmp_path, "--rows", "random,mse")) == 0
     assert capsys.readouterr().out == table
     # Nor is anything kept that was made differently.
-    assert main(arguments(tmp_path, "--rows", "mse", "--set", "optim.lr=0.5")) == 1
+    assert main(arguments(tmp_path, "--rows", "mse", "--evaluation", "--clips 3")) == 1
     assert "give the same arguments, or another --out" in capsys.readouterr().err
+    assert main(arguments(tmp_path, "--rows", "mse", "--set", "optim.lr=0.5")) == 2
+    assert "optim.lr (0.05 there, 0.5 here)" in capsys.readouterr().err
 
 
 def test_a_failing_part_is_named_with_its_last_words(tmp_path, capsys):
@@ -63,15 +86,107 @@ def test_a_failing_part_is_named_with_its_last_words(tmp_path, capsys):
     assert not list((tmp_path / "done").glob("*.json"))
 
 
-def test_a_run_that_saved_before_its_end_is_gone_on_with(tmp_path):
-    count = tmp_path / "count"
+FINETUNE = """
+[data]
+workers = 0
+[optim]
+lr = 0.02
+batch = 8
+[schedule]
+epochs = 1
+[test]
+clips = 2
+[log]
+curves = false
+tensorboard = false
+[precision]
+device = "cpu"
+threads = 1
+"""
+
+
+@pytest.mark.slow
+def test_finetuned_rows_are_of_every_seed_of_the_plan(tmp_path, capsys):
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(FINETUNE)
+    given = arguments(tmp_path / "out", "--rows", "random,mse", "--finetune", str(recipe))
+    given[given.index("--seeds") + 1] = "3,5"
+    assert main(given) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert "rendered: finetune top-1" in table[0] and "linear" not in table[0]
+    assert "not yet measured" not in "".join(table) and "±" in table[2] and "±" in table[3]
+    found = [r for r in read_results([tmp_path / "out" / "results"]) if r.kind == "finetune"]
+    assert {(r.model.label, r.model.seed, r.settings["recipe"]["seed"]) for r in found} == {
+        (label, seed, seed) for label in ("random-init", "MSE") for seed in (3, 5)
+    }
+    # The same file of another content is another recipe, though the command is the same.
+    recipe.write_text(FINETUNE.replace("0.02", "0.2"))
+    assert main(given) == 2
+    assert "optim.lr (0.02 there, 0.2 here)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, monkeypatch, capsys, name):
+    # Once, a child that had saved (75) was started again, and on SIGTERM it lived on as an orphan.
     program = (
-        "import pathlib, sys; p = pathlib.Path(sys.argv[1]); n = len(p.read_text()) if p.exists() "
-        "else 0; p.write_text('x' * (n + 1)); sys.exit(75 if n < 2 else 0)"
+        "import pathlib, signal, sys, time; here = pathlib.Path(sys.argv[1]); "
+        "signal.signal(signal.SIGTERM, lambda *_: ((here / 'saved').touch(), sys.exit(75))); "
+        "(here / 'started').open('a').write('x'); time.sleep(60)"
     )
-    ablation._once(tmp_path / "done", "part", [sys.executable, "-c", program, str(count)])
-    assert count.read_text() == "xxx"
-    assert (tmp_path / "done" / "part.json").is_file()
+
+    def commands(plan, row, seed):
+        yield "pretrain", [sys.executable, "-c", program, str(tmp_path)]
+
+    def send():
+        while not (tmp_path / "started").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), getattr(signal, name))
+
+    monkeypatch.setattr(ablation, "_commands", commands)
+    before = signal.getsignal(getattr(signal, name))
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    start = time.monotonic()
+    assert main(arguments(tmp_path / "out", "--rows", "mse,lv")) == 75
+    assert time.monotonic() - start < 50
+    assert "stopped at mse-seed0-pretrain; the same command goes on" in capsys.readouterr().err
+    assert (tmp_path / "saved").exists() and (tmp_path / "started").read_text() == "x"
+    assert not list((tmp_path / "out" / "done").glob("*.json"))
+    assert signal.getsignal(getattr(signal, name)) is before
+
+
+def test_an_edited_recipe_of_the_same_name_is_refused(tmp_path, capsys):
+    out = tmp_path / "out"
+    plan, _ = ablation.parse_arguments(arguments(out, "--rows", "mse"))
+    recipe = read_recipe("smoke", (*plan.changes, *ROWS["mse"].changes, "seed=0"))
+    folder = make_folder(out / "runs" / "mse-seed0")
+    earlier = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, lr=0.7))
+    write_recipe(earlier, folder)
+    assert main(arguments(out, "--rows", "mse")) == 2
+    assert "optim.lr (0.7 there, 0.05 here)" in capsys.readouterr().err
+    assert not (out / "done").exists()
+
+
+def test_a_budget_that_would_end_rows_early_is_refused(tmp_path, capsys):
+    # Once, such a row was started again and again, a step at a time, to its last step.
+    assert main(arguments(tmp_path, "--set", "budget.max_seconds=9")) == 2
+    assert "which would end rows before their last step" in capsys.readouterr().err
+
+
+def test_data_that_are_not_there_are_found_before_any_training(tmp_path, capsys):
+    assert main([*arguments(tmp_path), "--data", "nowhere"]) == 2
+    assert "nowhere: no such data" in capsys.readouterr().err
+    assert not (tmp_path / "done").exists()
+
+
+def test_the_table_is_of_the_seeds_that_were_asked_for(tmp_path):
+    for seed, value in ((0, 0.25), (1, 0.75)):
+        figure = Measurement("linear", "top-1", value, level="video")
+        one = Results("linear-probe", ModelRecord("MSE", seed=seed), DataRecord("x"), (figure,))
+        write_results(one, tmp_path / "results")
+    plan, _ = ablation.parse_arguments(arguments(tmp_path, "--rows", "mse"))
+    (summary,) = summarise(ablation._results_of(plan))
+    assert (summary.mean, summary.seeds) == (0.25, 1)
 
 
 def test_every_row_changes_the_objective_alone():

@@ -6,39 +6,41 @@ Every row is the recipe with another objective; everything else, budget and seed
 the same. For every row and seed this pretrains, measures retrieval (Tables 2 and 3) and trains a
 linear probe (Table 5) or, with ``--finetune``, fine-tunes, which is what the paper's Table 7 has.
 The same command goes on where it was stopped: finished parts are kept. Exit codes: 0 all measured;
-1 a part failed (which one, and its last words, are said); 2 wrong arguments.
+1 a part failed (which one, and its last words, are said); 2 wrong arguments; 75 stopped by
+SIGTERM, SIGINT or SIGHUP: what ran was stopped too, and trainings have saved.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import logging
 import shlex
-import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from ccl_hub.errors import CCLError, ConfigError, TrainingError
-from ccl_hub.files import make_folder, write_atomically
+from ccl_hub import CCLModel
+from ccl_hub.config import parse_dataclass
+from ccl_hub.errors import CCLError, ConfigError, OutputError
+from ccl_hub.files import write_atomically
 
-from .finetune_recipe import read_finetune_recipe
-from .recipe import read_recipe
+from .evaluation_sets import TEST_SHARE, open_evaluation_sets
+from .finetune_recipe import FinetuneRecipe, read_finetune_recipe
+from .parts import Part, PartFailedError, StoppedError, missing_parts, run_parts
+from .recipe import Recipe, differing_keys, read_recipe
+from .recipe_sections import Budget
 from .reference_models import seed_list
 from .results import Results, Summary, read_results, summarise
+from .run_folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, write_recipe
 
 __all__ = ["GROUP", "ROWS", "Row", "main"]
 
-logger = logging.getLogger("training.ablation")
-
 GROUP = "table 7"
-EXIT_SAVED = 75
+UNTRAINED = "untrained"  # a model of the architecture of all rows, for the random ones
 SHOWN = (
     ("finetune", "", "video", "", "top-1"),
     ("linear", "", "video", "", "top-1"),
@@ -79,10 +81,6 @@ ROWS = {
     "tuned": Row("tuned Lv + Lf + P", ("objective.preset=tuned",)),
 }
 DEFAULT_ROWS = ("random", "mse", "lv", "lv-lf", "lv-lf-p", "tuned")
-
-
-class PartFailedError(TrainingError):
-    """A pretraining or an evaluation ended with an error."""
 
 
 @dataclass(frozen=True)
@@ -179,17 +177,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan, jobs = parse_arguments(arguments)
     try:
         for name in plan.rows:  # before hours of work
-            read_recipe(plan.recipe, (*plan.changes, *ROWS[name].changes))
+            recipe = read_recipe(plan.recipe, (*plan.changes, *ROWS[name].changes))
+            _require_complete(recipe.budget, plan.recipe)
         if plan.finetune is not None:
-            read_finetune_recipe(plan.finetune)
+            _require_complete(read_finetune_recipe(plan.finetune).budget, plan.finetune)
         run(plan, jobs)
         table = markdown(summarise(_results_of(plan)), plan)
         write_atomically(plan.out / "table7.md", lambda file: file.write(table.encode()))
+    except (PartFailedError, OutputError) as error:
+        return _fail(error, EXIT_FAILED)
+    except StoppedError as error:
+        return _fail(error, EXIT_SAVED)
     except CCLError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2 if isinstance(error, ConfigError) else 1
+        return _fail(error, EXIT_BAD_INPUT)
     sys.stdout.write(table)
     return 0
+
+
+def _fail(error: CCLError, code: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return code
 
 
 def run(plan: Plan, jobs: int) -> None:
@@ -200,38 +207,93 @@ def run(plan: Plan, jobs: int) -> None:
         jobs: Parts at a time.
 
     Raises:
+        ConfigError: What is there was made by another recipe, or a data set does not fit.
         PartFailedError: A part failed; those that were running are finished first.
+        StoppedError: SIGTERM, SIGINT or SIGHUP came; trainings that ran have saved.
         OutputError: The folder cannot be written.
     """
-    make_folder(plan.out)
-    failed = threading.Event()
+    done = plan.out / "done"
     cells = [(name, seed) for seed in plan.seeds for name in plan.rows]
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_make, plan, name, seed, failed) for name, seed in cells]
-        errors = [error for done in waiting if (error := done.exception())]
-    if errors:
-        raise errors[0]
+    chains = [_parts(plan, name, seed) for name, seed in cells]
+    recipe = read_recipe(plan.recipe, (*plan.changes, "seed=0"))
+    _require_same_recipe(plan.out / UNTRAINED, recipe)
+    for name, seed in cells:
+        _require_same_recipes(plan, name, seed)
+    if missing_parts(chains, done):
+        wanted = argparse.Namespace(data=plan.data, test_share=TEST_SHARE, workers=2)
+        open_evaluation_sets(wanted, recipe.preprocessing)  # wrong ones are found at once
+        CCLModel(recipe.model_config).save_pretrained(plan.out / UNTRAINED)
+        write_recipe(recipe, plan.out / UNTRAINED)
+    stop = StopFlag()
+    with stop.listening():
+        run_parts(chains, done, jobs, stop)
 
 
-def _make(plan: Plan, name: str, seed: int, failed: threading.Event) -> None:
-    """Make one row for one seed."""
-    for part, command in _commands(plan, name, seed):
-        if failed.is_set():
-            return
-        try:
-            _once(plan.out / "done", f"{name}-seed{seed}-{part}", command)
-        except CCLError:
-            failed.set()
-            raise
+def _require_complete(budget: Budget, what: str) -> None:
+    """Refuse a budget that ends runs early: no two rows would have had the same training."""
+    if budget.max_seconds is not None and not budget.paces_schedule:
+        raise ConfigError(
+            f"{what}: budget.max_seconds is {budget.max_seconds:g}, which would end rows before "
+            "their last step; leave it out, or set budget.paces_schedule=true too."
+        )
+
+
+def _require_same_recipes(plan: Plan, name: str, seed: int) -> None:
+    """Refuse what another recipe has trained in this folder, finished or not.
+
+    A file of a recipe can change while its name, and so the command, stays the same.
+    """
+    row = ROWS[name]
+    if not row.place:
+        recipe = read_recipe(plan.recipe, (*plan.changes, *row.changes, f"seed={seed}"))
+        _require_same_recipe(_run_folder(plan, name, seed), recipe)
+    if plan.finetune is not None:
+        tuning = dataclasses.replace(read_finetune_recipe(plan.finetune), seed=seed)
+        for place in plan.data:
+            _require_same_recipe(_tuned_folder(plan, name, seed, place), tuning)
+
+
+def _require_same_recipe(folder: Path, wanted: Recipe | FinetuneRecipe) -> None:
+    path = folder / "recipe.json"
+    if not path.is_file():
+        return
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not JSON ({error}); give another --out.") from error
+    theirs = parse_dataclass(type(wanted), values, str(path))
+    if isinstance(wanted, FinetuneRecipe):  # filled in from the model
+        wanted = dataclasses.replace(wanted, preprocessing=theirs.preprocessing)
+    differing = differing_keys(theirs.to_dict(), wanted.to_dict())
+    if differing:
+        raise ConfigError(
+            f"{path}: trained by another recipe, differing in {'; '.join(differing)}. "
+            "Give the same values, or another --out."
+        )
+
+
+def _run_folder(plan: Plan, name: str, seed: int) -> Path:
+    return plan.out / "runs" / f"{name}-seed{seed}"
+
+
+def _tuned_folder(plan: Plan, name: str, seed: int, place: str) -> Path:
+    return plan.out / "finetuned" / f"{name}-seed{seed}-{_short(place)}"
+
+
+def _parts(plan: Plan, name: str, seed: int) -> list[Part]:
+    """Return what makes one row for one seed, in order."""
+    return [
+        Part(f"{name}-seed{seed}-{part}", tuple(command))
+        for part, command in _commands(plan, name, seed)
+    ]
 
 
 def _commands(plan: Plan, name: str, seed: int) -> Iterator[tuple[str, list[str]]]:
     """Name the commands of one row and seed, in order."""
     row = ROWS[name]
-    model = row.place
+    model = f"{row.place}={plan.out / UNTRAINED}"
     if not row.place:
-        folder = plan.out / "runs" / f"{name}-seed{seed}"
-        model = str(folder)
+        model = str(_run_folder(plan, name, seed))
         sets = [*plan.changes, *row.changes, f"seed={seed}"]
         flags = [text for change in sets for text in ("--set", change)]
         pretrain = [*plan.launch, "-m", "training.pretrain", plan.recipe, *flags]
@@ -246,7 +308,7 @@ def _commands(plan: Plan, name: str, seed: int) -> Iterator[tuple[str, list[str]
         yield "probe", [sys.executable, "-m", "training.linear_probe", *evaluate]
         return
     for place in plan.data:
-        folder = plan.out / "finetuned" / f"{name}-seed{seed}-{_short(place)}"
+        folder = _tuned_folder(plan, name, seed, place)
         tune = [*plan.launch, "-m", "training.finetune", plan.finetune, *common, "--data", place]
         tune += ["--seeds", str(seed), "--out", str(folder), "--results", results]
         yield f"finetune-{_short(place)}", [*tune, "--resume", "auto"]
@@ -257,47 +319,14 @@ def _short(place: str) -> str:
     return f"{Path(place).stem}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
 
 
-def _once(folder: Path, name: str, command: list[str]) -> None:
-    """Run a command unless it has succeeded before; its output goes to a log beside the mark.
-
-    Raises:
-        PartFailedError: It failed, or was made with other arguments before.
-    """
-    mark = make_folder(folder) / f"{name}.json"
-    said = [Path(command[0]).name, *command[1:]]
-    if mark.is_file():
-        before = json.loads(mark.read_text(encoding="utf-8"))
-        if before != said:
-            raise PartFailedError(
-                f"{mark}: this part was made by `{shlex.join(before)}`, now it would be "
-                f"`{shlex.join(said)}`; give the same arguments, or another --out."
-            )
-        return
-    logger.info("%s", name)
-    log = folder / f"{name}.log"
-    with log.open("wb") as output:
-        code = _run_to_end(command, output)
-    if code != 0:
-        words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-        raise PartFailedError(f"{name} ended with {code}: {' / '.join(words)} (see {log})")
-    text = json.dumps(said)
-    write_atomically(mark, lambda file: file.write(text.encode()))
-
-
-def _run_to_end(command: list[str], output: BinaryIO) -> int:
-    """Run a command; one that saved before its end (exit code 75) is run again."""
-    code = EXIT_SAVED
-    while code == EXIT_SAVED:
-        code = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    return code
-
-
 def _results_of(plan: Plan) -> list[Results]:
-    """Read the results of the rows of this plan."""
+    """Read the results of this plan's rows and seeds; the folder may hold more of either."""
     labels = {ROWS[name].label for name in plan.rows}
-    return [r for r in read_results([plan.out / "results"]) if r.model.label in labels]
+    return [
+        result
+        for result in read_results([plan.out / "results"])
+        if result.model.label in labels and result.model.seed in plan.seeds
+    ]
 
 
 def markdown(summaries: Iterable[Summary], plan: Plan) -> str:

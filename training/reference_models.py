@@ -15,7 +15,8 @@ model folder, a Hub id ``org/name``, the folder or a checkpoint of a training ru
     The same network fine-tuned with labels on Kinetics-400, by ``python -m training.finetune``.
 
 Random rows are loaded once for each seed. They, and ``imagenet``, take sampling and frame size of
-the first model that has its own, so that the rows of one table see the same pixels.
+the first model that has its own, so that the rows of one table see the same pixels. In
+``LABEL=random-init=PLACE`` it is the model at PLACE whose shape and frames are taken.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def _parse(text: str) -> _Wanted:
         wanted = _Wanted(before, before, after)
     elif after in REFERENCE_ROWS:
         wanted = _Wanted(before, after, "")
-    elif after.startswith((f"{IMAGENET}=", f"{SUPERVISED}=")):
+    elif after.startswith(tuple(f"{row}=" for row in REFERENCE_ROWS)):
         reference, _, place = after.partition("=")
         wanted = _Wanted(before, reference, place)
     else:
@@ -230,6 +231,8 @@ def _default_label(place: str) -> str:
 
 def _load(wanted: _Wanted, seed: int, device: torch.device, like: CCLConfig | None) -> NamedModel:
     if wanted.reference in RANDOM_ROWS:
+        if wanted.place:
+            like = _load(_Wanted("", "", wanted.place), 0, torch.device("cpu"), None).model.config
         named = _random(wanted, seed, like)
     elif wanted.reference == IMAGENET:
         path = find_imagenet_file(wanted.place)

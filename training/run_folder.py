@@ -48,15 +48,18 @@ class _Plain(Protocol):
 
 
 class StopFlag:
-    """Remembers that SIGTERM or SIGINT came; a second SIGINT interrupts at once."""
+    """Remembers that SIGTERM, SIGINT or SIGHUP came; a SIGINT after it interrupts at once."""
 
     def __init__(self) -> None:
         self.signal_name = ""
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take over both signals of this process for a while."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Take over these signals of this process for a while; SIGHUP not under nohup."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
+        if before[signal.SIGHUP] is signal.SIG_IGN:
+            del before[signal.SIGHUP]
         for number in before:
             signal.signal(number, self._note)
         try:

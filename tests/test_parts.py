@@ -1,0 +1,69 @@
+"""Parts of a long job: once each, side by side, and stopped together."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from training.parts import Part, PartFailedError, StoppedError, missing_parts, run_parts
+
+
+def part(name: str, program: str, *arguments: str) -> Part:
+    return Part(name, (sys.executable, "-c", program, *arguments))
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_part_that_saved_before_its_end_is_gone_on_with_and_then_not_made_again(tmp_path):
+    count = tmp_path / "count"
+    program = (
+        "import pathlib, sys; p = pathlib.Path(sys.argv[1]); n = len(p.read_text()) if p.exists() "
+        "else 0; p.write_text('x' * (n + 1)); sys.exit(75 if n < 2 else 0)"
+    )
+    one = part("part", program, str(count))
+    assert missing_parts([[one]], tmp_path / "done") == [one]
+    for _ in range(2):
+        run_parts([[one]], tmp_path / "done", 1, never)
+        assert count.read_text() == "xxx"
+    assert missing_parts([[one]], tmp_path / "done") == []
+
+
+def test_what_comes_after_a_failed_part_is_left_and_what_ran_beside_it_is_finished(tmp_path):
+    wait = (
+        "import pathlib, sys, time\n"
+        "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.02)\n"
+        "time.sleep(0.5)"
+    )
+    fail = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch(); sys.exit('so it ends')"
+    flag = str(tmp_path / "flag")
+    chains = [
+        [part("a", fail, flag), part("after a", "")],
+        [part("b", wait, flag), part("after b", "")],
+    ]
+    with pytest.raises(PartFailedError, match=r"a ended with 1: so it ends \(see .*a\.log\)"):
+        run_parts(chains, tmp_path / "done", 2, never)
+    assert sorted(path.name for path in (tmp_path / "done").glob("*.json")) == ["b.json"]
+
+
+def test_a_program_that_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(PartFailedError, match=r"x: no-such-launcher cannot be started \(No such"):
+        run_parts([[Part("x", ("no-such-launcher",))]], tmp_path, 1, never)
+
+
+def test_once_stopped_nothing_is_started(tmp_path):
+    with pytest.raises(StoppedError, match="stopped at x; the same command goes on"):
+        run_parts([[part("x", "")]], tmp_path, 1, lambda: True)
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_a_damaged_mark_and_another_command_are_refused(tmp_path):
+    one = part("x", "")
+    run_parts([[one]], tmp_path, 1, never)
+    with pytest.raises(PartFailedError, match="give the same arguments, or another --out"):
+        missing_parts([[part("x", "pass")]], tmp_path)
+    (tmp_path / "x.json").write_text("[")
+    with pytest.raises(PartFailedError, match="damaged"):
+        missing_parts([[one]], tmp_path)
