@@ -131,10 +131,13 @@ class TemporalHead(nn.Module):
         """
         self.start_as_identity()
         variance, mean = torch.var_mean(maps.float(), (0, 2, 3), correction=0)  # (D,), (D,)
-        self.bn6.running_mean.copy_(mean)
-        self.bn6.running_var.copy_(variance)
-        self.bn6.weight.copy_((variance + self.bn6.eps).sqrt())
-        self.bn6.bias.copy_(mean)
+        values = {
+            "running_mean": mean,
+            "running_var": variance,
+            "weight": (variance + self.bn6.eps).sqrt(),
+            "bias": mean,
+        }
+        self.bn6.load_state_dict({**self.bn6.state_dict(), **values})
 
     def forward(self, maps: Tensor, clips: int) -> Tensor:
         """(B*T,D,h,w) feature maps of B clips -> (B,D), float32."""
