@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -37,6 +39,16 @@ README_NOT_RUN = {
     "ccl-hub export": "takes long; tests/test_export_formats.py does it",
     "python -m training.": "trains for hours; docs/publishing.md has the same in small",
 }
+ELSEWHERE = ("__init__", "interop")  # tests/test_export_formats.py writes the file of the latter
+
+
+def has_examples(path: Path) -> bool:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return any(">>> " in line and "+SKIP" not in line for line in lines)
+
+
+SOURCES = sorted([*(ROOT / "ccl_hub").glob("*.py"), *(ROOT / "training").glob("*.py")])
+EXAMPLES = [path for path in SOURCES if path.stem not in ELSEWHERE and has_examples(path)]
 GENERATOR = runpy.run_path(str(DOCS / "make_cli_reference.py"))
 
 
@@ -80,6 +92,12 @@ def test_the_examples_of_the_readme_run(reader: Path) -> None:
         elif not block.language:
             done += run_shell(block, page, README_NOT_RUN)
     assert done >= 5 and "result" in names
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_the_examples_of_docstrings_run(path: Path) -> None:
+    done = doctest.testmod(import_module(f"{path.parent.name}.{path.stem}"))
+    assert done.failed == 0 and done.attempted > 0
 
 
 def test_blocks_that_are_not_run_say_why() -> None:
