@@ -341,12 +341,21 @@ class Loop:
         limit = self.recipe.budget.max_seconds
         used_up = limit is not None and self.seconds >= limit
         stop = self._stop_requested() or (used_up and not self.recipe.budget.paces_schedule)
-        if self.world.size > 1:
-            shared = torch.tensor([float(stop), self.seconds], dtype=torch.float64)
-            shared = shared.to(self.world.device)
-            dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-            stop, self.seconds = bool(shared[0]), float(shared[1])
-        self._stopping = stop
+        self._stopping = self._share_clock(stop)
+
+    def _share_clock(self, stop: bool = False) -> bool:
+        """Give all processes the latest clock; return whether any of them has ``stop``.
+
+        Where the budget paces the schedule, learning rate and crop hang on the clock: one that
+        differs by a millisecond makes the weights differ between processes.
+        """
+        if self.world.size == 1:
+            return stop
+        shared = torch.tensor([float(stop), self.seconds], dtype=torch.float64)
+        shared = shared.to(self.world.device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        self.seconds = float(shared[1])
+        return bool(shared[0])
 
     def _remaining_seconds(self) -> float:
         """Estimate the time to the end from recent steps."""
@@ -366,6 +375,7 @@ class Loop:
             self.metrics["step"] = self.step
             barrier(self.world)
             self._add_time()
+            self._share_clock()
 
 
 def check_batch(optim: Optim, clips: int, world: World) -> None:
