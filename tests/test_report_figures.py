@@ -100,6 +100,22 @@ def test_a_run_is_drawn_from_its_log(tmp_path):
     }
 
 
+def test_a_fine_tuning_is_drawn_with_its_tests(tmp_path):
+    # Once, accuracy was drawn among the loss terms, and tests nowhere.
+    lines = [
+        {"kind": "train", "step": 1, "epoch": 0, "loss": 2.0, "accuracy": 0.25, "lr": 0.1},
+        {"kind": "validation", "step": 1, "test": {"top-1": 0.5}},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    charts = [(chart.title.partition(": ")[2], chart.caption) for chart in run_charts(tmp_path)]
+    assert charts == [
+        ("loss terms", "At the end: loss 2."),
+        ("accuracy", "At the end: training batch 0.25."),
+        ("learning rate", "At the end: learning rate 0.1."),
+        ("test", "At the end: top-1 0.5."),
+    ]
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="no training step"):
         run_charts(tmp_path)

@@ -48,7 +48,8 @@ DASHES = (
 )
 # Numbers in a training line that are no loss terms.
 NO_LOSS = frozenset(
-    "step epoch lr crop_px clips_per_second data_wait_share seconds cycle_rate grad_norm".split()
+    "step epoch lr crop_px clips_per_second data_wait_share seconds cycle_rate accuracy "
+    "grad_norm".split()
 )
 QUESTIONS = {
     "video_to_video": "V=>V, class",
@@ -185,7 +186,7 @@ def _page_svg(text: str, title: str, description: str) -> str:
 
 
 def run_charts(folder: Path) -> list[Chart]:
-    """Draw a training run: loss terms, cycle rate, learning rate, retrieval over steps.
+    """Draw a training run over steps: loss, cycle rate or accuracy, learning rate, measurements.
 
     Args:
         folder: The run's folder, with ``log.jsonl``.
@@ -204,6 +205,7 @@ def run_charts(folder: Path) -> list[Chart]:
     panels = [
         ("loss terms", {n: _points(train, n) for n in terms}, "loss"),
         ("cycle rate", {"cycle rate": _points(train, "cycle_rate")}, "share that come home"),
+        ("accuracy", {"training batch": _points(train, "accuracy")}, "share that is right"),
         ("learning rate", {"learning rate": _points(train, "lr")}, "learning rate"),
         *_validation_panels([line for line in lines if line.get("kind") == "validation"]),
     ]
@@ -227,7 +229,7 @@ def _is_number(value: object) -> bool:
 
 
 def _validation_panels(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, Series, str]]:
-    """One panel per data set, 512-d features, top-1; other figures in one panel together."""
+    """One panel per data set, 512-d features, top-1; one of the test; other figures together."""
     sets: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in lines:
         for name, spaces in line.get("retrieval", {}).items():
@@ -239,6 +241,9 @@ def _validation_panels(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, Se
     panels: list[tuple[str, Series, str]] = [
         (f"retrieval on {name}, top-1, 512-d", series, "per cent") for name, series in sets.items()
     ]
+    tests = [{"step": line["step"], **line["test"]} for line in lines if "test" in line]
+    metrics = dict.fromkeys(name for line in tests for name in line if name != "step")
+    panels.append(("test", {name: _points(tests, name) for name in metrics}, "share"))
     names = dict.fromkeys(
         n for line in lines for n, value in line.items() if n != "step" and _is_number(value)
     )
