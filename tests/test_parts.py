@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 
 import pytest
 
@@ -57,6 +61,27 @@ def test_once_stopped_nothing_is_started(tmp_path):
     with pytest.raises(StoppedError, match="stopped at x; the same command goes on"):
         run_parts([[part("x", "")]], tmp_path, 1, lambda: True)
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_an_interrupt_while_stopping_kills_what_does_not_end(tmp_path):
+    program = (
+        "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    started = tmp_path / "started"
+
+    def interrupt():
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.05)
+        time.sleep(0.5)  # SIGTERM has come and done nothing
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_parts([[part("x", program, str(started))]], tmp_path, 1, started.exists)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_a_damaged_mark_and_another_command_are_refused(tmp_path):

@@ -117,6 +117,16 @@ def test_random_rows_depend_on_their_seed_alone_and_disturb_no_generator():
     assert same_weights(first.model, CCLModel(TINY)), "the start of a run with that seed"
 
 
+def test_a_random_row_takes_the_shape_of_a_model_that_is_named(folder):
+    named = load_named(f"untrained=random-init={folder}", seed=4)
+    assert same_weights(named.model, load_named("random-init", seed=4, like=TINY).model)
+    assert named.model.preprocessing == TINY.preprocessing
+    assert (named.record.label, named.record.source) == ("untrained", "random-init")
+    assert named.record.reference and named.record.seed == 4
+    with pytest.raises(ModelNotFoundError, match="no-such"):
+        load_named("x=random-init=no-such")
+
+
 def test_with_identity_a_video_is_the_mean_of_its_frames_and_else_it_is_not():
     clips = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     for name, alike in (("random-init-identity", True), ("random-init", False)):

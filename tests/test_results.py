@@ -41,6 +41,18 @@ def test_what_is_written_is_read_again(tmp_path):
     assert len(read_results([tmp_path])) == 2
 
 
+def test_labels_that_make_one_file_name_do_not_replace_each_other(tmp_path, caplog):
+    # Once, the later one silently took the place of the earlier.
+    rows = [made(model=ModelRecord(label, seed=0), group="") for label in ("lr 0.1", "lr/0.1")]
+    for _ in range(2):
+        places = [write_results(row, tmp_path) for row in rows]
+    assert len(set(places)) == 2 and places[0].name == rows[1].file_name
+    assert sorted(r.model.label for r in read_results([tmp_path])) == ["lr 0.1", "lr/0.1"]
+    places[0].write_text("{")
+    assert write_results(rows[0], tmp_path) == places[0] and read_results([places[0]]) == rows[:1]
+    assert "It is replaced" in caplog.text
+
+
 def test_seeds_give_mean_and_sample_deviation():
     (cell,) = summarise([made(0, 0.2), made(1, 0.4), made(2, 0.6)])
     assert (cell.mean, cell.std, cell.seeds) == (pytest.approx(0.4), pytest.approx(0.2), 3)

@@ -7,7 +7,8 @@ the same. For every row and seed this pretrains, measures retrieval (Tables 2 an
 linear probe (Table 5) or, with ``--finetune``, fine-tunes, which is what the paper's Table 7 has.
 The same command goes on where it was stopped: finished parts are kept. Exit codes: 0 all measured;
 1 a part failed (which one, and its last words, are said); 2 wrong arguments; 75 stopped by
-SIGTERM, SIGINT or SIGHUP: what ran was stopped too, and trainings have saved.
+SIGTERM, SIGINT or SIGHUP: what ran was stopped too, and trainings have saved; 130 interrupted by
+a second SIGINT.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .run_folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, write
 __all__ = ["GROUP", "ROWS", "Row", "main"]
 
 GROUP = "table 7"
+EXIT_INTERRUPTED = 130
 UNTRAINED = "untrained"  # a model of the architecture of all rows, for the random ones
 SHOWN = (
     ("finetune", "", "video", "", "top-1"),
@@ -188,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, EXIT_FAILED)
     except StoppedError as error:
         return _fail(error, EXIT_SAVED)
+    except KeyboardInterrupt:  # a second Ctrl-C
+        sys.stderr.write("error: interrupted; what ran was killed. The same command goes on.\n")
+        return EXIT_INTERRUPTED
     except CCLError as error:
         return _fail(error, EXIT_BAD_INPUT)
     sys.stdout.write(table)

@@ -8,7 +8,9 @@ the seeds of a row together.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ccl_hub.config import parse_dataclass
-from ccl_hub.errors import TrainingError
+from ccl_hub.errors import CCLError, TrainingError
 from ccl_hub.files import make_folder, write_atomically
 
 from .software import software
@@ -36,6 +38,8 @@ __all__ = [
     "summarise",
     "write_results",
 ]
+
+logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1
 KINDS = ("retrieval", "linear-probe", "finetune")
@@ -213,14 +217,36 @@ class Summary:
 def write_results(results: Results, folder: Path) -> Path:
     """Write one JSON file into ``folder``, which is made if missing, and return its path.
 
+    It replaces results of the same names and seed. Where other results have the place, whose names
+    differ only in letters that a file's name cannot have, a hash sets the name apart.
+
     Raises:
         OutputError: It cannot be written.
     """
     values = {"schema": RESULTS_VERSION, **dataclasses.asdict(results)}
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"
-    path = make_folder(Path(folder)) / results.file_name
+    path = _place_for(results, make_folder(Path(folder)))
     write_atomically(path, lambda file: file.write(text.encode()))
     return path
+
+
+def _place_for(results: Results, folder: Path) -> Path:
+    path = folder / results.file_name
+    if not path.is_file():
+        return path
+    try:
+        there = _names(_read_file(path))
+    except CCLError as error:
+        logger.warning("%s It is replaced.", error)
+        return path
+    if there == _names(results):
+        return path
+    digest = hashlib.sha256(json.dumps(_names(results)).encode()).hexdigest()[:8]
+    return path.with_stem(f"{path.stem}--{digest}")
+
+
+def _names(results: Results) -> tuple[str, str, str]:
+    return (results.group, results.model.label, results.data.name)
 
 
 def read_results(places: Iterable[str | Path]) -> list[Results]:
