@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from report_data import HOSTILE, classified, everything, result, retrieval
 
 from ccl_hub.errors import TrainingError
+from training.datasets import VideoItem, VideoList
 from training.report_rows import NOT_MEASURED, NOT_PUBLISHED
 from training.report_tables import missing_data, paper_tables
 from training.results import DataRecord, Measurement
+from training.splits import with_splits
 
 UCF101 = DataRecord("UCF101 split 1", "u", 9537, 3783, 101)
 
@@ -200,6 +204,21 @@ def test_each_experiment_on_ucf101_has_the_published_rows():
     for found in table(7, results).groups[1:]:
         assert texts(row(found.rows, "MSE", published=True))[0] == "52.8"
         assert texts(row(found.rows, "ccl"))[1] == "50.0"
+
+
+def test_our_own_split_of_ucf101_is_not_the_published_one():
+    # Once, it stood under "UCF101 split 1", beside figures of other videos.
+    videos = [VideoItem(str(i), Path(str(i)), "run") for i in range(10)]
+    note = with_splits(VideoList("ucf101", tuple(videos), ("run",)))[1]
+    own = DataRecord("ucf101", "u", 7, 3, 1, note)
+    results = [result(data=own), classified(data=own)]
+    one = table(5, results)
+    assert [head for head, _ in one.heads][2:] == ["ucf101, own split"]
+    assert texts(one.groups[0].rows[0]) == [NOT_MEASURED, NOT_MEASURED, "50.0"]
+    assert texts(row(table(2, results).groups[0].rows, "CCL", published=True))[0] == "26.1"
+    found = group(table(2, results), "ucf101, own split · 512-d representation · by clip · exact")
+    assert [line.label for line in found.rows] == ["ccl"]
+    assert "UCF101" in missing_data(results)
 
 
 def test_another_split_is_a_column_of_its_own():

@@ -13,9 +13,10 @@ from ccl_hub.errors import TrainingError
 from .benchmark_sets import hmdb51, ucf101
 from .datasets import VideoList
 
-__all__ = ["with_official_split", "with_splits"]
+__all__ = ["OWN_SPLIT", "with_official_split", "with_splits"]
 
 TEST_SHARE = 0.3
+OWN_SPLIT = "split by hash"  # how the note of such a set begins
 
 
 def with_splits(videos: VideoList, test_share: float = TEST_SHARE) -> tuple[VideoList, str]:
@@ -55,7 +56,7 @@ def with_splits(videos: VideoList, test_share: float = TEST_SHARE) -> tuple[Vide
         for item, name in zip(videos, names, strict=True)
     )
     what = "groups" if grouped else "each class"
-    note = f"split by hash, {100 * test_share:g} % of {what} for testing"
+    note = f"{OWN_SPLIT}, {100 * test_share:g} % of {what} for testing"
     return VideoList(videos.name, tuple(items), videos.classes), note
 
 
