@@ -21,6 +21,7 @@ FENCE = re.compile(r"(```+)(.*)")
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 SAID = re.compile(r"(?:\s*print\(.*\)  )?# (.+)")
 CODE = re.compile(r"^(```+).*?^\1$|^ {4}[^\n]*|`[^`]+`", re.DOTALL | re.MULTILINE)
+CONTINUED = re.compile(r"\\\n\s*")  # a line that ends in a backslash goes on
 PROGRAM = re.compile(r"(?:^|[\s`])(ccl-embed|ccl-hub [a-z]+|-m training\.[a-z_]+)\b([^\n`]*)")
 
 
@@ -90,14 +91,15 @@ def run_shell(block: Block, page: Path, skip: Mapping[str, str] | None = None) -
         skip: Reasons by how a line begins, for lines that are not run.
     """
     done = 0
-    for number, line in enumerate(block.text.splitlines(), start=block.line + 1):
+    text = CONTINUED.sub(" ", block.text)
+    for line in text.splitlines():
         words = shlex.split(line, comments=True)
         if not words or any(line.startswith(begin) for begin in skip or {}):
             continue
-        assert not {"|", ">", "&&", ";"} & set(words), f"{page}:{number}: one program to a line"
+        assert not {"|", ">", "&&", ";"} & set(words), f"{page}:{block.line}: one program a line"
         with contextlib.redirect_stderr(io.StringIO()) as said:
             code = _run(words)
-        assert code == 0, f"{page}:{number}: {line}: exit code {code}: {said.getvalue()}"
+        assert code == 0, f"{page}:{block.line}: {line}: exit code {code}: {said.getvalue()}"
         done += 1
     return done
 
@@ -119,8 +121,8 @@ def _run(words: list[str]) -> object:
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """Yield every command in the code of a text: "ccl-hub list" or "training.pack", its words."""
-    text = re.sub(r"\\\n\s*", " ", text)  # a line that ends in a backslash goes on
-    for match in PROGRAM.finditer("\n".join(code[0] for code in CODE.finditer(text))):
+    code = "\n".join(found[0] for found in CODE.finditer(CONTINUED.sub(" ", text)))
+    for match in PROGRAM.finditer(code):
         yield match[1].removeprefix("-m "), shlex.split(match[2], comments=True)
 
 
