@@ -30,7 +30,7 @@ from training.run_folder import write_recipe
 
 SETS = [
     text
-    for change in (*TINY, "schedule.epochs=1", "schedule.warmup_epochs=0")
+    for change in (*TINY, "schedule.epochs=1", "schedule.warmup_epochs=0", "optim.clip_norm=5.0")
     for text in ("--set", change)
 ]
 
@@ -106,18 +106,18 @@ threads = 1
 
 
 @pytest.mark.slow
-def test_finetuned_rows_are_of_every_seed_of_the_plan(tmp_path, capsys):
+def test_rows_are_fine_tuned_with_the_seed_they_were_pretrained_with(tmp_path, capsys):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(FINETUNE)
     given = arguments(tmp_path / "out", "--rows", "random,mse", "--finetune", str(recipe))
-    given[given.index("--seeds") + 1] = "3,5"
+    given[given.index("--seeds") + 1] = "3"
     assert main(given) == 0
     table = capsys.readouterr().out.splitlines()
     assert "rendered: finetune top-1" in table[0] and "linear" not in table[0]
-    assert "not yet measured" not in "".join(table) and "±" in table[2] and "±" in table[3]
+    assert "not yet measured" not in "".join(table) and len(table) == 4
     found = [r for r in read_results([tmp_path / "out" / "results"]) if r.kind == "finetune"]
     assert {(r.model.label, r.model.seed, r.settings["recipe"]["seed"]) for r in found} == {
-        (label, seed, seed) for label in ("random-init", "MSE") for seed in (3, 5)
+        (label, 3, 3) for label in ("random-init", "MSE")
     }
     # The same file of another content is another recipe, though the command is the same.
     recipe.write_text(FINETUNE.replace("0.02", "0.2"))
