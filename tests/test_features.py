@@ -127,6 +127,39 @@ def test_other_weights_videos_clips_and_precisions_are_never_taken_for_these(tmp
     assert same(embed(), first) and len(computed) == 6
 
 
+def test_a_video_replaced_by_another_of_its_size_is_embedded_again(tmp_path, computed):
+    """The fingerprint of unpacked videos knows no more than sizes: old embeddings were used."""
+    pytest.importorskip("av")
+    from numbered import make_videos
+
+    folder = tmp_path / "moves"
+    make_videos(folder / "jump", 3, frames=6)
+    make_videos(folder / "run", 2, frames=7)
+    first, other = (folder / f"jump/{place}.mp4" for place in (0, 2))
+    size = max(first.stat().st_size, other.stat().st_size) + 8
+
+    def filled(data: bytes) -> bytes:
+        rest = size - len(data)
+        return data + rest.to_bytes(4, "big") + b"free" + bytes(rest - 8)  # an empty MP4 box
+
+    replacement = filled(other.read_bytes())
+    first.write_bytes(filled(first.read_bytes()))
+    other.unlink()
+
+    def embed() -> tuple[str, SetFeatures]:
+        source = open_evaluation_set(folder, SMALL)
+        found = features_of(small_model(), source, clips=1, device=CPU, cache=tmp_path / "cache")
+        return source.fingerprint(), found
+
+    before = embed()
+    assert same(embed()[1], before[1]) and len(computed) == 1
+    first.write_bytes(replacement)
+    after = embed()
+    assert after[0] == before[0] and len(computed) == 2
+    assert not torch.equal(after[1].video[0], before[1].video[0])
+    assert torch.equal(after[1].video[1:], before[1].video[1:])
+
+
 def damaged_copies(data: bytes) -> dict[str, bytes]:
     flipped = bytearray(data)
     flipped[-100] ^= 1

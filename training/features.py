@@ -9,6 +9,7 @@ that is damaged, or was made for something else, is computed again and replaced.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import re
@@ -33,7 +34,7 @@ from ccl_hub.transforms import centre_crop, to_clips
 
 from .checkpoints import content_sha256
 from .evaluation_sets import EvaluationSet
-from .store import FrameSource
+from .store import FrameSource, VideoFolderStore
 
 __all__ = ["SetFeatures", "embed_set", "features_key", "features_of"]
 
@@ -295,7 +296,8 @@ def features_key(
 
     Weights enter by their content, not by a file's name: a model changed after loading has another
     key. Batch size is left out; it moves results by rounding only. So are the splits an evaluation
-    gives its videos.
+    gives its videos. Video files that are not packed enter by their time of change too, as their
+    fingerprint knows no more than their sizes.
     """
     return json.dumps(
         {
@@ -303,6 +305,7 @@ def features_key(
             "weights": content_sha256(model.state_dict(), model.config.fingerprint()),
             "frames": _unsplit(source).fingerprint(),
             "videos": len(source),
+            **_times_of_change(_unsplit(source)),
             "clips": clips,
             "precision": "bf16" if bf16 else "fp32",
             "dtype": str(model.dtype).removeprefix("torch."),
@@ -315,6 +318,14 @@ def features_key(
 
 def _unsplit(source: FrameSource) -> FrameSource:
     return source.source if isinstance(source, EvaluationSet) else source
+
+
+def _times_of_change(source: FrameSource) -> dict[str, str]:
+    """Return, for an unpacked set alone, a hash of when its files were last written."""
+    if not isinstance(source, VideoFolderStore):
+        return {}
+    times = [item.path.stat().st_mtime_ns for item in source.videos]
+    return {"changed": hashlib.sha256(json.dumps(times).encode()).hexdigest()}
 
 
 def _cache_path(folder: Path, source: FrameSource, key: str) -> Path:
