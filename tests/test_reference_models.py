@@ -316,6 +316,9 @@ def test_imagenet_files_that_are_none_are_refused_and_never_run(tmp_path, capsys
     assert "ran" not in capsys.readouterr().out
 
 
-def test_imagenet_beside_a_network_of_other_widths_is_refused(imagenet_file):
+def test_imagenet_beside_a_network_of_another_shape_is_refused(imagenet_file):
     with pytest.raises(ConfigError, match=r"imagenet fits stage_channels \(64, 128, 256, 512\)"):
         imagenet_model(imagenet_file, like=TINY)
+    deeper = CCLConfig(Architecture(stage_blocks=(3, 4, 6, 3)))
+    with pytest.raises(ConfigError, match=r"imagenet fits stage_blocks \(2, 2, 2, 2\) only"):
+        imagenet_model(imagenet_file, like=deeper)

@@ -86,11 +86,13 @@ def imagenet_model(
     try:
         model.trunk.load_state_dict(trunk_tensors(tensors))
     except RuntimeError as error:
-        if config.architecture.stage_channels != CCLConfig().architecture.stage_channels:
-            raise ConfigError(
-                f"imagenet fits stage_channels {CCLConfig().architecture.stage_channels} only, "
-                f"the model beside it has {config.architecture.stage_channels}; leave one out."
-            ) from error
+        wanted, seen = CCLConfig().architecture, config.architecture
+        for name in ("stage_channels", "stage_blocks"):
+            if getattr(seen, name) != getattr(wanted, name):
+                raise ConfigError(
+                    f"imagenet fits {name} {getattr(wanted, name)} only, the model beside it has "
+                    f"{getattr(seen, name)}; leave one out."
+                ) from error
         first = str(error).splitlines()[-1].strip()
         raise WeightsError(
             f"{path}: not the weights of torchvision's resnet18 ({first}); fetch them again."
