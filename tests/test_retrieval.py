@@ -16,7 +16,7 @@ from training import retrieval
 from training.evaluation_sets import EvaluationSet, open_evaluation_set
 from training.features import SetFeatures, features_of
 from training.results import Measurement, read_results, summarise
-from training.retrieval import Retrieval, markdown_tables, video_means
+from training.retrieval import Retrieval, markdown_tables, shared_frames, video_means
 from training.validation import retrieval_table
 
 SMALL = Preprocessing(clip_frames=4, resize_height_px=40, resize_width_px=48, crop_px=32)
@@ -28,6 +28,11 @@ CPU = torch.device("cpu")
 def labelled() -> EvaluationSet:
     """24 videos of 8 classes: one test video a class and two training videos."""
     return open_evaluation_set("rendered:24", SMALL)
+
+
+def tiny_model() -> CCLModel:
+    torch.manual_seed(0)
+    return CCLModel(CCLConfig(Architecture(stage_channels=(4, 4, 8, 8)), SMALL)).eval()
 
 
 def made(video: torch.Tensor, frames: torch.Tensor | None = None) -> SetFeatures:
@@ -172,9 +177,7 @@ def test_centring_removes_a_shift_between_frames_and_clips_and_between_splits(la
 
 
 def test_the_figures_are_those_of_validation(labelled):
-    torch.manual_seed(0)
-    model = CCLModel(CCLConfig(Architecture(stage_channels=(4, 4, 8, 8)), SMALL)).eval()
-    features = features_of(model, labelled, clips=CLIPS, device=CPU)
+    features = features_of(tiny_model(), labelled, clips=CLIPS, device=CPU)
     table = retrieval_table(features, labelled)
     names = {
         ("V=>V", "clip", "class"): "video_to_video",
@@ -213,6 +216,26 @@ def test_levels_and_queries(labelled):
     by_clip = Retrieval(levels=("clip",)).measure(made(torch.eye(48)), labelled).measurements
     queries = {one.task: one.queries for one in by_clip}
     assert queries == {"F=>V": 64, "V=>F": 16, "F=>F": 16, "V=>V": 16}
+
+
+def test_without_float64_on_the_device_the_cpu_searches(labelled):
+    """The means of videos are float64, which MPS refuses with a traceback."""
+    features = made(torch.randn(48, 6, generator=torch.Generator().manual_seed(0)))
+    on_mps = Retrieval(ks=(1,), device=torch.device("mps")).measure(features, labelled)
+    assert on_mps == Retrieval(ks=(1,)).measure(features, labelled)
+
+
+def test_frames_that_several_clips_hold_are_counted(labelled):
+    features = made(torch.eye(48))
+    seconds = np.arange(48 * 4).reshape(48, 4) / 10
+    apart = dataclasses.replace(features, frame_seconds=seconds)
+    assert shared_frames(apart) == 0.0
+    seconds[:2] = [[0, 1, 2, 3], [2, 3, 4, 5]]  # video 0: half of its frames are in both clips
+    seconds[2:4] = [[0, 0, 0, 0], [6, 7, 6, 7]]  # video 1: often in one clip, which is looped
+    assert shared_frames(dataclasses.replace(features, frame_seconds=seconds)) == 4 / 192
+    assert shared_frames(features) == 1.0  # all at second 0
+    test = features_of(tiny_model(), labelled, clips=10, device=CPU).of_split(labelled, "test")
+    assert 0 < shared_frames(test) < 1  # 10 clips of 0.64 s in 2.4 s
 
 
 @pytest.mark.parametrize(
@@ -261,6 +284,7 @@ def test_the_command_writes_results_and_prints_a_table(model_folder, tmp_path, c
     first = results[0]
     assert (first.kind, first.data.test_videos, first.data.train_videos) == ("retrieval", 8, 16)
     settings = {"clips": 2, "precision": "fp32", "device": "cpu", "frame_of_clip": "2 of 0..3"}
+    settings["shared_frames"] = 0.0  # clips of 0.64 s at either end of 2.4 s
     assert first.settings.items() >= settings.items()
     assert first.settings["left_out"]["F=>V by clip"] == {"gallery": 16, "ks": [50]}
     table = capsys.readouterr().out
@@ -291,6 +315,36 @@ def test_the_cache_changes_nothing(model_folder, tmp_path):
     assert retrieval.main(command(model_folder, tmp_path / "third")) == 0
     first, second, third = (read_results([tmp_path / n]) for n in ("first", "second", "third"))
     assert first == second == third
+
+
+def test_models_that_see_other_frames_are_rows_of_one_table(model_folder, tmp_path, capsys):
+    """The table was refused, as if there were two data sets of one name."""
+    torch.manual_seed(4)
+    larger = dataclasses.replace(SMALL, resize_height_px=48, resize_width_px=64, mean=(0.5,) * 3)
+    config = CCLConfig(Architecture(stage_channels=(4, 4, 8, 8)), larger)
+    CCLModel(config).save_pretrained(tmp_path / "larger")
+    more = ("--model", str(tmp_path / "larger"), "--ks", "1", "--level", "video")
+    assert retrieval.main(command(model_folder, tmp_path / "out", *more)) == 0
+    table = capsys.readouterr().out
+    assert "| V=>V | video | class | 512-d | larger |" in table
+    assert "| V=>V | video | class | 512-d | tiny |" in table
+    assert len(read_results([tmp_path / "out"])) == 4
+
+
+def test_data_that_change_meanwhile_are_an_error_in_one_line(
+    model_folder, tmp_path, capsys, monkeypatch
+):
+    records = retrieval.data_record
+    prints = iter("abc")
+
+    def changing(labelled):
+        return dataclasses.replace(records(labelled), fingerprint=next(prints))
+
+    monkeypatch.setattr(retrieval, "data_record", changing)
+    assert retrieval.main(command(model_folder, tmp_path / "out")) == 2
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith("error: rendered: results come from two")
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(

@@ -257,15 +257,26 @@ def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoLis
 def data_record(source: FrameSource) -> DataRecord:
     """Return what results say of a set.
 
+    Its fingerprint is that of a packed set, pixels and all. Frames that are made for the model at
+    hand are no part of it: models that see videos at other sizes are rows of one table.
+
     Args:
         source: An :class:`EvaluationSet`, or any source with classes and both splits.
     """
     splits = [item.split for item in source.videos]
     return DataRecord(
         name=source.videos.name,
-        fingerprint=source.fingerprint(),
+        fingerprint=_fingerprint_of_data(source),
         train_videos=splits.count("train"),
         test_videos=splits.count("test"),
         classes=len(source.videos.classes),
         note=getattr(source, "note", ""),
     )
+
+
+def _fingerprint_of_data(source: FrameSource) -> str:
+    frames = source.source if isinstance(source, EvaluationSet) else source
+    if isinstance(frames, FrameStore):
+        return source.fingerprint()
+    sizes = [item.path.stat().st_size if item.path.is_file() else 0 for item in source.videos]
+    return hashlib.sha256(f"{source.videos.fingerprint()} {sizes}".encode()).hexdigest()

@@ -262,11 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         results = _run(options)
+        tables = markdown_table([*results, *fold_means(results)])
     except OutputError as error:
         return _fail(error, 1)
     except CCLError as error:
         return _fail(error, 2)
-    sys.stdout.write(markdown_table([*results, *fold_means(results)]))
+    sys.stdout.write(tables)
     return 0
 
 

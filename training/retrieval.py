@@ -7,6 +7,10 @@ Every video gives 10 uniform centre-crop clips of T frames. Four questions:
 ``F=>V``, ``V=>F``
     Inside the test split: does a frame (of all T of every clip) find the very clip that holds it
     (``exact clip``), or any clip of its video (``same video``)? And a clip one of its frames?
+    Clips of a short video overlap and share frames. A shared frame is asked for once for each clip
+    that holds it, and only that clip, not another that holds it too, is the exact one: even a
+    perfect embedding cannot find all. ``shared_frames`` in the settings is the share of such
+    frames; where it is large, read ``same video``.
 ``F=>F``, ``V=>V``
     Does a test item find a training item of its class? By ``clip``, the paper's wording: every
     clip is a query and an item of the gallery; for ``F=>F`` it stands for one frame, the middle
@@ -53,7 +57,16 @@ from .metrics import label_hits, nearest, top_k_accuracy
 from .reference_models import NamedModel, add_model_arguments, load_models
 from .results import Measurement, Results, Summary, summarise, write_results
 
-__all__ = ["KS", "LEVELS", "Measured", "Retrieval", "main", "markdown_tables", "video_means"]
+__all__ = [
+    "KS",
+    "LEVELS",
+    "Measured",
+    "Retrieval",
+    "main",
+    "markdown_tables",
+    "shared_frames",
+    "video_means",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +114,7 @@ class Retrieval:
         ks: Ranks to report, ascending.
         levels: Which of ``clip`` and ``video`` to report; ``F=>V`` and ``V=>F`` are by clip.
         centre: Report everything again after centring.
-        device: Where to search; the CPU if None.
+        device: Where to search, the CPU if None; MPS has no float64, so there it is the CPU too.
 
     Raises:
         InputError: ``ks`` or ``levels`` are not allowed.
@@ -117,6 +130,11 @@ class Retrieval:
             raise InputError(f"ks are {self.ks}; allowed: whole numbers from 1, ascending.")
         if not self.levels or not set(self.levels) <= set(LEVELS):
             raise InputError(f"levels are {self.levels}; allowed: {', '.join(LEVELS)}.")
+
+    @property
+    def _place(self) -> torch.device:
+        on_cpu = self.device is None or self.device.type == "mps"
+        return torch.device("cpu") if on_cpu else self.device
 
     def measure(self, features: SetFeatures, labelled: EvaluationSet) -> Measured:
         """Answer all questions.
@@ -163,7 +181,7 @@ class Retrieval:
         ks = [k for k in self.ks if k <= len(gallery.vectors)]
         if not ks:
             return []
-        neighbours, _ = nearest(queries.vectors, gallery.vectors.to(self.device or "cpu"), max(ks))
+        neighbours, _ = nearest(queries.vectors, gallery.vectors.to(self._place), max(ks))
         found = []
         for match, labels in queries.labels.items():
             hits = label_hits(neighbours, labels, gallery.labels[match])
@@ -218,6 +236,18 @@ def video_means(vectors: Tensor, video_ids: np.ndarray) -> tuple[Tensor, np.ndar
     sums = torch.zeros(len(ids), vectors.shape[1], dtype=torch.float64)
     sums.index_add_(0, torch.from_numpy(place), vectors.double())
     return sums / torch.from_numpy(counts)[:, None], ids
+
+
+def shared_frames(features: SetFeatures) -> float:
+    """Return the share, in [0, 1], of frames that another clip of their video holds too."""
+    length = features.frame_seconds.shape[1]
+    clips = np.repeat(np.arange(len(features)), length)
+    frames = np.stack([np.repeat(features.video_ids, length), features.frame_seconds.ravel()], 1)
+    _, frame = np.unique(frames, axis=0, return_inverse=True)
+    frame = frame.reshape(-1)
+    holds = np.unique(np.stack([frame, clips], 1), axis=0)  # each clip once for each frame
+    holders = np.bincount(holds[:, 0])
+    return float((holders[frame] > 1).mean())
 
 
 def markdown_tables(results: Sequence[Results]) -> str:
@@ -279,11 +309,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         results = _run(options)
+        tables = markdown_tables(results)
     except OutputError as error:
         return _fail(error, 1)
     except CCLError as error:
         return _fail(error, 2)
-    sys.stdout.write(markdown_tables(results))
+    sys.stdout.write(tables)
     return 0
 
 
@@ -345,6 +376,7 @@ def _result(
         "precision": options.precision,
         "device": device.type,
         "frame_of_clip": f"{length // 2} of 0..{length - 1}",
+        "shared_frames": round(shared_frames(features.of_split(labelled, "test")), 4),
         "left_out": measured.left_out,
     }
     return Results(
