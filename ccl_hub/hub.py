@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
-from .errors import HubError, ModelError, ModelNotFoundError, WeightsError
+from .errors import HubError, InputError, ModelError, ModelNotFoundError, WeightsError
 
-__all__ = ["HubFile", "card_metadata", "commit", "fetch", "list_files", "read"]
+__all__ = [
+    "HubFile",
+    "card_metadata",
+    "check_repo",
+    "check_revision",
+    "commit",
+    "fetch",
+    "list_files",
+    "read",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +37,13 @@ SHA256_DIGITS, SHA1_DIGITS = 64, 40
 ATTEMPTS = 3
 LOG_IN = "log in with 'hf auth login' or set HF_TOKEN"
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
+# Git's own rules. A name with ".." would also leave the folder where the cache keeps revisions.
+REVISION = re.compile(r"(?!.*\.\.)[^\s\x00-\x1f\x7f~^:?*\[\\]+")
+# What an address may hold that only its owner should see: a password, a signature.
+SECRETS = (
+    (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),
+    (re.compile(r"(?<=[^\s?]\?)[^\s'\"]*=[^\s'\"]*"), "..."),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,39 @@ class HubFile:
         name = self.path.readlink().name
         known = len(name) in (SHA1_DIGITS, SHA256_DIGITS) and set(name) <= set("0123456789abcdef")
         return name if known else ""
+
+
+def check_repo(repo: str) -> None:
+    """Refuse, before anything is asked of the Hub, what it takes for no name of a repository.
+
+    Raises:
+        InputError: ``repo`` is not ``org/name`` by the Hub's rules.
+    """
+    import huggingface_hub.utils
+    from huggingface_hub.errors import HFValidationError
+
+    utils: Any = huggingface_hub.utils
+    try:
+        utils.validate_repo_id(repo)
+    except HFValidationError as error:
+        raise InputError(f"{repo!r} is not a Hub id ({_brief(error)})") from error
+    if repo.count("/") != 1:
+        raise InputError(
+            f"{repo!r} is not a Hub id; allowed: 'org/name', of letters, digits, '-', '_', '.'."
+        )
+
+
+def check_revision(repo: str, revision: str | None) -> None:
+    """Refuse, before anything is asked of the Hub, what can be no commit, tag or branch.
+
+    Raises:
+        InputError: It is empty or breaks the rules of Git; None is the main branch.
+    """
+    if revision is not None and not REVISION.fullmatch(revision):
+        raise InputError(
+            f"the revision of {repo} is {revision!r}; allowed: a commit, tag or branch, or none "
+            "for the main branch."
+        )
 
 
 def fetch(
@@ -252,15 +302,14 @@ def commit(
 
 def _check_held(where: str, info: Any, data: bytes) -> None:
     """Compare what the Hub says it holds with what was sent."""
-    sent = hashlib.sha256(data).hexdigest()
-    held = getattr(info, "lfs", None)
-    size = getattr(info, "size", None)
-    if size == len(data) and (held is None or held.sha256 == sent):
-        return
-    raise HubError(
-        f"{where}: the Hub holds {size} bytes, sha256 {held.sha256 if held else 'not stated'}; "
-        f"sent were {len(data)} bytes, sha256 {sent}. Publish again."
-    )
+    large, size = getattr(info, "lfs", None), getattr(info, "size", None)
+    held = large.sha256 if large else getattr(info, "blob_id", "")  # as HubFile.stated_hash
+    sent = _hash_like(held, data)
+    if size != len(data) or held != sent:
+        raise HubError(
+            f"{where}: the Hub holds {size} bytes, hash {held or 'not stated'}; sent were "
+            f"{len(data)} bytes, hash {sent or 'unknown'}. Publish again."
+        )
 
 
 def card_metadata(text: str) -> dict[str, Any]:
@@ -287,22 +336,14 @@ def _api() -> Any:
 @contextmanager
 def _our_errors(repo: str, revision: str | None, purpose: str = "fetch") -> Iterator[None]:
     """Raise what the Hub's client raises in this block as one of ours."""
-    from huggingface_hub import errors as hub_errors
-
     at = f"{repo}@{revision}" if revision else repo
     try:
         yield
     except ModelError:
         raise
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        AssertionError,
-        _transport_error(),
-        hub_errors.EntryNotFoundError,
-        hub_errors.XetDownloadError,
-    ) as error:
+    except Exception as error:
+        # The client lets through what each library below it raises: the ImportError of a proxy
+        # that needs one more package, the KeyError of an answer that is JSON but not the Hub's.
         raise _translated(at, _cause(error), purpose) from error
 
 
@@ -384,6 +425,10 @@ def _refusal(error: Any, purpose: str) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    """Return an error's text on one line, not without end."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Return an error's text on one line, not without end, and without secrets in addresses."""
+    text = " ".join(str(error).split())
+    if not text or isinstance(error, LookupError | TypeError | AttributeError):
+        text = f"{type(error).__name__} {text}".rstrip()  # a text that says little by itself
+    for pattern, shown in SECRETS:
+        text = pattern.sub(shown, text)
     return text if len(text) <= 300 else f"{text[:300]}..."

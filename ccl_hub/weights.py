@@ -97,19 +97,19 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
     if entry is not None and isinstance(name_or_path, str):  # a Path always means a folder
         return _resolve_entry(entry, revision)
     folder = expanded(name_or_path)
-    if folder.is_dir():
+    if is_folder(folder):
         if revision is not None:
             raise InputError(
                 f"revision is {revision!r} but {folder} is a local folder, which has none; "
                 "leave it out."
             )
         return _from_folder(folder, text)
-    repo, _, at = text.partition("@")
-    if at and revision:
+    repo, pinned, at = text.partition("@")
+    if pinned and revision is not None:
         raise InputError(f"two revisions for {repo}: {at!r} and {revision!r}; give one.")
     if isinstance(name_or_path, str) and HUB_ID.fullmatch(repo):
-        return _from_hub(repo, at or revision, name=text)
-    if folder.is_file():
+        return _from_hub(repo, at if pinned else revision, name=text)
+    if os.path.isfile(folder):  # noqa: PTH113 - as in is_folder()
         raise ModelNotFoundError(
             f"{text!r} is a file; give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}."
         )
@@ -122,6 +122,11 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
 def expanded(path: str | Path) -> Path:
     """Return the path with a leading ``~`` or ``~user`` resolved where there is such a user."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False also for what can be no name of one."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
 def bundled_folder(name: str) -> Path:
@@ -181,6 +186,7 @@ def _only_pickles(where: str, file: str) -> str:
 
 def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> Source:
     """Fetch the two files of a Hub repository, or take them from the cache."""
+    hub.check_revision(repo, revision)
     config_file = hub.fetch(repo, CONFIG_NAME, revision)
     if config_file is None:
         raise _lacking(repo, revision, CONFIG_NAME)
@@ -349,8 +355,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device("cpu" if device is None else device)
         torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        # AssertionError is how torch reports a build without CUDA.
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        # AssertionError is how torch reports a build without CUDA, TypeError what is no name.
         reason = str(error).splitlines()[0]
         raise InputError(
             f"device is {str(device)!r}, which cannot be used here ({reason}); "

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ccl_hub import weights
+from ccl_hub.hub import _brief
 from ccl_hub.registry import RegistryEntry
 from tests.hub_client import Client, content, environment
 from tests.hub_server import Hub, serve
@@ -217,6 +218,38 @@ def test_a_hub_that_cannot_be_reached(client: Client) -> None:
 def test_an_endpoint_that_is_no_hub(hub: Hub, client: Client) -> None:
     kind, text = client.load(NAME, HF_ENDPOINT=f"{hub.store_url}/elsewhere")
     assert kind == "HubError" and "404" in text and "HF_ENDPOINT" in text
+
+
+@pytest.mark.parametrize("revision", ["", " ", "a b", "a\nb", "a\0b", "../../x", "HEAD~1"])
+def test_what_can_be_no_revision_is_not_asked_for(hub: Hub, client: Client, revision: str) -> None:
+    """An empty one was the main branch after "@"; one with ".." named files outside the cache."""
+    for arguments in ((NAME, revision), (f"{NAME}@{revision}",)):
+        kind, text = client.load(*arguments)
+        assert (
+            kind == "InputError" and repr(revision) in text and "a commit, tag or branch" in text
+        )
+    assert hub.requests == []
+
+
+def test_names_too_long_for_a_file_system_are_just_unknown(client: Client) -> None:
+    for name in ("a" * 300, f"org/{'a' * 300}"):
+        kind, text = client.load(name)
+        assert kind == "ModelNotFoundError" and "Hub id" in text
+
+
+def test_whatever_the_client_raises_becomes_one_of_our_errors(client: Client) -> None:
+    """A SOCKS proxy without the package for it was a traceback that called itself a bug."""
+    kind, text = client.load(NAME, ALL_PROXY="socks5://127.0.0.1:9")
+    assert kind == "HubError" and "socks" in text.lower() and "the proxy" in text
+
+
+def test_errors_show_no_password_of_an_address(hub: Hub, client: Client) -> None:
+    address = f"{hub.store_url}/elsewhere".replace("//", "//user:geheim@")
+    kind, text = client.load(NAME, HF_ENDPOINT=address)
+    assert kind == "HubError" and "404" in text and "geheim" not in text and "***@" in text
+    signed = "403 for url 'https://store.invalid/x?Policy=a&Signature=geheim' at last"
+    assert _brief(OSError(signed)) == "403 for url 'https://store.invalid/x?...' at last"
+    assert _brief(KeyError("id")) == "KeyError 'id'"
 
 
 def test_a_cache_that_cannot_be_written_is_a_clear_error(hub: Hub, tmp_path: Path) -> None:
