@@ -283,7 +283,9 @@ def export_command(
 
 @hub_app.command("publish")
 def publish_command(
-    folder: Annotated[Path, typer.Argument(help="A model folder, as training.export writes it.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A model folder of training.export, or a bundled name.")
+    ],
     repo: Annotated[str, typer.Argument(help="Where to: org/name on the Hub.", metavar="REPO")],
     private: Annotated[
         bool, typer.Option("--private", help="Make the repository private.")
@@ -318,15 +320,18 @@ def publish_command(
         typer.echo("dry run: nothing was sent" if dry_run else f"published {place}", err=True)
         return DONE
 
-    _guard("ccl-hub", work, debug)
+    stopped = "the Hub has the whole commit or nothing of it; publish again"
+    _guard("ccl-hub", work, debug, stopped)
 
 
-def _guard(command: str, work: Callable[[], int], debug: bool) -> None:
+def _guard(
+    command: str, work: Callable[[], int], debug: bool, stopped: str = "nothing was written"
+) -> None:
     """Run a command body; turn errors into one line and an exit code."""
     try:
         code = work()
     except KeyboardInterrupt:
-        typer.echo(f"{command}: stopped by the user; nothing was written.", err=True)
+        typer.echo(f"{command}: stopped by the user; {stopped}.", err=True)
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of stdout went away, as "head" does: typer exits with 1
         raise

@@ -127,12 +127,13 @@ def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
 
 
 def verify(
-    name: str, device: str | torch.device | None = None, revision: str | None = None
+    name: str | Path, device: str | torch.device | None = None, revision: str | None = None
 ) -> list[Check]:
     """Load a model and compare it with the golden values beside it.
 
     Args:
-        name: A name, folder or Hub id; see :meth:`CCLModel.from_pretrained`.
+        name: A name, folder or Hub id; see :meth:`CCLModel.from_pretrained`. A path is always a
+            folder, also where the text would be a name.
         device: Likewise.
         revision: Likewise.
 

@@ -33,7 +33,8 @@ SECTIONS = (
     "Citation",
 )
 PLACEHOLDERS = re.compile(
-    r"\[fill in[^\]]*\]|\[more information needed\]|\bTODO\b|\bFIXME\b|\bTBD\b|\{\{.*?\}\}"
+    # BibTeX has {{Title}} and Spanish has "todo": templates have {{ name }}, notes capitals.
+    r"\[fill in[^\]]*\]|\[more information needed\]|(?-i:\b(?:TODO|FIXME|TBD)\b)|\{\{ .*? \}\}"
     rf"|{re.escape(FOLDER_PLACE)}",
     re.IGNORECASE,
 )

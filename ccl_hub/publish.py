@@ -1,7 +1,8 @@
 """Publish a model folder on the Hugging Face Hub: check it, send it in one commit, name it.
 
-What is sent is what was checked: every file is read once. The repository then holds exactly the
-files of the folder that :data:`FILES` names; a second publication replaces the first as a whole.
+What is sent is what was checked: a folder that changes meanwhile is refused. The repository then
+holds exactly the files of the folder that :data:`FILES` names; a second publication replaces the
+first as a whole.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import torch
 
 from . import hub, model_card, weights
 from .config import CCLConfig
-from .errors import CCLError, InputError, ModelNotFoundError, PublishError
+from .errors import CCLError, ModelNotFoundError, PublishError
 from .files import write_atomically
 from .model_card import CARD_NAME, FOLDER_PLACE, Card
-from .weights import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded
+from .registry import REGISTRY
+from .weights import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded, is_folder
 
 if TYPE_CHECKING:
     from .model import CCLModel
@@ -97,7 +99,8 @@ def publish(
     """Check a model folder and send it to the Hub in one commit.
 
     Args:
-        folder: As ``training.export`` writes it; see :func:`check_folder`.
+        folder: As ``training.export`` writes it, see :func:`check_folder`; or, where there is no
+            such folder, the name of a model that ships inside the package.
         repo: ``org/name``; made if missing.
         private: Make the repository private.
         branch: Branch to commit to, made if missing; the main branch if None.
@@ -105,14 +108,12 @@ def publish(
         dry_run: Check everything, send nothing.
 
     Raises:
-        InputError: ``repo`` is no Hub id.
+        InputError: ``repo`` is no Hub id, or ``branch`` no name of a branch.
         PublishError: The folder is not fit to be published; says everything that is wrong.
         HubError: The Hub cannot be reached or refuses.
     """
-    if not weights.HUB_ID.fullmatch(repo):
-        raise InputError(
-            f"{repo!r} is not a Hub id; allowed: 'org/name', of letters, digits, '-', '_', '.'."
-        )
+    hub.check_repo(repo)
+    hub.check_revision(repo, branch)
     checked = check_folder(folder)
     for line in checked.checks:
         logger.info("ok: %s", line)
@@ -147,7 +148,10 @@ def check_folder(folder: str | Path) -> CheckedFolder:
         PublishError: Lists everything that is wrong.
     """
     place = expanded(folder)
-    if not place.is_dir():
+    entry = REGISTRY.get(str(place))
+    if entry is not None and entry.bundled and not is_folder(place):
+        place = weights.bundled_folder(entry.name)
+    if not is_folder(place):
         raise PublishError(f"{place}: no such folder; give one written by training.export.")
     names = sorted(path.name for path in place.iterdir())
     wrong = [f"no {name}" for name in REQUIRED if name not in names]
@@ -156,15 +160,27 @@ def check_folder(folder: str | Path) -> CheckedFolder:
     ]
     if wrong:
         raise _unfit(place, wrong)
-    contents = {name: (place / name).read_bytes() for name in FILES if name in names}
+    contents = _contents(place, names)
     config, checks = _check_model(place, contents)
     wrong = [f"{CARD_NAME}: {problem}" for problem in _card_problems(contents[CARD_NAME])]
     wrong += _preprocessor_problems(config, contents[PREPROCESSOR_NAME])
     if wrong:
         raise _unfit(place, wrong)
+    if _contents(place, names) != contents:
+        raise PublishError(f"{place}: changed while it was checked; publish it again.")
     checks += (f"{CARD_NAME} is complete",)
     left_out = tuple(name for name in names if name not in contents)
     return CheckedFolder(config, contents, checks, left_out)
+
+
+def _contents(place: Path, names: list[str]) -> dict[str, bytes]:
+    try:
+        return {name: (place / name).read_bytes() for name in FILES if name in names}
+    except OSError as error:
+        raise PublishError(
+            f"{error.filename}: cannot be read ({error.strerror or error}); check that it is a "
+            "file, and the permissions."
+        ) from error
 
 
 def _is_pickle(path: Path) -> bool:
@@ -183,13 +199,10 @@ def _check_model(place: Path, contents: dict[str, bytes]) -> tuple[CCLConfig, tu
     from . import golden
     from .model import CCLModel
 
-    sha256 = hashlib.sha256(contents[WEIGHTS_NAME]).hexdigest()
     try:
         model = CCLModel.from_pretrained(place)
-        if model.weights_sha256 != sha256:
-            raise PublishError(f"{place / WEIGHTS_NAME}: changed while it was read; try again.")
         if GOLDEN_NAME in contents:
-            checks = golden.verify(str(place))
+            checks = golden.verify(place)
             wrong = [str(check) for check in checks if not check.passed]
             if wrong:
                 raise _unfit(place, [f"{GOLDEN_NAME}: {line}" for line in wrong])
@@ -251,6 +264,7 @@ def push(
     from . import golden
     from .model import CCLModel
 
+    hub.check_repo(repo)
     text = _card_text(card, model.config)
     with tempfile.TemporaryDirectory(prefix="ccl-hub-") as name:
         folder = model.save_pretrained(name, dtype)

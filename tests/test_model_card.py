@@ -59,6 +59,12 @@ def test_each_kind_of_placeholder_is_found(left: str) -> None:
     assert problems(text, card_metadata(text)) == [f"the placeholder {left} is not filled in"]
 
 
+def test_braces_of_bibtex_and_a_spanish_word_are_no_placeholders() -> None:
+    text = complete().replace("{Cycle-Contrast", "{{Cycle-Contrast") + "Hay de todo."
+    assert "{{Cycle-Contrast" in text
+    assert problems(text, card_metadata(text)) == []
+
+
 def test_a_heading_in_code_is_no_section() -> None:
     text = complete().replace("## Use\n", "## Use\n\n```\n## Measures\n```\n")
     assert problems(text, card_metadata(text)) == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +17,13 @@ import safetensors.torch
 import torch
 
 from ccl_hub import CCLModel, golden
+from ccl_hub import publish as publishing
 from ccl_hub.config import Architecture, CCLConfig, Provenance
-from ccl_hub.errors import CCLError, InputError, PublishError
+from ccl_hub.errors import CCLError, HubError, InputError, PublishError
+from ccl_hub.hub import _check_held
 from ccl_hub.model_card import CARD_NAME, Card, render
 from ccl_hub.publish import FILES, PREPROCESSOR_NAME, check_folder, publish, push, write_texts
-from ccl_hub.registry import RegistryEntry
+from ccl_hub.registry import REGISTRY, RegistryEntry
 from ccl_hub.weights import CONFIG_NAME, WEIGHTS_NAME
 from tests.hub_client import Client, content, environment
 from tests.hub_server import Hub, serve
@@ -238,6 +242,76 @@ def test_bad_arguments(folder: Path, tmp_path: Path) -> None:
         push(new_model(), NAME, card=Card())
     with pytest.raises(PublishError, match="cannot be read"):
         push(new_model(), NAME, card=tmp_path / "absent.md")
+
+
+def test_a_folder_is_never_taken_for_the_registry_name_it_bears(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The golden values of ./ccl_r18_mini were those of the bundled model, and ./ccl_r18_k400,
+    which is what one trains to publish, was refused as not yet published."""
+    monkeypatch.chdir(folder.parent)
+    for name in ("ccl_r18_mini", "ccl_r18_k400"):
+        shutil.copytree(folder, name)
+        checked = check_folder(name)
+        assert checked.checks[1] == "golden values agree"
+        assert checked.contents[WEIGHTS_NAME] == (folder / WEIGHTS_NAME).read_bytes()
+
+
+def test_every_bundled_model_can_be_published_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for entry in REGISTRY.values():
+        if entry.bundled:
+            done = publish(entry.name, f"org/{entry.name}", dry_run=True)
+            assert (done.sha256, done.size_bytes) == (entry.sha256, entry.size_bytes)
+            assert done.trained_on == entry.trained_on
+    with pytest.raises(PublishError, match="ccl_r18_k400: no such folder"):
+        publish("ccl_r18_k400", NAME)
+
+
+def test_what_cannot_be_read_or_changes_meanwhile_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = publishing._check_model
+
+    def change(place: Path, contents: dict[str, bytes]) -> Any:
+        (place / PREPROCESSOR_NAME).write_bytes(contents[PREPROCESSOR_NAME] + b"\n")
+        return check(place, contents)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "_check_model", change)
+        with pytest.raises(PublishError, match="changed while it was checked"):
+            check_folder(folder)
+    (folder / "LICENSE").mkdir()
+    with pytest.raises(PublishError, match="LICENSE: cannot be read"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("repo", ["org/a--b", "org/a.git", f"org/{'a' * 100}", "org/a/b", "a"])
+def test_names_that_the_hub_would_refuse_are_refused_by_a_dry_run_too(
+    folder: Path, repo: str
+) -> None:
+    with pytest.raises(InputError, match="is not a Hub id"):
+        publish(folder, repo, dry_run=True)
+    with pytest.raises(InputError, match="is not a Hub id"):
+        push(new_model(), repo, card=Card())
+    with pytest.raises(InputError, match="the revision of someone/ccl_tiny is 'a b'"):
+        publish(folder, NAME, branch="a b", dry_run=True)
+
+
+def test_what_the_hub_holds_is_compared_by_hash() -> None:
+    data = b"{}\n"
+    git = hashlib.sha1(b"blob 3\0" + data, usedforsecurity=False).hexdigest()
+    sha256 = hashlib.sha256(data).hexdigest()
+    small = {"size": 3, "lfs": None, "blob_id": git}
+    large = {"size": 3, "lfs": SimpleNamespace(sha256=sha256), "blob_id": "0" * 40}
+    for facts in (small, large):
+        _check_held("x", SimpleNamespace(**facts), data)
+        with pytest.raises(HubError, match="the Hub holds 3 bytes, hash "):
+            _check_held("x", SimpleNamespace(**facts), b"[]\n")
+    with pytest.raises(HubError, match="the Hub holds None bytes, hash not stated"):
+        _check_held("x", None, data)
 
 
 # What the Hub refuses ----------------------------------------------------------------------------
