@@ -71,11 +71,15 @@ class CCLAutoModel(CCLModel):
             InputError: Another option, or another configuration.
         """
         options.pop("_from_auto", None)  # how AutoModel says that it was given a config
-        given = {key: value for key, value in options.items() if value not in (None, False)}
+        given = {
+            key: value
+            for key, value in options.items()
+            if value is not None and value is not False
+        }
         unknown = sorted(set(given) - set(ALLOWED))
         if unknown:
             raise InputError(
-                f"{unknown[0]} is {given[unknown[0]]!r}, which CCL models do not take; allowed: "
+                f"{unknown[0]} is given, which CCL models do not take; allowed: "
                 f"{', '.join(ALLOWED)}. Cache, token and offline mode: HF_HOME, HF_TOKEN, "
                 "HF_HUB_OFFLINE."
             )

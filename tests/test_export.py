@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
+from ccl_hub.weights import GOLDEN_NAME
 from training import export as export_module
 from training.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from training.export import export, main, provenance
@@ -127,6 +130,19 @@ def test_commit_and_versions_are_those_of_the_training(checkpoint_file, tmp_path
     trained_with["commit"] = ""  # trained on a copy without git
     record = provenance(checkpoint, read_recipe("smoke"), "fp16", ema=False)
     assert record["commit"] == software()["commit"]
+
+
+def test_without_a_decoder_no_golden_values_of_an_earlier_model_stay(
+    checkpoint_file, tmp_path, monkeypatch
+):
+    checkpoint = read_checkpoint(checkpoint_file)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export(checkpoint, Path("~/model"))
+    folder = tmp_path / "model"
+    assert (folder / GOLDEN_NAME).is_file() and (folder / "README.md").is_file()
+    monkeypatch.setitem(sys.modules, "av", None)  # what find_spec answers None for
+    export(checkpoint, folder, ema=True)
+    assert not (folder / GOLDEN_NAME).exists() and (folder / "README.md").is_file()
 
 
 def test_unusable_checkpoints_are_one_line_and_exit_code_2(tmp_path, capsys):

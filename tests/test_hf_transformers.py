@@ -35,6 +35,8 @@ config.preprocessing["crop_px"] = 96
 for place, options in [
     (folder, dict(config=config)),
     (folder, dict(cache_dir="x")),
+    (folder, dict(token="hf_geheim")),
+    (folder, dict(device_map=0.5)),
     (folder, dict(dtype="int3")),
     (broken, {{}}),
 ]:
@@ -76,13 +78,16 @@ def test_auto_model(tmp_path: Path) -> None:
         lines[6:],
         [
             ("InputError", "not that of the weights"),
-            ("InputError cache_dir is 'x'", "HF_HOME"),
+            ("InputError cache_dir is given", "HF_HOME"),
+            ("InputError token is given", "HF_TOKEN"),
+            ("InputError device is '0.5'", "cuda:N"),
             ("InputError dtype is 'int3'", "float32"),
             ("WeightsError", "can run code and is never loaded"),
         ],
         strict=True,
     ):
         assert line.startswith(start) and part in line
+    assert "geheim" not in done.stdout + done.stderr, "a token is shown to nobody"
 
 
 def test_without_transformers_the_extra_is_named() -> None:

@@ -27,6 +27,7 @@ from ccl_hub.errors import CCLError, ConfigError, OutputError
 from ccl_hub.files import write_atomically
 from ccl_hub.model_card import Card, Figure, render
 from ccl_hub.publish import PROVENANCE_NAME, write_texts
+from ccl_hub.weights import GOLDEN_NAME, expanded
 
 from .checkpoints import Checkpoint, list_checkpoints, read_checkpoint
 from .recipe import Recipe, recipe_from_dict
@@ -129,6 +130,7 @@ def export(
         ConfigError: Averaged weights are asked for but the run kept none.
         OutputError: The folder cannot be written.
     """
+    folder = expanded(folder)
     recipe = recipe_from_dict(checkpoint.state["recipe"], str(checkpoint.path))
     tensors, ema = trained_tensors(checkpoint, recipe, ema)
     record = provenance(checkpoint, recipe, dtype, ema)
@@ -180,6 +182,7 @@ def _write_records(
     content = _json(record).encode()
     write_atomically(folder / PROVENANCE_NAME, lambda file: file.write(content))
     if find_spec("av") is None:  # the golden clip cannot be decoded on this machine
+        (folder / GOLDEN_NAME).unlink(missing_ok=True)  # of another model, exported here before
         logger.warning("%s: written without golden values, as PyAV is missing", folder)
         return
     from ccl_hub import golden
