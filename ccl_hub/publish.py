@@ -151,6 +151,7 @@ def check_folder(folder: str | Path) -> CheckedFolder:
     entry = REGISTRY.get(str(place))
     if entry is not None and entry.bundled and not is_folder(place):
         place = weights.bundled_folder(entry.name)
+        logger.info("no folder %s here: the model that ships inside the package", entry.name)
     if not is_folder(place):
         raise PublishError(f"{place}: no such folder; give one written by training.export.")
     names = sorted(path.name for path in place.iterdir())

@@ -258,14 +258,16 @@ def test_a_folder_is_never_taken_for_the_registry_name_it_bears(
 
 
 def test_every_bundled_model_can_be_published_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO", "ccl_hub")
     for entry in REGISTRY.values():
         if entry.bundled:
             done = publish(entry.name, f"org/{entry.name}", dry_run=True)
             assert (done.sha256, done.size_bytes) == (entry.sha256, entry.size_bytes)
             assert done.trained_on == entry.trained_on
+            assert f"no folder {entry.name} here: the model that ships inside" in caplog.text
     with pytest.raises(PublishError, match="ccl_r18_k400: no such folder"):
         publish("ccl_r18_k400", NAME)
 
