@@ -237,17 +237,23 @@ def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
         f"its schedule; objective preset `{record['recipe']['objective']['preset']}`. No labels "
         f"were used. Exact settings, data hash and versions: `{PROVENANCE_NAME}`.",
         data=f"{data['videos']} videos; fingerprint of the set `{data['fingerprint']}`.",
-        measured="\n".join(_retrieval_lines(record["metrics"])),
+        measured="\n".join(_retrieval_lines(record)),
         figures=tuple(figures),
     )
 
 
-def _retrieval_lines(metrics: Mapping[str, Any]) -> list[str]:
+def _retrieval_lines(record: Mapping[str, Any]) -> list[str]:
     """Return the retrieval tables, trained beside random init, in per cent."""
+    metrics = record["metrics"]
     trained, untrained = metrics.get("trained", {}), metrics.get("random_init", {})
     if not trained:
         return ["Retrieval was not measured with these weights."]
-    lines = ["Retrieval, top-1 / top-5 / top-10 in per cent.", ""]
+    clips = record["recipe"]["validation"]["clips"]
+    lines = [
+        f"Retrieval with {clips} clips of each video, by the weights before they were rounded for "
+        "this file; top-1 / top-5 / top-10 in per cent.",
+        "",
+    ]
     for name, spaces in trained.items():
         lines += [f"### {name}", "", "| question | space | trained | random init |"]
         lines += ["|---|---|---|---|"]
