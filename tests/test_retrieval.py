@@ -12,7 +12,7 @@ import torch
 from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.errors import InputError
-from training import retrieval
+from training import evaluation, retrieval
 from training.evaluation_sets import EvaluationSet, open_evaluation_set
 from training.features import SetFeatures, features_of
 from training.results import Measurement, read_results, summarise
@@ -334,13 +334,13 @@ def test_models_that_see_other_frames_are_rows_of_one_table(model_folder, tmp_pa
 def test_data_that_change_meanwhile_are_an_error_in_one_line(
     model_folder, tmp_path, capsys, monkeypatch
 ):
-    records = retrieval.data_record
+    records = evaluation.data_record
     prints = iter("abc")
 
     def changing(labelled):
         return dataclasses.replace(records(labelled), fingerprint=next(prints))
 
-    monkeypatch.setattr(retrieval, "data_record", changing)
+    monkeypatch.setattr(evaluation, "data_record", changing)
     assert retrieval.main(command(model_folder, tmp_path / "out")) == 2
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith("error: rendered: results come from two")

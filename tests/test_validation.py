@@ -83,7 +83,7 @@ def test_sets_that_cannot_be_used_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="sets are named rendered, rendered; tables need"):
         Validator(recipe, CPU)
     monkeypatch.setattr(validation, "FrameStore", lambda path: opened(path, SMALL))
-    with pytest.raises(ConfigError, match="packed with resize_height_px = 40, the recipe asks"):
+    with pytest.raises(ConfigError, match="packed with resize_height_px = 40, but the recipe"):
         Validator(recipe, CPU)
     with pytest.raises(TrainingError, match="no video of split 'test'"):
         Validator(read_recipe("smoke", ["validation.rendered=5"]), CPU)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError
 
 from .augment import augment
@@ -22,12 +21,12 @@ from .distributed import World
 from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
 from .recipe import Data, Recipe
 from .rendered import RenderedVideos
-from .store import FrameSource, FrameStore, VideoFolderStore
+from .store import FrameSource, FrameStore, VideoFolderStore, require_same_frames
 
 if TYPE_CHECKING:
     from .finetune_recipe import FinetuneRecipe, LabelledData
 
-__all__ = ["ClipSource", "SplitSource", "cached_frames", "open_source", "require_same_frames"]
+__all__ = ["ClipSource", "SplitSource", "cached_frames", "open_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -241,17 +240,3 @@ def _open_frames(recipe: Recipe) -> FrameSource:
         "the recipe names no data to train on; give --set data.pack=FOLDER of "
         "'python -m training.pack', or --set data.folder=FOLDER of videos."
     )
-
-
-def require_same_frames(store: FrameStore, wanted: Preprocessing) -> None:
-    """Raise ConfigError unless the store's frames were resized as ``wanted`` says."""
-    names = ["resize", "resize_height_px"]
-    if wanted.resize == "stretch":
-        names.append("resize_width_px")
-    for name in names:
-        packed, asked = getattr(store.preprocessing, name), getattr(wanted, name)
-        if packed != asked:
-            raise ConfigError(
-                f"{store.folder}: packed with {name} = {packed!r}, the recipe asks for "
-                f"preprocessing.{name} = {asked!r}; pack again or change the recipe."
-            )

@@ -21,7 +21,7 @@ from .datasets import VideoList, from_folder, from_manifest
 from .rendered import RenderedVideos
 from .results import DataRecord
 from .splits import TEST_SHARE, with_official_split, with_splits
-from .store import FrameSource, FrameStore, VideoFolderStore
+from .store import FrameSource, FrameStore, VideoFolderStore, require_same_frames
 
 __all__ = [
     "EvaluationSet",
@@ -185,7 +185,7 @@ def _open(place: str, preprocessing: Preprocessing, workers: int) -> FrameSource
         return _rendered(place, preprocessing)
     if (path / "store.json").is_file():
         store = FrameStore(path)
-        _require_frames_for(store, preprocessing)
+        require_same_frames(store, preprocessing)
         return store
     if path.suffix.lower() in (".csv", ".parquet"):
         return VideoFolderStore(from_manifest(path), preprocessing, workers=workers)
@@ -225,20 +225,6 @@ def _rendered(text: str, preprocessing: Preprocessing) -> RenderedVideos:
     if not number.isdecimal() or int(number) < 1:
         raise TrainingError(f"{text}: give the number of videos, such as {RENDERED}48.")
     return RenderedVideos(int(number), preprocessing, seed=1)
-
-
-def _require_frames_for(store: FrameStore, wanted: Preprocessing) -> None:
-    """Raise ConfigError unless the store's frames were resized as the model wants them."""
-    names = ["resize", "resize_height_px"]
-    if wanted.resize == "stretch":
-        names.append("resize_width_px")
-    for name in names:
-        packed, asked = getattr(store.preprocessing, name), getattr(wanted, name)
-        if packed != asked:
-            raise ConfigError(
-                f"{store.folder}: packed with {name} = {packed!r}, the model was made for "
-                f"{asked!r}; pack the videos again with that, or evaluate them unpacked."
-            )
 
 
 def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoList, str]:

@@ -28,19 +28,14 @@ import torch
 from torch import Tensor
 
 from ccl_hub.errors import CCLError, ConfigError, OutputError
-from ccl_hub.weights import resolve_device
 
 from .classification import AVERAGES, average_clips, confusion_matrix, measure
-from .evaluation_sets import (
-    EvaluationSet,
-    add_evaluation_arguments,
-    data_record,
-    open_evaluation_sets,
-)
-from .features import SetFeatures, features_of
+from .evaluation import Found, evaluate
+from .evaluation_sets import EvaluationSet, add_evaluation_arguments
+from .features import SetFeatures
 from .linear_classifiers import LinearClassifier, choose_l2, fit_logistic, fit_sgd
-from .reference_models import NamedModel, add_model_arguments, load_models
-from .results import Confusion, Measurement, Results, Summary, summarise, write_results
+from .reference_models import add_model_arguments
+from .results import Confusion, Measurement, Results, Summary, summarise
 
 __all__ = ["Probe", "Probed", "fold_means", "main", "markdown_table", "probe"]
 
@@ -306,54 +301,14 @@ def add_probe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> list[Results]:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     averages = (options.average,) if options.metric == "f-measure" else ()
     how = Probe(options.feature, options.optimiser, options.norm, options.l2, averages)
-    device = resolve_device(options.device)
-    results = []
-    for named in load_models(options.model, options.seeds, device):
-        for labelled in open_evaluation_sets(options, named.model.preprocessing):
-            result = _result(named, labelled, how, options, device)
-            logger.info("wrote %s", write_results(result, options.out))
-            results.append(result)
-    return results
 
+    def measure_set(features: SetFeatures, labelled: EvaluationSet, device: torch.device) -> Found:
+        probed = probe(features, labelled, how, device)
+        return Found(probed.measurements, probed.settings, probed.confusion, how.variant)
 
-def _result(
-    named: NamedModel,
-    labelled: EvaluationSet,
-    how: Probe,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> Results:
-    """Measure one model on one set."""
-    features = features_of(
-        named.model,
-        labelled,
-        clips=options.clips,
-        batch_clips=options.batch_clips,
-        device=device,
-        bf16=options.precision == "bf16",
-        cache=options.cache,
-        workers=options.workers,
-    )
-    found = probe(features, labelled, how, device)
-    settings = {
-        "clips": options.clips,
-        "precision": options.precision,
-        "device": device.type,
-        **found.settings,
-    }
-    return Results(
-        kind="linear-probe",
-        model=named.record,
-        data=data_record(labelled),
-        measurements=found.measurements,
-        settings=settings,
-        confusion=found.confusion,
-        group=", ".join(filter(None, (options.group, how.variant))),
-    )
+    return evaluate(options, "linear-probe", measure_set)
 
 
 if __name__ == "__main__":

@@ -44,18 +44,13 @@ import torch
 from torch import Tensor
 
 from ccl_hub.errors import CCLError, InputError, OutputError
-from ccl_hub.weights import resolve_device
 
-from .evaluation_sets import (
-    EvaluationSet,
-    add_evaluation_arguments,
-    data_record,
-    open_evaluation_sets,
-)
-from .features import SetFeatures, features_of
+from .evaluation import Found, evaluate
+from .evaluation_sets import EvaluationSet, add_evaluation_arguments
+from .features import SetFeatures
 from .metrics import label_hits, nearest, top_k_accuracy
-from .reference_models import NamedModel, add_model_arguments, load_models
-from .results import Measurement, Results, Summary, summarise, write_results
+from .reference_models import add_model_arguments
+from .results import Measurement, Results, Summary, summarise
 
 __all__ = [
     "KS",
@@ -338,55 +333,20 @@ def _levels(text: str) -> tuple[str, ...]:
 
 
 def _run(options: argparse.Namespace) -> list[Results]:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    device = resolve_device(options.device)
-    results = []
-    for named in load_models(options.model, options.seeds, device):
-        for labelled in open_evaluation_sets(options, named.model.preprocessing):
-            result = _result(named, labelled, options, device)
-            logger.info("wrote %s", write_results(result, options.out))
-            results.append(result)
+    def measure(features: SetFeatures, labelled: EvaluationSet, device: torch.device) -> Found:
+        retrieval = Retrieval(options.ks, options.level, options.centre, device)
+        measured = retrieval.measure(features, labelled)
+        length = features.frames.shape[1]
+        settings = {
+            "frame_of_clip": f"{length // 2} of 0..{length - 1}",
+            "shared_frames": round(shared_frames(features.of_split(labelled, "test")), 4),
+            "left_out": measured.left_out,
+        }
+        return Found(measured.measurements, settings)
+
+    results = evaluate(options, "retrieval", measure)
     _say_left_out(results)
     return results
-
-
-def _result(
-    named: NamedModel,
-    labelled: EvaluationSet,
-    options: argparse.Namespace,
-    device: torch.device,
-) -> Results:
-    """Measure one model on one set."""
-    features = features_of(
-        named.model,
-        labelled,
-        clips=options.clips,
-        batch_clips=options.batch_clips,
-        device=device,
-        bf16=options.precision == "bf16",
-        cache=options.cache,
-        workers=options.workers,
-    )
-    retrieval = Retrieval(options.ks, options.level, options.centre, device)
-    measured = retrieval.measure(features, labelled)
-    length = features.frames.shape[1]
-    settings = {
-        "clips": options.clips,
-        "precision": options.precision,
-        "device": device.type,
-        "frame_of_clip": f"{length // 2} of 0..{length - 1}",
-        "shared_frames": round(shared_frames(features.of_split(labelled, "test")), 4),
-        "left_out": measured.left_out,
-    }
-    return Results(
-        kind="retrieval",
-        model=named.record,
-        data=data_record(labelled),
-        measurements=measured.measurements,
-        settings=settings,
-        group=options.group,
-    )
 
 
 def _say_left_out(results: Iterable[Results]) -> None:

@@ -31,7 +31,13 @@ from .datasets import VideoItem, VideoList
 from .frame_codec import CODECS, decode_frames
 from .video_store import VideoFolderStore
 
-__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore"]
+__all__ = [
+    "STORE_VERSION",
+    "FrameSource",
+    "FrameStore",
+    "VideoFolderStore",
+    "require_same_frames",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -292,3 +298,26 @@ def _read_index(path: Path, meta: dict[str, Any]) -> tuple[VideoList, _Index]:
         size_bytes=values("size_bytes"),
     )
     return videos, index
+
+
+def require_same_frames(store: FrameStore, wanted: Preprocessing) -> None:
+    """Refuse a store whose frames were resized otherwise than is wanted now.
+
+    Args:
+        store: Packed with a preprocessing of its own.
+        wanted: Of the recipe, or of the model to be measured.
+
+    Raises:
+        ConfigError: Kind or size of the resize differ.
+    """
+    names = ["resize", "resize_height_px"]
+    if wanted.resize == "stretch":
+        names.append("resize_width_px")
+    for name in names:
+        packed, asked = getattr(store.preprocessing, name), getattr(wanted, name)
+        if packed != asked:
+            raise ConfigError(
+                f"{store.folder}: packed with {name} = {packed!r}, but the recipe or model asks "
+                f"for {asked!r}; pack the videos again with that, use them unpacked, or change "
+                "the recipe."
+            )

@@ -15,12 +15,11 @@ from torch import Tensor
 from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
 
-from .clips import require_same_frames
 from .features import SetFeatures, features_of
 from .metrics import class_retrieval, label_hits, nearest, top_k_accuracy
 from .recipe import Recipe
 from .rendered import RenderedVideos
-from .store import FrameSource, FrameStore
+from .store import FrameSource, FrameStore, require_same_frames
 
 __all__ = ["Validator", "retrieval_table"]
 
