@@ -282,7 +282,5 @@ def test_a_manifest_and_a_packed_set_keep_their_splits(classes_folder, tmp_path)
     assert [item.split for item in stored.videos] == ["test", "train", "train"] * 2
     assert data_record(stored).classes == 2
     assert data_record(stored).fingerprint == stored.source.fingerprint()
-    with pytest.raises(
-        ConfigError, match="packed with resize_height_px = 40"
-    ):
+    with pytest.raises(ConfigError, match="packed with resize_height_px = 40"):
         open_evaluation_set(tmp_path / "packed", Preprocessing())

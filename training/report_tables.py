@@ -177,7 +177,9 @@ def _notes_of_retrieval(
 ) -> tuple[str, ...]:
     notes = {
         2: "Found means: the very clip (of a frame), or a frame of the very clip, is among the k "
-        "nearest of all test items; the rows “same video” count any clip or frame of the video.",
+        "nearest of all test items; the rows “same video” count any clip or frame of the video. "
+        "Clips of short videos overlap: a frame that lies in several counts for one of them only, "
+        "so that even perfect embeddings stay below 100 by “exact clip”.",
         3: "Found means: the class of a test item is among those of its k nearest training "
         "items. “By video” averages the clips of a video into one vector first.",
     }
