@@ -226,7 +226,7 @@ def _compared(plain: CCLModel, run: Run, shape: tuple[int, ...], path: Path) -> 
         wanted = plain(clips)
         found = run(clips)
     worst = 0.0
-    for name, one, other in zip(("frames", "video"), found, wanted, strict=False):
+    for name, one, other in zip(("frames", "video"), found, wanted[:2], strict=True):
         if one.shape != other.shape or one.dtype != other.dtype:
             raise ExportError(
                 f"{path}: not written: for clips {tuple(clips.shape)}, {name} is {one.dtype} "

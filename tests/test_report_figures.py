@@ -10,7 +10,7 @@ import pytest
 from report_data import CLASSES, HOSTILE, classified
 
 from ccl_hub.errors import TrainingError
-from training.report_figures import line_chart, matrices, result_charts, run_charts
+from training.report_figures import _lines_of, line_chart, matrices, result_charts, run_charts
 from training.results import Confusion
 
 
@@ -124,7 +124,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_curves_of_results_are_means_over_seeds_beside_each_other():
     results = [
         classified("a", seed=0, curves={"loss": [1.0, 0.5], "note": "text"}),
-        classified("a", seed=1, curves={"loss": [2.0, 1.5, 9.0]}),
+        classified("a", seed=1, curves={"loss": [2.0, 1.5]}),
         classified("b", seed=0, curves={"loss": [4.0, 3.0]}),
     ]
     (chart,) = result_charts(results)
@@ -155,3 +155,14 @@ def test_a_matrix_of_another_shape_is_refused():
     wrong = Confusion(("a", "b"), ((1, 2),))
     with pytest.raises(TrainingError, match="not 2 x 2"):
         matrices([classified(confusion=wrong)])
+
+
+def test_runs_of_different_lengths_are_not_cut_to_the_shortest():
+    """Once the mean line ended, without a word, where the shortest run did."""
+    short, long = [(1, 2.0), (2, 4.0)], [(1, 4.0), (2, 6.0), (3, 8.0)]
+    assert _lines_of("a", [short, short]) == [("a", short)]
+    assert _lines_of("a", [short, [(1, 4.0), (2, 6.0)]]) == [("a", [(1, 3.0), (2, 5.0)])]
+    assert _lines_of("a", [short, long]) == [
+        ("a, run 1", short),
+        ("a, run 2", long),
+    ]

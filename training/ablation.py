@@ -32,7 +32,7 @@ from ccl_hub.files import write_atomically
 from .evaluation_sets import TEST_SHARE, open_evaluation_sets
 from .finetune_recipe import FinetuneRecipe, read_finetune_recipe
 from .parts import Part, PartFailedError, StoppedError, missing_parts, run_parts
-from .recipe import Recipe, differing_keys, read_recipe
+from .recipe import Recipe, add_change_argument, differing_keys, read_recipe
 from .recipe_sections import Budget
 from .reference_models import seed_list
 from .results import Results, Summary, read_results, summarise
@@ -107,14 +107,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[Plan, int]:
         description="Pretrain, measure and tabulate every row of Table 7 at equal budget.",
     )
     parser.add_argument("recipe", help="a TOML file, or a name in training/recipes such as mini")
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe for all rows; may be repeated",
-    )
+    add_change_argument(parser)
     parser.add_argument(
         "--data",
         action="append",

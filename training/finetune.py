@@ -42,7 +42,7 @@ from .finetune_task import judge
 from .linear_probe import fold_means, markdown_table
 from .logs import require_drawing
 from .loop import NonFiniteError, Outcome
-from .recipe import apply_changes
+from .recipe import add_change_argument, apply_changes
 from .reference_models import REFERENCE_ROWS, NamedModel, load_models, seed_list
 from .results import Results, write_results
 from .run_folder import (
@@ -93,14 +93,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=seed_list, metavar="0,1,2", help="one run for each (default: the recipe's)"
     )
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
-    )
+    add_change_argument(parser)
     parser.add_argument(
         "--metric",
         choices=("accuracy", "f-measure"),

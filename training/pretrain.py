@@ -23,7 +23,7 @@ from .clips import open_source
 from .distributed import start_world
 from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from .loop import Loop, NonFiniteError, Outcome, check_batch
-from .recipe import Recipe, read_recipe
+from .recipe import Recipe, add_change_argument, read_recipe
 from .run_folder import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -51,14 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "75 saved before the end, continue with --resume auto.",
     )
     parser.add_argument("recipe", help="a TOML file, or a name in training/recipes such as mini")
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
-    )
+    add_change_argument(parser)
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",

@@ -6,6 +6,7 @@ changes one value; a value is read as TOML, and as plain text where it is not TO
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import tomllib
@@ -43,6 +44,7 @@ __all__ = [
     "Schedule",
     "Stage",
     "Validation",
+    "add_change_argument",
     "apply_changes",
     "differing_keys",
     "read_recipe",
@@ -194,6 +196,18 @@ def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
     """
     for change in changes:
         _apply(values, change)
+
+
+def add_change_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``, whose texts are the ``changes`` of :func:`read_recipe`."""
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
+    )
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

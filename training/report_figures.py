@@ -267,17 +267,20 @@ def result_charts(results: Sequence[Results]) -> list[Chart]:
                 lines.setdefault(result.model.label, []).append(points)
     charts = []
     for (where, name), lines in panels.items():
-        series = {label: _mean_line(runs) for label, runs in lines.items()}
+        series = {n: line for label, runs in lines.items() for n, line in _lines_of(label, runs)}
         title = f"{where}: {name}"
         charts.append(line_chart(series, title=title, x_label="epoch or step", y_label=name))
     return charts
 
 
-def _mean_line(runs: Sequence[Points]) -> Points:
-    return [
-        (points[0][0], math.fsum(value for _, value in points) / len(points))
-        for points in zip(*runs, strict=False)
-    ]
+def _lines_of(label: str, runs: Sequence[Points]) -> list[tuple[str, Points]]:
+    """Return the mean of runs that have the same steps, and otherwise each run by itself."""
+    steps = [[step for step, _ in run] for run in runs]
+    if any(one != steps[0] for one in steps):
+        return [(f"{label}, run {i}", run) for i, run in enumerate(runs, start=1)]
+    values = zip(*([value for _, value in run] for run in runs), strict=True)
+    means = [math.fsum(column) / len(runs) for column in values]
+    return [(label, list(zip(steps[0], means, strict=True)))]
 
 
 def _curve(values: object) -> list[tuple[float, float]]:
