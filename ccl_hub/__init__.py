@@ -15,7 +15,7 @@ from .config import Architecture, CCLConfig, Preprocessing, Provenance
 from .registry import list_models
 
 if TYPE_CHECKING:
-    from .embed import Embeddings
+    from .embeddings import Embeddings
     from .model import CCLModel, CCLOutput
 
 __version__ = "0.1.0"
@@ -32,7 +32,7 @@ __all__ = [
     "list_models",
 ]
 
-_LAZY = {"CCLModel": "model", "CCLOutput": "model", "Embeddings": "embed"}
+_LAZY = {"CCLModel": "model", "CCLOutput": "model", "Embeddings": "embeddings"}
 
 
 def __getattr__(name: str) -> object:

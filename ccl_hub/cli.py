@@ -83,7 +83,10 @@ def embed(
     revision: Annotated[
         str | None, typer.Option(help="Commit, tag or branch of a Hub id.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Clips computed at once.", min=1)] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Clips computed at once. [default: what suits the device]", min=1),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -107,33 +110,33 @@ def embed(
         check_output(out, level, source=video)
         check_place(out)
         began = time.perf_counter()
-        from .embed import embed_video
+        from .embed import write_video
         from .model import CCLModel
 
         net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype)
         with _Progress(quiet) as progress:
-            result = embed_video(
+            provenance, shapes = write_video(
                 net,
                 video,
+                out,
+                level,
                 clips=clips,
                 every_seconds=every,
                 batch_size=batch_size,
                 progress=progress.update,
             )
-        result.save(out, level)
-        shapes = {"clips": result.clips.shape, "frames": result.frames.shape}
         facts = {
             "out": str(out),
-            "shapes": {**{k: list(v) for k, v in shapes.items()}, "video": [len(result.video)]},
-            "provenance": dataclasses.asdict(result.provenance),
+            "shapes": {name: list(shape) for name, shape in shapes.items()},
+            "provenance": dataclasses.asdict(provenance),
             "elapsed_seconds": round(time.perf_counter() - began, 3),
         }
         if as_json:
             typer.echo(json.dumps(facts))
         if not quiet:
             typer.echo(_summary(out, level, facts), err=True)
-        if result.incomplete:
-            typer.echo(f"ccl-embed: {video}: incomplete: {result.provenance.note}", err=True)
+        if provenance.completeness == "incomplete":
+            typer.echo(f"ccl-embed: {video}: incomplete: {provenance.note}", err=True)
             return USAGE_OR_PARTIAL
         return DONE
 

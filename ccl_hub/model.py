@@ -27,7 +27,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from .embed import Embeddings, ImageLike
+    from .embed import ImageLike
+    from .embeddings import Embeddings
     from .model_card import Card
     from .publish import Published
 
@@ -388,7 +389,7 @@ class CCLModel(nn.Module):
         *,
         clips: int | None = None,
         every_seconds: float | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Embeddings:
         """Embed one video file; see :func:`ccl_hub.embed.embed_video`."""
         from .embed import embed_video
@@ -404,7 +405,7 @@ class CCLModel(nn.Module):
         *,
         clips: int | None = None,
         every_seconds: float | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Embeddings:
         """Embed frames already in memory; see :func:`ccl_hub.embed.embed_frames`."""
         from .embed import embed_frames

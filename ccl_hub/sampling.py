@@ -19,6 +19,7 @@ from .errors import InputError
 
 __all__ = [
     "ClipPlan",
+    "Sampling",
     "clip_instants",
     "nearest_frames",
     "sample_eval",
@@ -27,6 +28,7 @@ __all__ = [
     "window_starts",
 ]
 
+DEFAULT_CLIPS = 10
 MAX_CLIPS = 1_000_000
 """Most clips one call may ask for; more is a mistaken ``every_seconds``."""
 
@@ -60,6 +62,57 @@ class ClipPlan:
                 f"frame_seconds must have ({clips}, 2) and ({clips}, {frames}), not "
                 f"{shapes[0]} and {shapes[1]}."
             )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which clips of a video are embedded.
+
+    Args:
+        clips: Clips spread evenly over the whole video; 10 if neither is given, as the paper
+            evaluates.
+        every_seconds: Instead: a clip starting every so many seconds, tail included.
+
+    Raises:
+        InputError: Both are given, or one is out of range.
+    """
+
+    clips: int | None = None
+    every_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.clips is not None and self.every_seconds is not None:
+            raise InputError(
+                f"both clips={self.clips} and every_seconds={self.every_seconds} were given; "
+                "give one."
+            )
+        # What does not depend on the video is refused before any video is opened.
+        if self.every_seconds is not None:
+            window_starts(0.0, self.every_seconds, 1.0)
+        else:
+            uniform_clip_starts(0.0, self.clip_count, 1.0)
+
+    @property
+    def clip_count(self) -> int:
+        """Number of clips where it does not depend on the video."""
+        return DEFAULT_CLIPS if self.clips is None else self.clips
+
+    def __str__(self) -> str:
+        if self.every_seconds is not None:
+            return f"every_seconds={self.every_seconds:g}"
+        return f"clips={self.clip_count}"
+
+    def plan(
+        self, frame_seconds: Seconds, duration_seconds: float, preprocessing: Preprocessing
+    ) -> ClipPlan:
+        """Choose the frames of a video; see :func:`sample_eval`."""
+        return sample_eval(
+            frame_seconds,
+            duration_seconds,
+            preprocessing,
+            clips=self.clip_count,
+            every_seconds=self.every_seconds,
+        )
 
 
 def clip_instants(

@@ -26,7 +26,7 @@ from .config import Preprocessing
 from .errors import DecodeError, InputError, MediaError
 from .video_decode import frames_by_order, frames_by_time
 from .video_index import Scan
-from .video_info import Completeness, VideoInfo, probe
+from .video_info import Completeness, SourceFacts, VideoInfo, probe
 from .video_open import MediaLimits, Opened, check_path, open_video
 from .video_pixels import DECODER_VERSION, FrameResizer, resize_rgb
 
@@ -35,6 +35,7 @@ __all__ = [
     "Completeness",
     "DecodeReport",
     "MediaLimits",
+    "SourceFacts",
     "VideoInfo",
     "VideoReader",
     "iter_frames",

@@ -23,7 +23,7 @@ from .video_index import (
 )
 from .video_open import MediaLimits
 
-__all__ = ["Completeness", "VideoInfo", "probe"]
+__all__ = ["Completeness", "SourceFacts", "VideoInfo", "probe"]
 
 Seconds = npt.NDArray[np.float64]
 Completeness = Literal["complete", "incomplete", "unknown"]
@@ -68,6 +68,33 @@ class VideoInfo:
     completeness: Completeness
     expected_frames: int | None
     note: str
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What is worth keeping of a video that was embedded; see :class:`VideoInfo`.
+
+    ``sha256`` is the hash of the file, or "" if nobody asked for it.
+    """
+
+    size_bytes: int
+    frames: int
+    duration_seconds: float
+    completeness: Completeness
+    note: str
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, info: VideoInfo, sha256: str = "") -> SourceFacts:
+        """Take them from what a reader knows after decoding."""
+        return cls(
+            info.size_bytes,
+            len(info.seconds),
+            info.duration_seconds,
+            info.completeness,
+            info.note,
+            sha256,
+        )
 
 
 def probe(

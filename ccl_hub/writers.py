@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import InputError
 from .files import write_atomically
@@ -17,14 +18,15 @@ from .files import write_atomically
 if TYPE_CHECKING:
     import numpy as np
 
-    from .embed import Embeddings
+    from .dense import ClipVectors
+    from .embeddings import Embeddings
 
-__all__ = ["LEVELS", "check_output", "load", "save"]
+__all__ = ["LEVELS", "LEVEL_ARRAYS", "SUFFIXES", "check_output", "load", "save", "save_npy"]
 
 LEVELS = ("clip", "frame", "video")
 SUFFIXES = (".npy", ".npz", ".safetensors")
 _ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")
-_LEVEL_ARRAY = {"clip": "clips", "frame": "frames", "video": "video"}
+LEVEL_ARRAYS = {"clip": "clips", "frame": "frames", "video": "video"}
 
 
 def check_output(path: Path, level: str | None, source: Path | None = None) -> None:
@@ -63,7 +65,7 @@ def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
     source = embeddings.provenance.source
     check_output(path, level, Path(source) if source else None)
     if path.suffix == ".npy":
-        array = getattr(embeddings, _LEVEL_ARRAY[level or "clip"])
+        array = getattr(embeddings, LEVEL_ARRAYS[level or "clip"])
         write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
         return
     arrays: dict[str, Any] = {
@@ -81,12 +83,54 @@ def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
     write_atomically(path, lambda file: file.write(data))
 
 
+def save_npy(
+    path: Path, level: str, clips_and_frames: tuple[int, int], parts: Iterable[ClipVectors]
+) -> int:
+    """Write one level of a video as its parts come; the same bytes as :func:`save` writes.
+
+    Args:
+        path: Ends in .npy.
+        level: One of :data:`LEVELS`.
+        clips_and_frames: W and T, which the parts have together.
+        parts: In order.
+
+    Returns:
+        Their dimension D.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    import numpy as np
+
+    dim = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal dim
+        count, frames = clips_and_frames
+        total: np.ndarray | None = None
+        for part in parts:
+            sums = part.clips.sum(axis=0, dtype=np.float64)  # (D,)
+            if total is None:
+                dim = len(sums)
+                shape = {"clip": (count, dim), "frame": (count, frames, dim), "video": (dim,)}
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape[level]}
+                np.lib.format.write_array_header_1_0(file, header)
+            total = sums if total is None else total + sums
+            if level != "video":
+                file.write(np.ascontiguousarray(getattr(part, LEVEL_ARRAYS[level])).data)
+        if level == "video" and total is not None:
+            file.write((total / count).astype("<f4").data)
+
+    write_atomically(path, write)
+    return dim
+
+
 def load(path: Path) -> Embeddings:
     """Read what :func:`save` wrote as .npz or .safetensors; see :meth:`Embeddings.load`."""
     import safetensors
 
     from .config import parse_dataclass
-    from .embed import EmbeddingProvenance, Embeddings
+    from .embeddings import EmbeddingProvenance, Embeddings
 
     if path.suffix not in (".npz", ".safetensors"):
         raise InputError(

@@ -137,9 +137,9 @@ def test_names_that_are_not_unicode(tiny: Path, tmp_path: Path) -> None:
 def test_ctrl_c_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     # The signal comes once the embedding is under way, however slow this machine is.
     code = (
-        "import os, signal, ccl_hub.embed as e; inner = e._forward\n"
-        "def forward(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n    return inner(*a)\n"
-        "e._forward = forward\nfrom ccl_hub.cli import embed_main; embed_main()"
+        "import os, signal; from ccl_hub.engine import TorchEngine as e; inner = e.__call__\n"
+        "def call(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n    return inner(*a)\n"
+        "e.__call__ = call\nfrom ccl_hub.cli import embed_main; embed_main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(BALLS), "--out", "x.npy", "--model", str(tiny)],

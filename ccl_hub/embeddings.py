@@ -1,0 +1,115 @@
+"""The result of embedding one video: vectors, times, and what made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import writers
+
+__all__ = ["EmbeddingProvenance", "Embeddings"]
+
+
+@dataclass(frozen=True)
+class EmbeddingProvenance:
+    """What made these embeddings, so that they can be compared or made again.
+
+    Args:
+        model: Name or path the model was loaded from, or "" if built by hand.
+        weights_sha256: Hash of its weights file, or "".
+        config_fingerprint: Hash of architecture and preprocessing.
+        dtype: Floating-point type of the model's weights.
+        device: Kind of device it ran on.
+        sampling: "clips=N" or "every_seconds=S".
+        ccl_hub: Version of this package.
+        torch: Version of torch.
+        backend: What ran the network: "torch", "onnx", "openvino"; with the hash of a quantised
+            model behind it.
+        decoder: Versions of the decoder, or "" for frames given as arrays.
+        source: The file, or "" for arrays.
+        source_bytes: Its size, or 0.
+        source_frames: Frames it holds, as found by reading it.
+        duration_seconds: From the first frame's time to the end of the last.
+        completeness: "complete", "incomplete" (truncated or damaged) or "unknown" (the container
+            does not say how long the video should be).
+        note: What was found missing, in words.
+    """
+
+    model: str
+    weights_sha256: str
+    config_fingerprint: str
+    dtype: str
+    device: str
+    sampling: str
+    ccl_hub: str
+    torch: str
+    backend: str = "torch"
+    decoder: str = ""
+    source: str = ""
+    source_bytes: int = 0
+    source_frames: int = 0
+    duration_seconds: float = 0.0
+    completeness: str = "complete"
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings of one video at three levels; W clips of T frames, D = 512.
+
+    Compare by cosine similarity: clips and videos with each other, frames with each other. How
+    well frames find videos depends on the checkpoint; its model card says.
+
+    Args:
+        clips: (W, D) float32, one vector for each clip (the network's video feature).
+        clip_seconds: (W, 2) float64, start and end of each clip in seconds from the first frame.
+        frames: (W, T, D) float32, one vector for each sampled frame.
+        frame_seconds: (W, T) float64, presentation time of each sampled frame.
+        video: (D,) float32, mean of ``clips``.
+        provenance: What made them.
+    """
+
+    clips: np.ndarray
+    clip_seconds: np.ndarray
+    frames: np.ndarray
+    frame_seconds: np.ndarray
+    video: np.ndarray
+    provenance: EmbeddingProvenance
+
+    @property
+    def incomplete(self) -> bool:
+        """True if part of the video could not be read; what is here comes from the rest."""
+        return self.provenance.completeness == "incomplete"
+
+    def save(self, path: str | Path, level: str | None = None) -> None:
+        """Write to a file, whole or not at all.
+
+        Args:
+            path: Ends in ``.npy`` (one array), ``.npz`` or ``.safetensors`` (every array, times
+                and provenance). Replaced if it exists.
+            level: For ``.npy``: "clip" (W,512), the default; "frame" (W,T,512); "video" (512,).
+
+        Raises:
+            InputError: Unknown suffix or level.
+            OutputError: The place cannot be written.
+        """
+        writers.save(self, Path(path), level)
+
+    @staticmethod
+    def load(path: str | Path) -> Embeddings:
+        """Read what :meth:`save` wrote as ``.npz`` or ``.safetensors``.
+
+        Raises:
+            InputError: Another kind of file, or a damaged one.
+            FileNotFoundError: No such file.
+        """
+        return writers.load(Path(path))
+
+    def __repr__(self) -> str:
+        source = self.provenance.source or "array"
+        return (
+            f"Embeddings({source!r}, clips={self.clips.shape}, frames={self.frames.shape}, "
+            f"seconds={self.provenance.duration_seconds:.2f}, {self.provenance.completeness})"
+        )

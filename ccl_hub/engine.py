@@ -1,0 +1,198 @@
+"""Where the network runs: frames in, what windows need of each frame out.
+
+Nothing before conv6 looks across time, so every frame goes through the network once, whatever the
+number of clips it is part of (see :mod:`ccl_hub.dense`). What a clip needs of a frame is the
+feature map under each of conv6's three taps:
+
+    frames (n,S,S,3) uint8 -> trunk -+-> spatial mean -> vectors (n,D)
+                                     +-> three taps   -> parts   (n,P,3,D)
+
+:class:`FrameGraph` is that computation. Every backend runs this one graph: torch itself here,
+ONNX Runtime and OpenVINO in modules of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from .model import CCLModel
+
+__all__ = ["Engine", "EngineInfo", "FrameGraph", "FrameMaps", "TorchEngine", "check_finite"]
+
+CPU_BATCH_FRAMES = 16
+"""Frames computed at once on a CPU core: more fall out of its cache (62 against 45 frames/s)."""
+
+GPU_BATCH_FRAMES = 512
+
+
+class FrameMaps(NamedTuple):
+    """What the network gives for n frames, on the engine's device.
+
+    ``vectors``: (n, D) float32, the frame features (spatial mean of res5).
+    ``parts``: (n, P, 3, D), res5's P places under conv6's taps for the frame after, the frame
+    itself and the frame before, times BatchNorm's scale; float32 or the engine's dtype.
+    """
+
+    vectors: Tensor
+    parts: Tensor
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What of an engine decides the numbers, for provenance.
+
+    Args:
+        backend: "torch", "onnx", "openvino" or "openvino-int8".
+        device: Kind of device: "cpu", "cuda" or "mps".
+        dtype: Type in which it computes, such as "float32".
+        detail: Hash of a quantised model, or "".
+    """
+
+    backend: str
+    device: str
+    dtype: str
+    detail: str = ""
+
+
+class Engine(Protocol):
+    """Runs :class:`FrameGraph` somewhere; calls may come from several threads at once."""
+
+    @property
+    def model(self) -> CCLModel:
+        """The model that is run: its preprocessing, name and hash."""
+        ...
+
+    @property
+    def info(self) -> EngineInfo:
+        """What decides the numbers."""
+        ...
+
+    @property
+    def batch_frames(self) -> int:
+        """Frames at once that suit the device."""
+        ...
+
+    @property
+    def shift(self) -> Tensor:
+        """(D,) float32 BatchNorm shift of conv6, on the device of the parts."""
+        ...
+
+    def __call__(self, frames: np.ndarray) -> FrameMaps:
+        """Compute (n, S, S, 3) uint8 RGB frames, S = ``preprocessing.crop_px``.
+
+        Raises:
+            InputError: The device has too little memory for so many frames.
+        """
+        ...
+
+
+class FrameGraph(nn.Module):
+    """The network on single frames, with conv6 split into its taps and BatchNorm folded in.
+
+    In float32 until the trunk, as :func:`ccl_hub.transforms.to_clips` does.
+
+    Args:
+        model: Shares its trunk; in eval mode.
+    """
+
+    taps: Tensor
+    shift: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: CCLModel) -> None:
+        super().__init__()
+        pre, head = model.preprocessing, model.head
+        self.trunk = model.trunk
+        scale, shift = folded_norm(head.bn6)
+        taps = head.conv6.weight.detach()[..., 0].float() * scale[:, None, None]  # (D,D_in,3)
+        # Tap k of a window's frame t reads frame t + k - 1: the frame is "before" for tap 0.
+        self.register_buffer("taps", taps.permute(2, 0, 1).reshape(-1, taps.shape[1]))  # (3D,D_in)
+        self.register_buffer("shift", shift)
+        self.register_buffer("mean", torch.tensor(pre.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(pre.std).view(3, 1, 1))
+        self.to(model.device)
+        self.dtype = model.dtype
+        self.taps = self.taps.to(self.dtype)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,S,S,3) uint8 -> vectors (n,D) float32, parts (n,P,3,D)."""
+        images = frames.permute(0, 3, 1, 2).float()  # (n,3,S,S), channels_last in memory
+        images = (images / 255 - self.mean) / self.std
+        maps = self.trunk(images.to(self.dtype))  # (n,D,h,w)
+        vectors = maps.mean((2, 3), dtype=torch.float32)  # (n,D)
+        places = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (n,P,D)
+        parts = places @ self.taps.t()  # (n,P,3D)
+        return vectors, parts.unflatten(2, (3, -1))  # (n,P,3,D)
+
+
+def folded_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return BatchNorm in eval mode as (D,) float32 scale and shift."""
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise ModelError("the BatchNorm after conv6 keeps no statistics; load other weights.")
+    scale = norm.weight.detach().float() / (variance.float() + norm.eps).sqrt()
+    return scale, norm.bias.detach().float() - mean.float() * scale
+
+
+class TorchEngine:
+    """The network in torch, on the device and in the dtype of the model.
+
+    Args:
+        model: In eval mode; not changed.
+
+    Raises:
+        InputError: The model is in training mode.
+
+    Example:
+        >>> from ccl_hub import CCLModel
+        >>> engine = TorchEngine(CCLModel().eval())
+        >>> maps = engine(np.zeros((2, 112, 112, 3), np.uint8))
+        >>> maps.vectors.shape, maps.parts.shape
+        (torch.Size([2, 512]), torch.Size([2, 49, 3, 512]))
+    """
+
+    def __init__(self, model: CCLModel) -> None:
+        if model.training:
+            raise InputError("the model is in training mode; call model.eval() before embedding.")
+        self.model = model
+        self._graph = FrameGraph(model).eval()
+        self.shift = self._graph.shift
+        dtype = str(model.dtype).removeprefix("torch.")
+        self.info = EngineInfo("torch", model.device.type, dtype)
+        self.batch_frames = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
+
+    def __call__(self, frames: np.ndarray) -> FrameMaps:
+        """Compute frames; see :class:`Engine`."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(frames)
+            if self.model.device.type == "cuda":
+                batch = batch.pin_memory().to(self.model.device, non_blocking=True)
+            try:
+                return FrameMaps(*self._graph(batch.to(self.model.device)))
+            except torch.OutOfMemoryError as error:
+                raise InputError(
+                    f"the device has too little memory for {len(frames)} frames at once; use a "
+                    "smaller batch_size."
+                ) from error
+
+
+def check_finite(engine: Engine, *vectors: np.ndarray) -> None:
+    """Refuse vectors that a dtype or weights have spoiled.
+
+    Raises:
+        ModelError: NaN or infinity.
+    """
+    if not all(np.isfinite(array).all() for array in vectors):
+        raise ModelError(
+            f"the model {engine.model.name!r} gives NaN or infinity in {engine.info.dtype}; use "
+            "float32 or bfloat16, or other weights."
+        )
