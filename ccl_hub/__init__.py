@@ -15,6 +15,7 @@ from .config import Architecture, CCLConfig, Preprocessing, Provenance
 from .registry import list_models
 
 if TYPE_CHECKING:
+    from .batch import BatchItem, BatchOptions, embed_many
     from .embeddings import Embeddings
     from .model import CCLModel, CCLOutput
 
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Architecture",
+    "BatchItem",
+    "BatchOptions",
     "CCLConfig",
     "CCLModel",
     "CCLOutput",
@@ -29,10 +32,18 @@ __all__ = [
     "Preprocessing",
     "Provenance",
     "__version__",
+    "embed_many",
     "list_models",
 ]
 
-_LAZY = {"CCLModel": "model", "CCLOutput": "model", "Embeddings": "embeddings"}
+_LAZY = {
+    "BatchItem": "batch",
+    "BatchOptions": "batch",
+    "CCLModel": "model",
+    "CCLOutput": "model",
+    "Embeddings": "embeddings",
+    "embed_many": "batch",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -68,8 +68,9 @@ class ClipStream:
         InputError: An argument is not allowed.
 
     Example:
-        >>> with ClipStream(model, "film.mp4", sampling.Sampling(every_seconds=0.04)) as stream:
-        ...     for part in stream:  # doctest: +SKIP
+        >>> wanted = sampling.Sampling(every_seconds=0.04)
+        >>> with ClipStream(model, "film.mp4", wanted) as stream:  # doctest: +SKIP
+        ...     for part in stream:
         ...         print(part.clips.shape)
     """
 
@@ -154,8 +155,8 @@ def embed_video(
         ModelError: The model gives NaN or infinity.
 
     Example:
-        >>> model = CCLModel.from_pretrained("ccl_r18_mini")  # doctest: +SKIP
-        >>> embed_video(model, "video.mp4").video.shape  # doctest: +SKIP
+        >>> from ccl_hub.golden import golden_clip
+        >>> embed_video(CCLModel().eval(), golden_clip(), clips=1).video.shape
         (512,)
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -11,9 +12,19 @@ from typing import BinaryIO
 
 from .errors import OutputError
 
-__all__ = ["check_place", "make_folder", "write_atomically"]
+__all__ = ["check_place", "file_sha256", "make_folder", "write_atomically"]
 
 logger = logging.getLogger(__name__)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read piece by piece.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> Path:
@@ -47,20 +58,23 @@ def check_place(path: Path) -> None:
         raise _unwritable(path, f"no permission to write into {path.parent}")
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], temporary_folder: Path | None = None
+) -> None:
     """Write a file by temporary file, fsync and rename.
 
     Args:
         path: The final place; replaced if it exists. A symbolic link is followed, so that what it
             points to is replaced.
         write: Called once with the open binary file.
+        temporary_folder: Where the temporary file is, on the same disk; beside ``path`` if None.
 
     Raises:
         OutputError: The place cannot be written; what was there before is untouched.
     """
     path = _followed(path)
     # A short name of its own: that of ``path`` may be the longest there can be.
-    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
             write(file)

@@ -21,7 +21,7 @@ import hashlib
 import importlib.util
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +36,18 @@ from .errors import ExportError, InputError
 from .files import check_place, write_atomically
 from .model import SMALLEST_SIDE_PX, CCLModel
 
-__all__ = ["SUFFIXES", "TOLERANCE", "Exported", "check_target", "describe", "export_model"]
+__all__ = [
+    "ONNX_PACKAGES",
+    "SUFFIXES",
+    "TOLERANCE",
+    "Exported",
+    "check_target",
+    "describe",
+    "export_model",
+    "onnx_proto",
+    "require_packages",
+    "trace",
+]
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -196,23 +207,46 @@ def check_target(path: Path, format: str) -> None:
             f"{SUFFIXES[format]}."
         )
     if format == "onnx":
-        missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ExportError(
-                f"the format onnx needs {', '.join(ONNX_PACKAGES)}, of which {missing[0]} is not "
-                "installed; install them with pip install 'ccl-hub[onnx]', or write the format "
-                "torch-export."
-            )
+        instead = "write the format torch-export"
+        require_packages("the format onnx", ONNX_PACKAGES, "onnx", instead)
+
+
+def require_packages(what: str, packages: Sequence[str], extra: str, instead: str) -> None:
+    """Refuse, before any work is done, what needs a package that is not installed.
+
+    Args:
+        what: Needs them, in words.
+        packages: Names to import.
+        extra: Of this package, which installs them.
+        instead: What can be done without, in words.
+
+    Raises:
+        ExportError: One is not installed.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"{what} needs {', '.join(packages)}, of which {missing[0]} is not installed; "
+            f"install with pip install 'ccl-hub[{extra}]', or {instead}."
+        )
 
 
 def _program(plain: CCLModel) -> ExportedProgram:
-    """Trace the network once with every axis free, and drop what tells of this machine."""
+    """Trace the network once with every axis free."""
     smallest = {"height": SMALLEST_SIDE_PX, "width": SMALLEST_SIDE_PX}
     axes = {axis: Dim(name, min=smallest.get(name, 1)) for axis, name in AXES.items()}
-    example = (torch.zeros(2, 3, 3, 64, 80),)
-    program = torch.export.export(
-        _Portable(plain), example, dynamic_shapes={"clips": axes}, strict=False
-    )
+    return trace(_Portable(plain), torch.zeros(2, 3, 3, 64, 80), {"clips": axes})
+
+
+def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -> ExportedProgram:
+    """Trace a module of one input, and drop what tells of this machine.
+
+    Args:
+        module: In eval mode.
+        example: An input.
+        axes: The name of the input, and its free axes.
+    """
+    program = torch.export.export(module, (example,), dynamic_shapes=axes, strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds paths of the source files
     return program
@@ -272,20 +306,8 @@ def _pt2_runner(data: bytes) -> Run:
 def _onnx_bytes(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
     import onnx
 
-    exported = torch.onnx.export(
-        program,
-        input_names=["clips"],
-        output_names=["frames", "video"],
-        opset_version=ONNX_OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    proto = cast("torch.onnx.ONNXProgram", exported).model_proto
+    proto = onnx_proto(program, ["clips"], ["frames", "video"])
     graph = proto.graph
-    graph.ClearField("value_info")
-    for item in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        item.ClearField("metadata_props")  # how torch came to each node, with source files
     axes = graph.input[0].type.tensor_type.shape.dim
     names = {axes[axis].dim_param: name for axis, name in AXES.items()}
     for value in (*graph.input, *graph.output):
@@ -298,6 +320,34 @@ def _onnx_bytes(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
     onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
+
+
+def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> Any:
+    """Convert a program, and drop what tells of this machine.
+
+    Args:
+        program: From :func:`trace`.
+        inputs: Names to give.
+        outputs: Names to give.
+
+    Returns:
+        An ``onnx.ModelProto``.
+    """
+    exported = torch.onnx.export(
+        program,
+        input_names=inputs,
+        output_names=outputs,
+        opset_version=ONNX_OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    proto = cast("torch.onnx.ONNXProgram", exported).model_proto
+    graph = proto.graph
+    graph.ClearField("value_info")
+    for item in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        item.ClearField("metadata_props")  # how torch came to each node, with source files
+    return proto
 
 
 def _onnx_runner(data: bytes) -> Run:

@@ -6,6 +6,7 @@ The command line imports this module to check names, so numpy is imported only w
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import zipfile
 from collections.abc import Iterable
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from .dense import ClipVectors
     from .embeddings import Embeddings
 
-__all__ = ["LEVELS", "LEVEL_ARRAYS", "SUFFIXES", "check_output", "load", "save", "save_npy"]
+__all__ = [
+    "LEVELS",
+    "LEVEL_ARRAYS",
+    "SUFFIXES",
+    "check_output",
+    "dump",
+    "load",
+    "save",
+    "save_npy",
+]
 
 LEVELS = ("clip", "frame", "video")
 SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -60,27 +70,37 @@ def check_output(path: Path, level: str | None, source: Path | None = None) -> N
 
 def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
     """Write embeddings whole or not at all; see :meth:`Embeddings.save`."""
-    import numpy as np
-
     source = embeddings.provenance.source
     check_output(path, level, Path(source) if source else None)
-    if path.suffix == ".npy":
-        array = getattr(embeddings, LEVEL_ARRAYS[level or "clip"])
-        write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
-        return
+    data = dump(embeddings, path.suffix, level)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def dump(embeddings: Embeddings, suffix: str, level: str | None = None) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+        embeddings: What is in it.
+        suffix: One of :data:`SUFFIXES`.
+        level: See :meth:`Embeddings.save`.
+    """
+    import numpy as np
+
+    buffer = io.BytesIO()
+    if suffix == ".npy":
+        np.save(buffer, getattr(embeddings, LEVEL_ARRAYS[level or "clip"]), allow_pickle=False)
+        return buffer.getvalue()
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS
     }
     provenance = json.dumps(dataclasses.asdict(embeddings.provenance))
-    if path.suffix == ".npz":
-        text = np.array(provenance)
+    if suffix == ".npz":
         # No allow_pickle: older numpy would store it as an array; none of these is an object.
-        write_atomically(path, lambda file: np.savez(file, provenance=text, **arrays))
-        return
+        np.savez(buffer, provenance=np.array(provenance), **arrays)
+        return buffer.getvalue()
     import safetensors.numpy
 
-    data = safetensors.numpy.save(arrays, metadata={"provenance": provenance})
-    write_atomically(path, lambda file: file.write(data))
+    return safetensors.numpy.save(arrays, metadata={"provenance": provenance})
 
 
 def save_npy(

@@ -66,7 +66,10 @@ def test_options_json_and_quiet(tmp_path: Path) -> None:
         ([BALLS, "--out", "x.npy", "--clips", "2", "--every", "1"], 2, "give one"),
         ([BALLS, "--out", "no/x.npy"], 1, "folder exists"),
         ([BALLS], 2, "--out"),
-        ([], 2, "VIDEO"),
+        (["--out", "x.npy"], 2, "one video"),
+        (["--out", "x"], 2, "no input"),
+        ([BALLS, BALLS, "--out", "x.npy"], 2, "for several give a folder"),
+        ([], 2, "--out"),
     ],
 )
 def test_errors_are_one_clear_line(

@@ -29,7 +29,7 @@ from ccl_hub.files import make_folder, write_atomically
 
 from .dataset_checks import Problem, missing_videos, problem_table
 from .datasets import VideoList
-from .folder_lock import FolderInUseError, only_writer
+from ccl_hub.folder_lock import FolderInUseError, only_writer
 from .pack_index import PackedShard, read_shard, write_index
 from .pack_pool import ShardTask, run_tasks
 from .pack_worker import PackOptions, decoder_version

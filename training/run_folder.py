@@ -22,7 +22,7 @@ from ccl_hub.files import make_folder, write_atomically
 
 from . import checkpoints
 from .distributed import World
-from .folder_lock import FolderInUseError, only_writer
+from ccl_hub.folder_lock import FolderInUseError, only_writer
 from .recipe_sections import Precision
 
 __all__ = [

@@ -1,0 +1,146 @@
+"""Embeddings as a Parquet dataset: a folder of parts, one row for each clip, frame or video.
+
+Vectors are fixed-size lists of float32, so that pandas, polars, DuckDB and LanceDB read them as
+they are; times and provenance are columns. Needs pyarrow (extra ``parquet``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import OutputError
+from .files import write_atomically
+
+if TYPE_CHECKING:
+    from .embeddings import Embeddings
+
+__all__ = ["check_pyarrow", "part_bytes", "rows_bytes", "without", "write_part"]
+
+_TEXTS = ("model", "weights_sha256", "config_fingerprint", "backend", "dtype", "sampling")
+
+
+def check_pyarrow() -> None:
+    """Refuse to begin without pyarrow.
+
+    Raises:
+        OutputError: It is not installed.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise OutputError(
+            "a .parquet dataset needs pyarrow; install it with pip install 'ccl-hub[parquet]', "
+            "or write to a folder."
+        )
+
+
+def rows_bytes(id: str, embeddings: Embeddings, level: str) -> tuple[int, bytes]:
+    """Return the rows of one video, and how many, as an Arrow stream.
+
+    Args:
+        id: Name of the video.
+        embeddings: Its vectors.
+        level: "clip", "frame" or "video".
+    """
+    import pyarrow as pa
+
+    made = embeddings.provenance
+    clips, frames = embeddings.frame_seconds.shape
+    positions: dict[str, Any] = {}
+    if level == "video":
+        vectors, spans = embeddings.video[None], np.array([[0.0, made.duration_seconds]])
+    else:
+        vectors, spans = embeddings.clips, embeddings.clip_seconds
+        positions["clip"] = np.arange(clips, dtype=np.int32)
+    if level == "frame":
+        vectors = embeddings.frames.reshape(clips * frames, -1)  # (W*T,D)
+        instants = embeddings.frame_seconds.reshape(-1)
+        spans = np.stack([instants, instants], axis=1)
+        positions["clip"] = positions["clip"].repeat(frames)
+        positions["frame"] = np.tile(np.arange(frames, dtype=np.int32), clips)
+    count, dim = vectors.shape
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
+    columns = {
+        "id": pa.array([id] * count, pa.string()),
+        "path": pa.array([_text(made.source)] * count, pa.string()),
+        **{name: pa.array(values) for name, values in positions.items()},
+        "start_seconds": pa.array(spans[:, 0], pa.float64()),
+        "end_seconds": pa.array(spans[:, 1], pa.float64()),
+        "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
+        "duration_seconds": pa.array([made.duration_seconds] * count, pa.float64()),
+        "completeness": pa.array([made.completeness] * count, pa.string()),
+        **{name: pa.array([_text(getattr(made, name))] * count, pa.string()) for name in _TEXTS},
+    }
+    batch = pa.record_batch(columns)
+    buffer = io.BytesIO()
+    with pa.ipc.new_stream(buffer, batch.schema) as writer:
+        writer.write_batch(batch)
+    return count, buffer.getvalue()
+
+
+def part_bytes(streams: Iterable[bytes]) -> bytes:
+    """Return one Parquet file with the rows of :func:`rows_bytes` of several videos."""
+    import pyarrow as pa
+
+    tables = []
+    for data in streams:
+        with pa.ipc.open_stream(data) as reader:
+            tables.append(reader.read_all())
+    return _parquet(pa.concat_tables(tables))
+
+
+def without(part: Path, ids: Collection[str]) -> bytes | None:
+    """Return a part less the rows of some videos; None if nothing is left.
+
+    Raises:
+        OutputError: It cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        with part.open("rb") as file:
+            table = pq.read_table(file)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(
+            f"{part}: this part of the dataset cannot be read ({error}); run again, which makes "
+            "the videos of damaged parts anew."
+        ) from error
+    kept = table.filter(pc.invert(pc.is_in(table["id"], pa.array(sorted(ids)))))
+    return _parquet(kept) if len(kept) else None
+
+
+def write_part(folder: Path, label: str, data: bytes, temporary_folder: Path) -> tuple[str, str]:
+    """Write a part, and return its name and hash; the name holds the hash.
+
+    Args:
+        folder: The dataset.
+        label: Of the shard that writes.
+        data: Of :func:`part_bytes`.
+        temporary_folder: Outside the dataset: readers take every file in there for a part.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"part-{label}-{sha256[:16]}.parquet"
+    write_atomically(folder / name, lambda file: file.write(data), temporary_folder)
+    return name, sha256
+
+
+def _parquet(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    texts = [field.name for field in table.schema if str(field.type) == "string"]
+    # Floats do not compress, and texts that repeat are small by their dictionary alone.
+    pq.write_table(table, buffer, use_dictionary=texts, compression="none")
+    return buffer.getvalue()
+
+
+def _text(text: str) -> str:
+    """Return a text that can be stored: names of files need not be UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

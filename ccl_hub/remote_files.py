@@ -1,0 +1,221 @@
+"""Local copies of files that live elsewhere: whatever fsspec can open, for the guarded decoder.
+
+The decoder opens regular local files and nothing else (see :mod:`ccl_hub.video_open`), so a remote
+file is copied first, embedded from its copy, and the copy is deleted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from .errors import (
+    CCLError,
+    InputError,
+    MediaError,
+    MediaLimitError,
+    MediaNotFoundError,
+    OutputError,
+)
+
+__all__ = ["UnreadableError", "is_url", "local_copy", "open_filesystem", "remove_copies"]
+
+logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+CHUNK_BYTES = 1 << 20
+FIRST_DELAY_SECONDS = 0.5
+LONGEST_DELAY_SECONDS = 10.0
+PREFIX = "ccl_hub_copy_"
+
+
+class UnreadableError(MediaError):
+    """A remote file is there, but could not be copied; trying again later may help."""
+
+    code = "unreadable"
+
+
+def is_url(path: str) -> bool:
+    """Return whether ``path`` is for fsspec (``s3://``, ``zip://a.mp4::gs://...``)."""
+    return "://" in path
+
+
+def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """Return fsspec's file system of a URL, and the path in it.
+
+    Args:
+        url: Any that fsspec knows.
+        options: fsspec's ``storage_options``: credentials, endpoints.
+
+    Raises:
+        InputError: fsspec does not know the protocol.
+        ImportError: fsspec, or its package for this protocol, is not installed.
+    """
+    try:
+        fsspec: Any = importlib.import_module("fsspec.core")
+    except ImportError as error:
+        raise ImportError(
+            f"{url}: fsspec, which opens URLs, cannot be imported ({error}); pip install fsspec."
+        ) from error
+    try:
+        filesystem, path = fsspec.url_to_fs(url, **(options or {}))
+    except ImportError as error:
+        raise ImportError(
+            f"{url}: the package for this protocol is not installed ({error}); install it on "
+            "every machine that reads."
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{url}: fsspec cannot open this URL ({error}); allowed: a local path, or a URL of a "
+            "protocol listed by fsspec.available_protocols()."
+        ) from error
+    return filesystem, path
+
+
+@contextmanager
+def local_copy(
+    path: str,
+    *,
+    max_bytes: int | None = None,
+    retries: int = 3,
+    options: Mapping[str, Any] | None = None,
+    owner: str = "",
+) -> Iterator[Path]:
+    """Give a local file with the content of ``path``; a copy is deleted on leaving.
+
+    Args:
+        path: Local path or ``file://`` URL, given as it is; or another URL, copied.
+        max_bytes: Size at which copying stops, or None for any.
+        retries: How often to try again, after 0.5 s, 1 s, 2 s, ... and at most 10 s.
+        options: See :func:`open_filesystem`.
+        owner: Part of the copy's name, by which :func:`remove_copies` finds what is left of a
+            process that was killed.
+
+    Yields:
+        The local path; the copy has the suffix of the URL.
+
+    Raises:
+        MediaNotFoundError: The URL names nothing.
+        UnreadableError: It cannot be read, after every retry where trying again may help.
+        MediaLimitError: More than ``max_bytes``.
+        OutputError: There is no place for the copy.
+        ImportError: See :func:`open_filesystem`.
+    """
+    if not is_url(path):
+        yield Path(path)
+        return
+    try:
+        filesystem, remote = open_filesystem(path, options)
+    except InputError as error:
+        raise UnreadableError(str(error.__cause__), path) from error
+    if "file" in _protocols(filesystem):
+        yield Path(remote)
+        return
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{owner}_")
+    except OSError as error:
+        raise _no_place(error) from error
+    with scratch as place:
+        target = Path(place) / f"video{_suffix(remote)}"
+        _retry(path, retries, lambda: _copy(filesystem, remote, target, max_bytes, path))
+        yield target
+
+
+def remove_copies(owner: str) -> None:
+    """Delete what a killed process of this owner has left; see :func:`local_copy`."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{owner}_*"):
+        logger.warning("%s: deleted; its process died", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    names = filesystem.protocol
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _suffix(remote: str) -> str:
+    """Return the suffix of a remote name; of an http URL, without its query."""
+    name = urlsplit(remote).path if remote.startswith(("http://", "https://")) else remote
+    suffix = PurePosixPath(name).suffix
+    return suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,10}", suffix) else ""
+
+
+def _retry(path: str, retries: int, action: Callable[[], Value]) -> Value:
+    """Run ``action`` until it succeeds, cannot succeed, or has failed ``retries + 1`` times."""
+    delay_seconds = FIRST_DELAY_SECONDS
+    for left in range(retries, -1, -1):
+        try:
+            return action()
+        except (CCLError, ImportError):
+            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise MediaNotFoundError("no such file; check the URL.", path) from error
+        except (PermissionError, IsADirectoryError) as error:
+            raise UnreadableError(
+                f"cannot be read ({_words(error)}); check the URL and the credentials.", path
+            ) from error
+        except Exception as error:  # each file system has errors of its own
+            if not left:
+                raise UnreadableError(
+                    f"cannot be read after {retries} retries ({_words(error)}); check the "
+                    "network and the storage, then try again.",
+                    path,
+                ) from error
+            logger.warning("%s: %s; trying again in %g s", path, _words(error), delay_seconds)
+        time.sleep(delay_seconds)
+        delay_seconds = min(2 * delay_seconds, LONGEST_DELAY_SECONDS)
+    raise InputError(f"retries is {retries}; allowed: a whole number >= 0.")
+
+
+def _copy(filesystem: Any, remote: str, target: Path, max_bytes: int | None, path: str) -> None:
+    """Copy one file, refusing one that is too large as soon as that is known."""
+    with filesystem.open(remote, "rb") as source, _created(target) as file:
+        stated, copied = getattr(source, "size", None), 0
+        if isinstance(stated, int):
+            _check_size(stated, max_bytes, path)
+        while chunk := source.read(CHUNK_BYTES):
+            copied += len(chunk)
+            _check_size(copied, max_bytes, path)
+            try:
+                file.write(chunk)
+                file.flush()  # so that a full disk is met here, not by close
+            except OSError as error:
+                raise _no_place(error) from error
+    if isinstance(stated, int) and copied != stated:
+        raise OSError(f"{copied} of {stated} bytes came")
+
+
+def _created(target: Path) -> BinaryIO:
+    try:
+        return target.open("wb")
+    except OSError as error:
+        raise _no_place(error) from error
+
+
+def _check_size(size_bytes: int, max_bytes: int | None, path: str) -> None:
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise MediaLimitError(
+            f"the file has {size_bytes} bytes or more; allowed: at most {max_bytes} "
+            "(MediaLimits.max_bytes).",
+            path,
+        )
+
+
+def _no_place(error: OSError) -> OutputError:
+    return OutputError(
+        f"no place for a temporary copy of a video in {tempfile.gettempdir()} ({_words(error)}); "
+        "free some, or set TMPDIR to a larger disk."
+    )
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,551 @@
+"""Ray Data: rows equal to embed_video, bad videos as rows, remote files, crashes, parquet.
+
+One local cluster of two CPUs serves the whole module.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ccl_hub.embed import Embeddings, embed_video
+from ccl_hub.errors import InputError, MediaLimitError, MediaNotFoundError, OutputError
+from ccl_hub.model import CCLModel
+from ccl_hub.remote_files import PREFIX, UnreadableError, local_copy, remove_copies
+from ccl_hub.video import MediaLimits
+from tests.media import Recipe, cut, write_video
+from tests.test_model import tiny_model
+
+ray = pytest.importorskip("ray")
+pytest.importorskip("ray.data")
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+fsspec = pytest.importorskip("fsspec")
+
+from ccl_hub import ray as ccl_ray  # noqa: E402
+from ccl_hub.ray import COLUMNS, CCLEmbedder, embed_paths  # noqa: E402
+
+# Ray warns of its own defaults.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:.* is deprecated:DeprecationWarning:ray\.data\."),
+]
+ROOT = Path(__file__).resolve().parent.parent
+CLIPS = 3
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model().save_pretrained(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two whole videos, one that is cut short, one that is none, and one that is missing."""
+    folder = tmp_path_factory.mktemp("media")
+    long = write_video(folder, Recipe("long.mp4", "libx264", frames=60))
+    short = write_video(folder, Recipe("short.mkv", "libx264", frames=20))
+    stream = write_video(folder, Recipe("stream.ts", "mpeg2video", frames=60))
+    text = folder / "text.mp4"
+    text.write_text("not a video")
+    partial = cut(write_video(folder, Recipe("whole.mkv", "libx264")), folder / "cut.mkv", 0.6)
+    found = [long, short, stream, text, partial, folder / "missing.mp4"]
+    return {path.stem: path for path in found}
+
+
+@pytest.fixture(scope="module")
+def expected(model_folder: Path, media: dict[str, Path]) -> dict[str, Embeddings]:
+    model = CCLModel.from_pretrained(model_folder)
+    names = ("long", "short", "stream", "cut")
+    return {name: embed_video(model, media[name], clips=CLIPS) for name in names}
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
+    """What Ray reads: no reports of its use, and no token in the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(environment: None) -> Iterator[None]:
+    """A cluster of two CPUs that no other machine reaches."""
+    ray.init(
+        num_cpus=2,
+        num_gpus=1,  # which Ray only counts
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=200_000_000,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+def rows_of(dataset: object) -> dict[str, list[dict]]:
+    """Rows by the stem of their path, in the order of their clips."""
+    found: dict[str, list[dict]] = {}
+    for row in dataset.take_all():
+        found.setdefault(Path(row["path"]).stem, []).append(row)
+    return {name: sorted(rows, key=lambda r: r["clip_index"] or 0) for name, rows in found.items()}
+
+
+def same_rows(rows: list[dict], wanted: Embeddings) -> None:
+    assert [row["clip_index"] for row in rows] == list(range(len(wanted.clips)))
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    np.testing.assert_allclose(vectors, wanted.clips, rtol=1e-5, atol=1e-6)
+    spans = [(row["start_seconds"], row["end_seconds"]) for row in rows]
+    np.testing.assert_array_equal(spans, wanted.clip_seconds)
+    facts = wanted.provenance
+    for name in ("model", "weights_sha256", "config_fingerprint", "sampling", "completeness"):
+        assert {row[name] for row in rows} == {getattr(facts, name)}, name
+
+
+# Without a cluster -------------------------------------------------------------------------------
+
+
+def test_a_batch_of_arrays_gives_a_table_with_every_column(
+    model_folder: Path, media: dict[str, Path], expected: dict[str, Embeddings]
+) -> None:
+    embedder = CCLEmbedder(model_folder, clips=CLIPS)
+    paths = [str(media["long"]), str(media["missing"]), None, ""]
+    batch = {
+        "path": np.array(paths, dtype=object),
+        "label": np.array([3, 4, 5, 6]),
+        "box": np.arange(8).reshape(4, 2),
+    }
+    table = embedder(batch)
+    assert table.column_names == ["path", "label", "box", *COLUMNS]
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
+    rows = table.to_pylist()
+    same_rows(rows[:CLIPS], expected["long"])
+    assert [row["label"] for row in rows] == [3, 3, 3, 4, 5, 6]
+    assert rows[0]["box"] == [0, 1] and rows[-1]["box"] == [6, 7]
+    for row in rows[CLIPS:]:
+        assert (row["status"], row["code"]) == ("failed", "not_found")
+        assert row["embedding"] is row["clip_index"] is row["start_seconds"] is None
+        assert row["sampling"] == f"clips={CLIPS}" and row["reason"]
+
+
+def test_an_empty_batch_and_one_of_bad_videos_keep_the_schema(
+    model_folder: Path, media: dict[str, Path]
+) -> None:
+    embedder = CCLEmbedder(model_folder, clips=CLIPS)
+    good, bad = ({"path": np.array([str(media[name])])} for name in ("long", "text"))
+    empty = pa.table({"path": pa.array([], pa.string())})
+    assert embedder(empty).num_rows == 0
+    assert embedder(empty).schema == embedder(bad).schema == embedder(good).schema
+
+
+def test_the_level_of_videos(
+    model_folder: Path, media: dict[str, Path], expected: dict[str, Embeddings]
+) -> None:
+    embedder = CCLEmbedder(model_folder, clips=CLIPS, level="video")
+    (row,) = embedder({"path": np.array([str(media["long"])])}).to_pylist()
+    np.testing.assert_allclose(row["embedding"], expected["long"].video, rtol=1e-5, atol=1e-6)
+    assert (row["clip_index"], row["start_seconds"]) == (None, 0.0)
+    assert row["end_seconds"] == pytest.approx(60 / 25)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"file": ["a.mp4"]}, "no column 'path'"),
+        ({"path": [1]}, "type int64"),
+        ({"path": ["a.mp4"], "code": ["x"]}, "'code' is there already"),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(model_folder: Path, batch: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        CCLEmbedder(model_folder)(batch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"level": "frame"}, "level is 'frame'"),
+        ({"clips": 2, "every_seconds": 1.0}, "give one"),
+        ({"clips": 0}, "clips"),
+        ({"videos_per_task": 0}, "videos_per_task is 0"),
+        ({"crash_attempts": 0}, "crash_attempts is 0"),
+        ({"retries": -1}, "retries is -1"),
+    ],
+)
+def test_arguments_are_checked_before_there_is_a_cluster(arguments: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        embed_paths(["a.mp4"], **arguments)
+    assert not ray.is_initialized()
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r"pip install 'ccl-hub\[ray\]'"):
+        embed_paths(["a.mp4"])
+
+
+# Remote files ------------------------------------------------------------------------------------
+
+
+def make_flaky() -> type:
+    """Return a file system over local files whose faults are in the name: flaky://3/path."""
+
+    class Flaky(fsspec.get_filesystem_class("file")):
+        protocol = "flaky"
+        root_marker = ""
+        opened: dict = {}  # noqa: RUF012 - of the process, on purpose
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix("flaky://")
+
+        def open(self, path: str, mode: str = "rb", **kwargs: object) -> object:
+            failures, _, rest = path.partition("/")
+            self.opened[path] = self.opened.get(path, 0) + 1
+            if failures == "denied":
+                raise PermissionError("denied")
+            if self.opened[path] <= int(failures):
+                raise ConnectionResetError("the line is down")
+            return super().open("/" + rest, mode)
+
+    return Flaky
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> type:
+    kind = make_flaky()
+    fsspec.register_implementation("flaky", kind, clobber=True)
+    monkeypatch.setattr("ccl_hub.remote_files.FIRST_DELAY_SECONDS", 0.01)
+    return kind
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put temporary files into a folder of the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_remote_file_is_copied_with_its_suffix_and_deleted(scratch: Path) -> None:
+    fsspec.filesystem("memory").pipe("/in/a.MP4", b"0123456789")
+    with local_copy("memory://in/a.MP4") as copy:
+        assert copy.read_bytes() == b"0123456789" and copy.suffix == ".MP4"
+        assert copy.parent.parent == scratch
+    assert not list(scratch.iterdir())
+    with pytest.raises(KeyError), local_copy("memory://in/a.MP4"):
+        raise KeyError
+    assert not list(scratch.iterdir())
+
+
+def test_local_files_are_not_copied(tmp_path: Path) -> None:
+    with local_copy("a.mp4") as path:
+        assert path == Path("a.mp4")
+    with local_copy(f"file://{tmp_path}/a.mp4") as path:
+        assert path == tmp_path / "a.mp4"
+
+
+def test_what_fails_for_a_while_is_tried_again(
+    flaky: type, scratch: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = tmp_path_factory.mktemp("remote") / "a.mp4"
+    source.write_bytes(b"x" * 10)
+    with local_copy(f"flaky://3{source}", retries=3) as copy:
+        assert copy.read_bytes() == b"x" * 10
+    with (
+        pytest.raises(UnreadableError, match=r"after 3 retries \(the line is down\)") as caught,
+        local_copy(f"flaky://4{source}", retries=3),
+    ):
+        pass
+    assert caught.value.code == "unreadable"
+    assert flaky.opened == {f"3{source}": 4, f"4{source}": 4}
+    assert not list(scratch.iterdir())
+
+
+def test_what_cannot_succeed_is_tried_once(flaky: type, scratch: Path) -> None:
+    with pytest.raises(UnreadableError, match="denied"), local_copy("flaky://denied/a.mp4"):
+        pass
+    with pytest.raises(MediaNotFoundError, match="no such file"), local_copy("flaky://0/a/b.mp4"):
+        pass
+    with pytest.raises(UnreadableError, match="nowhere"), local_copy("nowhere://a/b.mp4"):
+        pass
+    assert set(flaky.opened.values()) == {1} and not list(scratch.iterdir())
+
+
+def test_a_file_that_comes_short_is_tried_again(scratch: Path) -> None:
+    class Stated(io.BytesIO):
+        size = 20
+
+    class Short(fsspec.get_filesystem_class("memory")):
+        protocol = "short"
+
+        def open(self, path: str, mode: str = "rb", **kwargs: object) -> object:
+            return Stated(b"0123456789")
+
+    fsspec.register_implementation("short", Short, clobber=True)
+    with (
+        pytest.raises(UnreadableError, match="10 of 20 bytes"),
+        local_copy("short://in/short.mp4", retries=0),
+    ):
+        pass
+
+
+def test_a_file_that_is_too_large_is_not_copied(scratch: Path) -> None:
+    fsspec.filesystem("memory").pipe("/in/big.mp4", b"x" * 11)
+    with (
+        pytest.raises(MediaLimitError, match="at most 10"),
+        local_copy("memory://in/big.mp4", max_bytes=10),
+    ):
+        pass
+    with local_copy("memory://in/big.mp4", max_bytes=11) as copy:
+        assert copy.stat().st_size == 11
+    assert not list(scratch.iterdir())
+
+
+def test_no_place_for_copies_is_not_about_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_folder: Path
+) -> None:
+    fsspec.filesystem("memory").pipe("/in/a.mp4", b"x")
+    embedder = CCLEmbedder(model_folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(OutputError, match="TMPDIR"):
+        embedder({"path": ["memory://in/a.mp4"]})
+
+
+def test_what_a_killed_process_left_is_removed(scratch: Path) -> None:
+    mine, other = scratch / f"{PREFIX}ab_1", scratch / f"{PREFIX}abc_1"
+    for folder in (mine, other):
+        folder.mkdir()
+        (folder / "video.mp4").write_bytes(b"x")
+    remove_copies("ab")
+    assert not mine.exists() and other.exists()
+
+
+def test_a_remote_video_equals_the_local_one_and_keeps_its_name(
+    model_folder: Path, media: dict[str, Path], expected: dict[str, Embeddings], scratch: Path
+) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("long", "text"):
+        memory.pipe(f"/videos/{name}.mp4", media[name].read_bytes())
+    embedder = CCLEmbedder(model_folder, clips=CLIPS, limits=MediaLimits(max_bytes=10**6))
+    table = embedder({"path": ["memory://videos/long.mp4", "memory://videos/text.mp4"]})
+    rows = table.to_pylist()
+    same_rows(rows[:CLIPS], expected["long"])
+    assert rows[0]["path"] == "memory://videos/long.mp4"
+    assert rows[-1]["code"] == "unsupported" and str(scratch) not in rows[-1]["reason"]
+    assert embedder._embed_one("memory://videos/long.mp4").provenance.source == rows[0]["path"]
+    assert not list(scratch.iterdir())
+
+
+# On a cluster ------------------------------------------------------------------------------------
+
+
+def test_every_video_of_a_list_gives_its_rows(
+    cluster: None, model_folder: Path, media: dict[str, Path], expected: dict[str, Embeddings]
+) -> None:
+    dataset = embed_paths(
+        [*media.values(), f"file://{media['long'].with_name('whole.mkv')}"],
+        model_folder,
+        clips=CLIPS,
+        concurrency=2,
+        cpus_per_actor=0.5,
+        videos_per_task=2,
+    )
+    rows = rows_of(dataset)
+    assert set(rows) == {*media, "whole"}
+    for name, wanted in expected.items():
+        same_rows(rows[name], wanted)
+    status = {name: (found[0]["status"], found[0]["code"]) for name, found in rows.items()}
+    assert status == {
+        **dict.fromkeys(("long", "short", "stream", "whole"), ("ok", "")),
+        "cut": ("incomplete", ""),
+        "text": ("failed", "unsupported"),
+        "missing": ("failed", "not_found"),
+    }
+    assert len(rows["text"]) == len(rows["missing"]) == 1
+
+
+def test_parquet_to_parquet(
+    cluster: None,
+    model_folder: Path,
+    media: dict[str, Path],
+    expected: dict[str, Embeddings],
+    tmp_path: Path,
+) -> None:
+    names = ["long", "text", "short"]
+    listed = pa.table(
+        {"video": [str(media[n]) for n in names], "label": pa.array([1, None, 3], pa.int16())}
+    )
+    pq.write_table(listed, tmp_path / "list.parquet")
+
+    class Embedder(CCLEmbedder):
+        def __init__(self, **kwargs: object) -> None:
+            assert kwargs.pop("device") == "cuda"
+            assert ray.get_runtime_context().get_assigned_resources()["GPU"] == 0.25
+            super().__init__(**kwargs)
+
+    dataset = embed_paths(
+        f"file://{tmp_path}/list.parquet",
+        model_folder,
+        clips=CLIPS,
+        path_column="video",
+        gpus_per_actor=0.25,
+        videos_per_task=2,
+        embedder=Embedder,
+    )
+    dataset.write_parquet(str(tmp_path / "out"))
+
+    # A block is what is tried again after a crash: of few videos, however they are listed.
+    blocks = [pq.read_table(path) for path in (tmp_path / "out").glob("*.parquet")]
+    assert sorted(len(set(block["video"].to_pylist())) for block in blocks) == [1, 2]
+    pattern = str(tmp_path / "out" / "*.parquet")
+    table = pq.read_table(tmp_path / "out")
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
+    assert table.schema.field("label").type == pa.int16()
+    assert table.column_names == ["video", "label", *COLUMNS]
+    assert table.num_rows == 2 * CLIPS + 1
+    wanted = expected["long"].clips
+
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(tmp_path / "out")
+    long = frame[frame["label"] == 1].sort_values("clip_index")
+    np.testing.assert_allclose(np.stack(long["embedding"]), wanted, rtol=1e-5, atol=1e-6)
+    assert frame.loc[frame["status"] == "failed", "embedding"].isna().all()
+
+    polars = pytest.importorskip("polars")
+    frame = polars.read_parquet(pattern)
+    assert frame.schema["embedding"] == polars.Array(polars.Float32, 16)
+    long = frame.filter(polars.col("label") == 1).sort("clip_index")
+    np.testing.assert_allclose(long["embedding"].to_numpy(), wanted, rtol=1e-5, atol=1e-6)
+    assert frame.filter(polars.col("status") == "failed")["embedding"].null_count() == 1
+
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect() as connection:
+        query = "SELECT embedding FROM read_parquet(?) WHERE label = 1 ORDER BY clip_index"
+        vectors = [row[0] for row in connection.execute(query, [pattern]).fetchall()]
+    np.testing.assert_allclose(vectors, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_no_such_parquet(cluster: None, tmp_path: Path, media: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="cannot be read as parquet"):
+        embed_paths(tmp_path / "none.parquet")
+    with pytest.raises(InputError, match=r"long\.mp4: cannot be read as parquet"):
+        embed_paths(media["long"])
+    pq.write_table(pa.table({"file": ["a"]}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=r"no column 'path'.*are file"):
+        embed_paths(tmp_path / "list.parquet")
+    with pytest.raises(InputError, match="paths is empty"):
+        embed_paths([])
+
+
+def test_a_model_that_cannot_be_had_fails_the_job(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(ray.exceptions.RayError, match="neither a known name"):
+        embed_paths(["a.mp4"], str(tmp_path / "no_model")).take_all()
+
+
+def test_a_flaky_file_system_in_the_actors(
+    cluster: None, model_folder: Path, media: dict[str, Path], expected: dict[str, Embeddings]
+) -> None:
+    class Embedder(CCLEmbedder):
+        def __init__(self, **kwargs: object) -> None:
+            fsspec.register_implementation("flaky", make_flaky(), clobber=True)
+            super().__init__(**kwargs)
+
+    long, missing = media["long"], media["missing"]
+    items = [{"path": f"flaky://{p}"} for p in (f"1{long}", f"3{long}", f"0{missing}")]
+    by_value = ray.cloudpickle.register_pickle_by_value
+    by_value(sys.modules[__name__])
+    try:
+        dataset = ray.data.from_items(items).map_batches(
+            Embedder,
+            fn_constructor_kwargs={"model": model_folder, "clips": CLIPS, "retries": 1},
+            batch_size=2,
+            compute=ray.data.ActorPoolStrategy(size=1),
+        )
+        rows = dataset.take_all()
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    by_path = {row["path"]: [r for r in rows if r["path"] == row["path"]] for row in rows}
+    same_rows(by_path[f"flaky://1{long}"], expected["long"])
+    assert [r["code"] for r in by_path[f"flaky://3{long}"]] == ["unreadable"]
+    assert [r["code"] for r in by_path[f"flaky://0{missing}"]] == ["not_found"]
+
+
+def test_a_video_that_kills_its_process_costs_its_own_row_alone(
+    cluster: None,
+    model_folder: Path,
+    media: dict[str, Path],
+    expected: dict[str, Embeddings],
+    tmp_path: Path,
+) -> None:
+    deaths = tmp_path / "deaths"
+
+    class Embedder(CCLEmbedder):
+        def _embed_one(self, path: str) -> Embeddings:
+            died = deaths.read_text() if deaths.exists() else ""
+            if path.endswith("stream.ts") or (path.endswith("short.mkv") and path not in died):
+                with deaths.open("a") as file:
+                    file.write(f"{path}\n")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._embed_one(path)
+
+    names = ["long", "stream", "short", "text"]
+    paths = [media[name] for name in names]
+    rows = rows_of(embed_paths(paths, model_folder, clips=CLIPS, embedder=Embedder))
+    assert set(rows) == set(names)
+    same_rows(rows["long"], expected["long"])
+    same_rows(rows["short"], expected["short"])  # died once, and was tried again
+    (crashed,) = rows["stream"]
+    assert (crashed["status"], crashed["code"]) == ("failed", "crashed")
+    assert crashed["embedding"] is None and "died each of the 2 times" in crashed["reason"]
+    died = deaths.read_text().split()
+    assert died.count(str(media["stream"])) == 2 and died.count(str(media["short"])) == 1
+
+
+def test_a_model_that_kills_its_process_fails_the_job(
+    cluster: None, model_folder: Path, media: dict[str, Path]
+) -> None:
+    def die(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Embedder(CCLEmbedder):
+        def __init__(self, **kwargs: object) -> None:
+            ccl_ray._load = die
+            super().__init__(**kwargs)
+
+    with pytest.raises(ray.exceptions.RayError, match="died each of the 2 times"):
+        embed_paths([media["long"]], model_folder, embedder=Embedder).take_all()
+
+
+def test_the_example(
+    environment: None, model_folder: Path, media: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "videos"
+    (folder / "deeper").mkdir(parents=True)
+    shutil.copy(media["long"], folder)
+    shutil.copy(media["text"], folder / "deeper")
+    command = [sys.executable, str(ROOT / "examples" / "embed_with_ray.py"), str(folder)]
+    options = ["--out", "features", "--model", str(model_folder), "--clips", "2", "--cpus", "1"]
+    done = subprocess.run(
+        [*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert "3 rows in features; 1 videos failed" in done.stderr
+    assert "text.mp4: unsupported: not a supported" in done.stderr
+    assert pq.read_table(tmp_path / "features").num_rows == 3
+    again = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2 and "is there already" in again.stderr
