@@ -27,8 +27,8 @@ from .interop import TOLERANCE, trace
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from .int8_model import Int8Model
     from .model import CCLModel
-    from .quantize import Int8Model
 
 __all__ = ["BACKENDS", "check_same", "cores_to_use", "frame_program", "make_engine"]
 

@@ -13,6 +13,7 @@ a time, as CPUs do: results are then the same bits in every run.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 import queue
@@ -21,9 +22,11 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import embed, machine
 from .backends import make_engine
@@ -32,7 +35,7 @@ from .decode_worker import BLOCK_FRAMES, DecodeSettings, Job
 from .dense import ClipVectors, WindowAssembler
 from .embeddings import Embeddings
 from .engine import Engine, FrameMaps, check_finite
-from .errors import InputError, ModelError
+from .errors import CCLError, InputError, ModelError
 from .model import CCLModel
 from .sampling import ClipPlan, Sampling
 from .video import MediaLimits, SourceFacts
@@ -45,6 +48,10 @@ MAX_WORKERS = 64
 LANES_PER_GPU = 2
 MAX_DEVICES = 64
 MOST_WORKER_BYTES = 4 << 30
+MOST_WAITING = 16
+"""Blocks of a video, 5 MB each, that lanes may compute before those in front are assembled."""
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,8 @@ class BatchOptions:
         limits: Largest media accepted.
         frames: Also give the vectors of frames; without them long videos with dense windows take
             little memory.
-        batch_clips: As many frames as so many clips have go through the network at once; None for
-            what suits the device.
+        batch_clips: As many frames as so many clips have go through the network at once, but 16
+            at least; None for what suits the device.
     """
 
     workers: int | None = None
@@ -125,8 +132,9 @@ class BatchItem:
         path: As it was given.
         embeddings: The result; None if it failed.
         code: "" if there is one; else why not, one short word that stays the same: the codes of
-            :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable", "not_finite",
-            or "same" for a file that need not be embedded again.
+            :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable", "internal"
+            (an error that nobody expected), "not_finite", or "same" for a file that need not be
+            embedded again.
         reason: The same in words.
         source_sha256: Hash of the file, if it was asked for.
     """
@@ -243,31 +251,60 @@ def embed_batch(
             outstanding -= 1
 
 
+class _Attempt:
+    """The windows of a video, as far as they are made; some videos take a second attempt."""
+
+    def __init__(self, plan: ClipPlan, shift: Tensor, with_frames: bool) -> None:
+        self.plan, self.windows = plan, WindowAssembler(plan.indices, shift)
+        self.given = self.next = 0  # blocks handed to lanes, blocks assembled
+        self.waiting: dict[int, FrameMaps] = {}
+        self.assembling = False
+        self.vectors: ClipVectors | None = None
+        self._with_frames, self._kept = with_frames, 0
+
+    def add(self, maps: FrameMaps) -> None:
+        """Keep the windows that the next block makes whole.
+
+        In arrays for all of them: many small ones, made between those that come and go, would
+        leave the memory in pieces.
+        """
+        part = self.windows.add(maps)
+        if not len(part.clips):
+            return
+        if self.vectors is None:
+            count, (frames, dim) = len(self.plan.indices), part.frames.shape[1:]
+            shapes = (count, dim), (count, frames if self._with_frames else 0, dim)
+            arrays = (np.empty(shape, np.float32) for shape in shapes)
+            self.vectors = ClipVectors(*arrays)
+        own = slice(self._kept, self._kept + len(part.clips))
+        self.vectors.clips[own] = part.clips
+        if self._with_frames:
+            self.vectors.frames[own] = part.frames
+        self._kept = own.stop
+
+
 class _Video:
     """One video on its way through the lanes."""
 
     def __init__(self, index: int, source: BatchSource, device: _Device) -> None:
         self.index, self.source, self.device = index, source, device
-        self.lock = threading.Lock()
-        self.attempt = 0
+        self.changed = threading.Condition()
         self.over = False
         self.facts: SourceFacts | None = None
-        self.plan: ClipPlan | None = None
+        self.attempt: _Attempt | None = None
 
-    def begin(self, plan: ClipPlan) -> None:
-        """Start, or start anew after a first attempt."""
-        with self.lock:
-            self.attempt += 1
-            self.plan, self.facts = plan, None
-            self.windows = WindowAssembler(plan.indices, self.device.engine.shift)
-            self.parts: list[ClipVectors] = []
-            self.given = self.next = 0
-            self.waiting: dict[int, FrameMaps] = {}
-            self.assembling = False
-
-    def wants(self, attempt: int) -> bool:
+    def wants(self, attempt: _Attempt) -> bool:
         """Whether blocks of an attempt are still of use."""
-        return not self.over and attempt == self.attempt
+        return not self.over and attempt is self.attempt
+
+
+class _Entry(NamedTuple):
+    """A block of frames that waits for a lane, the number-th of its video."""
+
+    video: _Video
+    attempt: _Attempt
+    number: int
+    block: Block
 
 
 class _Device:
@@ -275,7 +312,7 @@ class _Device:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.blocks: queue.SimpleQueue[tuple[_Video, int, int, Block] | None] = queue.SimpleQueue()
+        self.blocks: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self.videos = 0
 
 
@@ -287,7 +324,7 @@ class _Pipeline:
         self._devices = [_Device(engine) for engine in engines]
         self._results: queue.SimpleQueue[BatchItem | BaseException] = queue.SimpleQueue()
         self._videos: dict[int, _Video] = {}
-        self._closing = False
+        self._closing = self._closed = False
         lanes = [
             (device, threads)
             for device in self._devices
@@ -306,7 +343,7 @@ class _Pipeline:
             memory_bytes=options.worker_bytes,
         )
         events = DecodeEvents(
-            plan=lambda number, plan: self._videos[number].begin(plan),
+            plan=self._begin,
             frames=self._frames,
             end=self._end,
             failed=self._fail,
@@ -316,6 +353,7 @@ class _Pipeline:
         for lane in self._lanes:
             lane.start()
         self._pool = DecodePool(settings, events, options.worker_count, options.deadline_seconds)
+        atexit.register(self.close)  # torch aborts if the interpreter ends under its threads
 
     def submit(self, index: int, source: BatchSource) -> None:
         """Add a video."""
@@ -334,30 +372,48 @@ class _Pipeline:
 
     def close(self) -> None:
         """End processes and threads."""
-        self._closing = True
-        self._pool.close()
-        for device in self._devices:
-            device.blocks.put(None)
-        for lane in self._lanes:
-            lane.join()
-        torch.set_num_threads(self._threads_before)
+        if not self._closing:
+            self._closing = True
+            self._pool.stop()
+            for device in self._devices:
+                device.blocks.put(None)
+        threads = [self._pool.thread, *self._lanes]
+        # The garbage collector may close an iterator that nobody holds in a thread of its own.
+        if threading.current_thread() not in threads:
+            for thread in threads:
+                thread.join()
+        if not self._closed:
+            self._closed = True
+            self._devices.clear()  # with blocks that nobody took, and their memory
+            torch.set_num_threads(self._threads_before)
+            atexit.unregister(self.close)
 
     # Called by the decoding pool ---------------------------------------------------------------
 
+    def _begin(self, number: int, plan: ClipPlan) -> None:
+        """Start a video, or start it anew."""
+        video = self._videos[number]
+        attempt = _Attempt(plan, video.device.engine.shift, self._options.frames)
+        with video.changed:
+            video.attempt, video.facts = attempt, None
+
     def _frames(self, number: int, block: Block) -> None:
         video = self._videos[number]
-        video.device.blocks.put((video, video.attempt, video.given, block))
-        video.given += 1
+        attempt = video.attempt
+        if attempt is None:  # a worker gives the plan first
+            raise CCLError(f"{video.source.path}: its frames came before its plan.")
+        video.device.blocks.put(_Entry(video, attempt, attempt.given, block))
+        attempt.given += 1
 
     def _end(self, number: int, facts: SourceFacts) -> None:
         video = self._videos[number]
-        with video.lock:
+        with video.changed:
             video.facts = facts
         self._finish_if_whole(video)
 
     def _fail(self, number: int, code: str, reason: str) -> None:
         video = self._videos[number]
-        with video.lock:
+        with video.changed:
             if video.over:
                 return
             video.over = True
@@ -373,7 +429,7 @@ class _Pipeline:
             most = self._options.batch_clips * device.engine.model.preprocessing.clip_frames
         try:
             while (first := device.blocks.get()) is not None:
-                batch, count = [first], len(first[-1].frames)
+                batch, count = [first], len(first.block.frames)
                 while count + BLOCK_FRAMES <= most:
                     try:
                         more = device.blocks.get_nowait()
@@ -383,84 +439,84 @@ class _Pipeline:
                         device.blocks.put(None)
                         break
                     batch.append(more)
-                    count += len(more[-1].frames)
+                    count += len(more.block.frames)
                 self._compute(device.engine, batch)
             device.blocks.put(None)  # for the next lane
-        except Exception as error:
+        except BaseException as error:
             self._results.put(error)
 
-    def _compute(self, engine: Engine, batch: list[tuple[_Video, int, int, Block]]) -> None:
+    def _compute(self, engine: Engine, batch: list[_Entry]) -> None:
         """Compute blocks together, and hand each to its video."""
-        wanted = [entry for entry in batch if entry[0].wants(entry[1])]
-        counts = [len(block.frames) for *_, block in wanted]
-        frames = [block.frames.copy() for *_, block in wanted]
-        for *_, block in batch:
-            block.release()
+        wanted = [entry for entry in batch if entry.video.wants(entry.attempt)]
+        frames = [entry.block.frames.copy() for entry in wanted]
+        for entry in batch:
+            entry.block.release()
         if self._closing or not frames:
             return
         maps = engine(np.concatenate(frames) if len(frames) > 1 else frames[0])  # (n,S,S,3)
         begin = 0
-        for (video, attempt, number, _), count in zip(wanted, counts, strict=True):
-            own = FrameMaps(*(tensor[begin : begin + count] for tensor in maps))
-            begin += count
-            self._assemble(video, attempt, number, own)
+        for entry, own in zip(wanted, frames, strict=True):
+            end = begin + len(own)
+            self._assemble(entry, FrameMaps(*(tensor[begin:end] for tensor in maps)))
+            begin = end
 
-    def _assemble(self, video: _Video, attempt: int, number: int, maps: FrameMaps) -> None:
+    def _assemble(self, entry: _Entry, maps: FrameMaps) -> None:
         """Add a block to its video when its turn comes: lanes may overtake each other."""
-        with video.lock:
+        video, attempt = entry.video, entry.attempt
+        with video.changed:
+            # The blocks before it are in lanes, never behind it: they do not wait for this one.
+            while video.wants(attempt) and entry.number >= attempt.next + MOST_WAITING:
+                if self._closing:
+                    return
+                video.changed.wait(_POLL_SECONDS)
             if not video.wants(attempt):
                 return
-            video.waiting[number] = maps
-            if video.assembling:
+            attempt.waiting[entry.number] = maps
+            if attempt.assembling:
                 return  # the lane that is at it takes this one too
-            video.assembling = True
-            windows, parts = video.windows, video.parts
+            attempt.assembling = True
         while True:
-            with video.lock:
-                if attempt != video.attempt:
-                    return
-                ready = video.waiting.pop(video.next, None)
-                if ready is None:
-                    video.assembling = False
+            with video.changed:
+                ready = attempt.waiting.pop(attempt.next, None)
+                if ready is None or not video.wants(attempt):
+                    attempt.assembling = False
                     break
-                video.next += 1
-            part = windows.add(ready)
-            if len(part.clips):
-                parts.append(part if self._options.frames else _without_frames(part))
+                attempt.next += 1
+                video.changed.notify_all()
+            attempt.add(ready)
         self._finish_if_whole(video)
 
     def _finish_if_whole(self, video: _Video) -> None:
         """Give the result once everything is there."""
-        with video.lock:
-            plan, facts = video.plan, video.facts
-            if video.over or video.assembling or facts is None or plan is None:
+        with video.changed:
+            attempt, facts = video.attempt, video.facts
+            if video.over or facts is None or attempt is None or attempt.assembling:
                 return
-            if not video.windows.finished:
+            if not attempt.windows.finished:
                 return
             video.over = True
-        engine, path = video.device.engine, video.source.path
+        self._give(video, self._item(video, attempt, facts))
+
+    def _item(self, video: _Video, attempt: _Attempt, facts: SourceFacts) -> BatchItem:
+        """Make the result of a whole video."""
+        engine, plan, path = video.device.engine, attempt.plan, video.source.path
         provenance = embed.make_provenance(engine, self._sampling, path, facts)
-        if not self._options.frames:
-            plan = replace(
-                plan, frame_seconds=plan.frame_seconds[:, :0], indices=plan.indices[:, :0]
-            )
-        result = embed.gather(video.parts, plan, lambda: provenance)
+        if not self._options.frames:  # copies: views would keep the whole
+            none = plan.frame_seconds[:, :0].copy(), plan.indices[:, :0].copy()
+            plan = replace(plan, frame_seconds=none[0], indices=none[1])
+        parts = [] if attempt.vectors is None else [attempt.vectors]
+        result = embed.gather(parts, plan, lambda: provenance)
+        attempt.vectors = None
         try:
             check_finite(engine, result.clips, result.frames)
         except ModelError as error:
-            item = BatchItem(video.index, path, None, "not_finite", str(error))
-        else:
-            item = BatchItem(video.index, path, result, source_sha256=facts.sha256)
-        self._give(video, item)
+            return BatchItem(video.index, path, None, "not_finite", str(error))
+        return BatchItem(video.index, path, result, source_sha256=facts.sha256)
 
     def _give(self, video: _Video, item: BatchItem) -> None:
         del self._videos[video.index]
         video.device.videos -= 1
         self._results.put(item)
-
-
-def _without_frames(part: ClipVectors) -> ClipVectors:
-    return ClipVectors(part.clips, part.frames[:, :0])
 
 
 def _lane_threads(engine: Engine, options: BatchOptions) -> list[int]:

@@ -28,12 +28,12 @@ from .cli_common import (
 )
 from .errors import CCLError, InputError
 from .files import check_place
-from .inputs import common_root, parse_shard
+from .inputs import common_root, find_videos, parse_shard
 from .writers import LEVELS, SUFFIXES, check_output
 
 if TYPE_CHECKING:
     from .job import JobInputs
-    from .job_state import Shard
+    from .job_state import Destination, Shard
 
 __all__ = ["embed_app"]
 
@@ -265,18 +265,19 @@ def _embed_all(given: SimpleNamespace) -> int:
     shard = parse_shard(given.shard, os.environ)
     if given.shard is not None and not quiet:
         typer.echo(f"shard {shard[0]} of {shard[1]}", err=True)
-    from .batch import BatchOptions, engines_for
     from .job import JobInputs, JobOptions, run_job
-    from .job_state import Shard
+    from .job_state import Destination, Shard
     from .progress import JobProgress, summary_facts, summary_table
     from .sampling import Sampling
 
-    wanted = Sampling(given.clips, given.every)
+    # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
+    logging.getLogger("ccl_hub.walk").addFilter(_once())
+    wanted, destination = Sampling(given.clips, given.every), Destination(out.absolute())
     inputs = JobInputs(
         given.inputs or [],
         given.manifest or [],
         given.root,
-        None if given.ext is None else given.ext.split(","),
+        None if given.ext is None else [part.strip() for part in given.ext.split(",")],
     )
     options = JobOptions(
         suffix=f".{given.format}",
@@ -287,6 +288,15 @@ def _embed_all(given: SimpleNamespace) -> int:
         fail_fast=given.fail_fast,
         overwrite=given.overwrite,
     )
+    options.has_frames(destination)
+    common_root(inputs.inputs, inputs.lists)
+    for one in inputs.inputs:
+        next(find_videos([one], extensions=inputs.extensions))
+    for listed in inputs.lists:
+        next(find_videos([], lists=[listed]))
+
+    from .batch import BatchOptions, engines_for
+
     batch = BatchOptions(
         workers=given.workers,
         threads=given.threads,
@@ -299,7 +309,8 @@ def _embed_all(given: SimpleNamespace) -> int:
     )
     say = typer.echo if given.as_json else None
     with JobProgress(quiet, say) as progress:
-        _count(inputs, options.shard, progress.set_total)
+        if progress.shown:
+            _count(inputs, destination, options.shard, progress.set_total)
         summary = run_job(inputs, out, engines, wanted, options, batch, progress.update)
     if say is not None:
         say(json.dumps(summary_facts(summary)))
@@ -346,12 +357,27 @@ class _ClipProgress:
         self.bar.update(done - self.bar.n)
 
 
-def _count(inputs: JobInputs, shard: Shard, tell: Callable[[int], None]) -> None:
+def _count(
+    inputs: JobInputs, destination: Destination, shard: Shard, tell: Callable[[int], None]
+) -> None:
     """Count the videos in a thread of its own, for the time left; errors come where they count."""
+    from .job import job_root
 
     def count() -> None:
         with contextlib.suppress(CCLError):
-            root = common_root(inputs.inputs, inputs.lists)
+            root = job_root(inputs, destination)
             tell(sum(1 for _ in inputs.videos(root, shard)))
 
     threading.Thread(target=count, daemon=True).start()
+
+
+def _once() -> Callable[[logging.LogRecord], bool]:
+    """Return a filter for what is told each time the folders are searched."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = len(told)
+        told.add(record.getMessage())
+        return len(told) > known
+
+    return is_new

@@ -42,6 +42,13 @@ RECYCLE_VIDEOS = 256
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.5
 _FAILED_STARTS = 3
+_KILL_SECONDS = 5.0
+_PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+from ccl_hub.decode_worker import main
+main(int(sys.argv[1]), sys.argv[2])
+"""
 
 
 class Block:
@@ -97,9 +104,11 @@ class _Worker:
         running = 0.0 if self.since_seconds is None else time.monotonic() - self.since_seconds
         return self.used_seconds + running
 
-    def restart_clock(self) -> None:
-        """Count from now."""
-        self.used_seconds, self.since_seconds = 0.0, time.monotonic()
+    def restart_clock(self, slots: int) -> None:
+        """Count from now, or from when one of its slots, all taken, is given back."""
+        with self.lock:
+            waits = self.taken == slots
+            self.used_seconds, self.since_seconds = 0.0, None if waits else time.monotonic()
 
     def send(self, message: Any) -> None:
         """Send, unless it is dead, which the next look at it will find."""
@@ -135,24 +144,25 @@ class DecodePool:
         self._running: list[_Worker] = []
         self._failed_starts = 0
         self._closing = False
-        self._wake_lock = threading.Lock()
+        self._wake_lock = threading.RLock()
         self._woken, self._wake_up = Pipe(duplex=False)
-        self._thread = threading.Thread(target=self._run, name="ccl-decode", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="ccl-decode", daemon=True)
+        self.thread.start()
 
     def submit(self, job: Job) -> None:
         """Add a video; the caller keeps their number bounded."""
         self._jobs.append(job)
         self._wake()
 
-    def close(self) -> None:
-        """End every process at once."""
+    def stop(self) -> None:
+        """Let the thread end every process and then itself; does not wait."""
         self._closing = True
         self._wake()
-        self._thread.join()
-        with self._wake_lock:
-            self._wake_up.close()
-            self._woken.close()
+
+    def close(self) -> None:
+        """End every process at once."""
+        self.stop()
+        self.thread.join()
 
     # The thread --------------------------------------------------------------------------------
 
@@ -165,11 +175,17 @@ class DecodePool:
                     self._woken.recv_bytes()
                 for worker in list(self._running):
                     self._attend(worker)
-        except Exception as error:
+        except BaseException as error:
             self._events.broken(error)
         finally:
             for worker in self._running:
+                worker.process.kill()
+            for worker in self._running:
                 _stop(worker)
+            self._running.clear()  # their memory goes with them
+            with self._wake_lock:
+                self._wake_up.close()
+                self._woken.close()
 
     def _poll_seconds(self) -> float:
         return min(_POLL_SECONDS, max(0.01, self._deadline_seconds / 4))
@@ -180,11 +196,14 @@ class DecodePool:
         for worker in idle:
             if self._jobs and worker.ready:
                 worker.job = self._jobs.popleft()
-                worker.restart_clock()
+                worker.restart_clock(self._settings.slots)
                 worker.send(("video", worker.job))
         waiting = sum(not w.ready for w in self._running)
         while len(self._running) < self._workers and len(self._jobs) > waiting:
-            self._running.append(_start(self._settings))
+            try:
+                self._running.append(_start(self._settings))
+            except OSError as error:
+                raise _cannot_start(str(error)) from error
             waiting += 1
 
     def _attend(self, worker: _Worker) -> None:
@@ -198,8 +217,8 @@ class DecodePool:
         if (worker.job is not None or not worker.ready) and worker.busy_seconds() > limit:
             late = f"not decoded after {limit:g} s; raise --deadline if it is only slow."
             return self._lose(worker, "timeout", late)
-        if worker.job is None and worker.videos >= self._recycle_videos and not worker.taken:
-            self._running.remove(worker)
+        if worker.job is None and worker.videos >= self._recycle_videos:
+            self._running.remove(worker)  # blocks that still wait are in memory of ours, too
             _stop(worker)
         return None
 
@@ -229,8 +248,6 @@ class DecodePool:
             if worker.since_seconds is None:
                 worker.since_seconds = time.monotonic()
             worker.send(("free", slot))
-        if not worker.taken:
-            self._wake()
 
     def _wake(self) -> None:
         """Let the thread look around; from any thread, also after the end."""
@@ -247,10 +264,14 @@ class DecodePool:
         elif not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS:
-                raise CCLError(
-                    f"decoding processes cannot start ({reason}); look for too little memory or "
-                    "processes, and for what they wrote to stderr."
-                )
+                raise _cannot_start(reason)
+
+
+def _cannot_start(reason: str) -> CCLError:
+    return CCLError(
+        f"decoding processes cannot start ({reason.rstrip('.')}); look for too little memory or "
+        "processes, and for what they wrote to stderr."
+    )
 
 
 def _start(settings: DecodeSettings) -> _Worker:
@@ -259,44 +280,55 @@ def _start(settings: DecodeSettings) -> _Worker:
     side = settings.preprocessing.crop_px
     memory = SharedMemory(settings.slots * BLOCK_FRAMES * frame_bytes(settings.preprocessing))
     handle = theirs.fileno()
-    code = (
-        "import sys; from ccl_hub.decode_worker import main; main(int(sys.argv[1]), sys.argv[2])"
-    )
     inherited: dict[str, Any] = {"pass_fds": [handle, memory.descriptor]}
     if sys.platform == "win32":
         os.set_handle_inheritable(handle, True)
         inherited = {"close_fds": False}
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, str(handle), memory.token],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # stdout belongs to data
-        env={
-            **os.environ,
-            # The modules that this process has, from wherever it has them; one thread each.
-            "PYTHONPATH": os.pathsep.join([_package_parent(), *filter(None, sys.path)]),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        },
-        **inherited,
-    )
-    theirs.close()
-    memory.close_descriptor()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _PROGRAM, str(handle), memory.token],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # stdout belongs to data
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(_module_folders()),
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+            **inherited,
+        )
+    except BaseException:
+        ours.close()
+        memory.buffer.close()
+        raise
+    finally:
+        theirs.close()
+        memory.close_descriptor()
     ring = np.frombuffer(memory.buffer, dtype=np.uint8)
     worker = _Worker(process, ours, ring.reshape(settings.slots, BLOCK_FRAMES, side, side, 3))
     worker.send(settings)
     return worker
 
 
-def _package_parent() -> str:
-    return str(Path(__file__).resolve().parent.parent)
+def _module_folders() -> list[str]:
+    """Return where this process has its modules from, in the same order.
+
+    This package may be from elsewhere: torch.hub forgets the folder that it imports from.
+    """
+    folders = [folder for folder in sys.path if isinstance(folder, str) and folder]
+    parent = str(Path(__file__).absolute().parent.parent)
+    return folders if parent in folders else [parent, *folders]
 
 
 def _stop(worker: _Worker) -> None:
     """End a process whatever it does; there is nothing that it would leave half done."""
+    worker.process.kill()
     with worker.lock:
-        worker.process.kill()
-        worker.process.wait()
         worker.connection.close()
+    try:
+        worker.process.wait(_KILL_SECONDS)
+    except subprocess.TimeoutExpired:  # the system keeps it, as one that waits for a dead disk
+        logger.warning("decoding process %d cannot be ended; left behind.", worker.process.pid)
 
 
 def _how_it_died(process: subprocess.Popen[bytes]) -> str:

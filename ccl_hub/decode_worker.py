@@ -16,8 +16,10 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +29,7 @@ import numpy as np
 
 from .config import Preprocessing
 from .crop import centre_crop
-from .errors import DecodeError, MediaError, MediaLimitError
+from .errors import DecodeError, InputError, MediaError, MediaLimitError
 from .files import file_sha256
 from .sampling import ClipPlan, Sampling
 from .shared_memory import SharedMemory
@@ -43,7 +45,6 @@ __all__ = [
 
 BLOCK_FRAMES = 16
 """Frames handed over at once; what one CPU core computes best together."""
-
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ class _Worker:
             self.connection.send(
                 ("failed", job.number, "unreadable", error.strerror or str(error))
             )
+        except Exception as error:  # of a library, at input that nobody thought of
+            self.connection.send(("failed", job.number, "internal", _what_happened(error)))
         else:
             self.connection.send(("end", job.number, facts))
 
@@ -146,7 +149,10 @@ class _Worker:
             decode_index=decode_index,
         ) as reader:
             info = reader.info
-            plan = own.sampling.plan(info.seconds, info.duration_seconds, own.preprocessing)
+            try:
+                plan = own.sampling.plan(info.seconds, info.duration_seconds, own.preprocessing)
+            except InputError as error:  # more windows than are allowed
+                raise MediaLimitError(str(error)) from error
             self.connection.send(("plan", job.number, plan))
             self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
@@ -161,13 +167,11 @@ class _Worker:
         )
         for begin in range(0, len(wanted), BLOCK_FRAMES):
             count = min(BLOCK_FRAMES, len(wanted) - begin)
+            block = list(islice(frames, count))  # before a slot is taken: it may fail
+            if len(block) < count:
+                raise DecodeError("a frame was promised by the index but never decoded.")
             slot = self.free_slot()
-            for place in range(count):
-                frame = next(frames, None)
-                if frame is None:
-                    self.free.append(slot)
-                    raise DecodeError("a frame was promised by the index but never decoded.")
-                self.ring[slot, place] = frame
+            self.ring[slot, :count] = block
             self.connection.send(("frames", job.number, slot, count))
 
     def free_slot(self) -> int:
@@ -180,6 +184,15 @@ class _Worker:
         return self.free.popleft()
 
 
+def _what_happened(error: Exception) -> str:
+    """Describe an error that nobody expected, and where it came from."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: "
+        f"{error}; convert the video, and please report this."
+    )
+
+
 def main(connection_handle: int, memory_token: str) -> None:
     """Run a worker; the main function of its process.
 
@@ -187,7 +200,6 @@ def main(connection_handle: int, memory_token: str) -> None:
         connection_handle: Inherited end of the connection, over which the settings come first.
         memory_token: Of the shared memory.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     _die_with_parent()
     with _connection(connection_handle) as connection:
         try:

@@ -23,8 +23,8 @@ from .errors import InputError
 from .interop import require_packages
 
 if TYPE_CHECKING:
+    from .int8_model import Int8Model
     from .model import CCLModel
-    from .quantize import Int8Model
 
 __all__ = ["FrameRunner", "OpenVinoEngine", "convert", "import_openvino", "without_telemetry"]
 

@@ -10,6 +10,7 @@
     │   └── WeightsError                  the weights are there but must not be used
     ├── MediaError                        one video or image cannot be embedded as asked
     │   ├── MediaNotFoundError            no such file, or not a regular local file
+    │   ├── UnreadableError               the file is there, but its storage fails
     │   ├── UnsupportedMediaError         container or codec that is refused or unknown
     │   ├── NoVideoError                  a readable file without any video frame
     │   ├── MediaLimitError               larger than the stated limits
@@ -42,6 +43,7 @@ __all__ = [
     "OutputError",
     "PublishError",
     "TrainingError",
+    "UnreadableError",
     "UnsupportedMediaError",
     "WeightsError",
 ]
@@ -103,6 +105,12 @@ class MediaNotFoundError(MediaError):
     """No such file, or not a regular local file."""
 
     code = "not_found"
+
+
+class UnreadableError(MediaError):
+    """The file is there, but cannot be read from its storage; trying again later may help."""
+
+    code = "unreadable"
 
 
 class UnsupportedMediaError(MediaError):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import OutputError
+
 __all__ = ["FolderInUseError", "is_held", "only_writer"]
 
 _ASK_SECONDS = 0.5
@@ -30,14 +32,19 @@ def only_writer(
 
     Raises:
         FolderInUseError: Another process holds it.
+        OutputError: The lock file cannot be made, or the disk has no locks.
     """
     if os.name == "nt":
         yield
         return
     import fcntl
 
-    with (folder / name).open("a") as lock:
-        told = False
+    try:
+        lock = (folder / name).open("a")
+    except OSError as error:
+        raise _unusable(folder / name, error) from error
+    with lock:
+        asked = 0
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,11 +52,20 @@ def only_writer(
             except BlockingIOError as error:
                 if waiting is None:
                     raise FolderInUseError(folder) from error
-                if not told:
+                asked += 1
+                if asked == 2:  # the first may have met a process that only looked at the lock
                     waiting()
-                told = True
                 time.sleep(_ASK_SECONDS)
+            except OSError as error:
+                raise _unusable(folder / name, error) from error
         yield
+
+
+def _unusable(lock: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{lock}: cannot be locked ({error.strerror or error}); check that the folder is "
+        "writable, has space, and is on a disk with file locks."
+    )
 
 
 def is_held(lock: Path) -> bool:

@@ -18,20 +18,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .batch import BatchItem, BatchOptions, BatchSource, embed_batch
-from .engine import Engine
 from .errors import InputError
 from .files import write_atomically
 from .inputs import VideoInput, common_root, find_videos
-from .job_state import Destination, JobState, Shard, open_state, read_settings
+from .job_state import Destination, JobState, Shard, open_state, read_settings, remove_file
 from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .sampling import Sampling
 from .sinks import DatasetSink, FolderSink, Prepared, Sink
 from .writers import LEVELS, SUFFIXES
 
-__all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "run_job"]
+if TYPE_CHECKING:
+    from .batch import BatchItem, BatchOptions, BatchSource
+    from .engine import Engine
+
+__all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "job_root", "run_job"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +77,11 @@ class JobOptions:
 
     Args:
         suffix: Of the files in a folder: ".npy", ".npz" or ".safetensors".
-        level: "clip", "frame" or "video", of a .npy or a dataset; None for "clip".
+        level: "clip", "frame" or "video", of a .npy or a dataset; None for "clip". Other files
+            hold every level.
         shard: Which share of the videos.
-        checksum: Know a source by its sha256 instead of its size and time of change.
+        checksum: Know a source by its sha256 instead of its size and time of change; what failed
+            is tried again.
         retry_failed: Try every failed video again; without it only those whose failure may have
             been the machine's, or that have changed.
         fail_fast: Stop at the first video that fails.
@@ -100,6 +104,23 @@ class JobOptions:
             )
         if self.level is not None and self.level not in LEVELS:
             raise InputError(f"level is {self.level!r}; allowed: {', '.join(LEVELS)}.")
+
+    def has_frames(self, destination: Destination) -> bool:
+        """Whether the vectors of frames are kept.
+
+        Raises:
+            InputError: A level is asked for, but the files hold every one.
+        """
+        if destination.is_dataset:
+            return self.level == "frame"
+        if self.suffix == ".npy":
+            return self.level == "frame"
+        if self.level is not None:
+            raise InputError(
+                f"level is {self.level!r} but {self.suffix} files hold every level; leave level "
+                "out, or choose the format npy or a .parquet dataset."
+            )
+        return True
 
 
 @dataclass(frozen=True)
@@ -191,16 +212,13 @@ def run_job(
             embeddings made otherwise.
         OutputError: The destination cannot be written; what was finished is intact.
     """
+    from .batch import BatchOptions, embed_batch
+
     own, destination = options or JobOptions(), Destination(Path(out).absolute())
     began = time.monotonic()
-    # A relative path would change its meaning with the current folder.
-    root = _root(inputs, destination)
+    batch = replace(batch or BatchOptions(), frames=own.has_frames(destination))
+    root = job_root(inputs, destination)
     settings = {**_settings(engines[0], sampling, own, destination), "root": str(root)}
-    level = own.level or "clip"
-    keeps_frames = (destination.is_dataset and level == "frame") or not (
-        destination.is_dataset or (own.suffix == ".npy" and level != "frame")
-    )
-    batch = replace(batch or BatchOptions(), frames=keeps_frames)
     summary = JobSummary(destination.path)
 
     def tell(event: VideoEvent) -> None:
@@ -210,7 +228,7 @@ def run_job(
     with open_state(destination, own.shard, settings, own.overwrite) as state:
         sink: Sink
         if destination.is_dataset:
-            sink = DatasetSink(state, level)
+            sink = DatasetSink(state, own.level or "clip")
         else:
             sink = FolderSink(state, own.suffix, own.level)
         run = _Run(state, sink, own, tell)
@@ -250,6 +268,8 @@ class _Run:
 
     def todo(self, videos: Iterator[VideoInput]) -> Iterator[BatchSource]:
         """Yield what must be embedded; tell of what need not be."""
+        from .batch import BatchSource
+
         number = 0
         with ThreadPoolExecutor(IO_THREADS) as pool:
             for work, intact in _looked_ahead(self._look(video, pool) for video in videos):
@@ -286,7 +306,7 @@ class _Run:
         changed = (before.size_bytes, before.mtime_ns) != (work.size_bytes, work.mtime_ns)
         if before.state == FAILED:
             retry = options.retry_failed or before.code in TRANSIENT_CODES
-            return not changed and not retry
+            return not changed and not retry and not options.checksum
         return intact and not changed and not options.checksum
 
     def keep_all(self, items: Iterator[BatchItem]) -> None:
@@ -356,7 +376,8 @@ def _row(work: _Work, item: BatchItem) -> Row:
         source_sha256=item.source_sha256,
         state=state,
         code=code,
-        reason=reason,
+        # It may quote a name that is not UTF-8.
+        reason=reason.encode("utf-8", "backslashreplace").decode(),
         output="",
         output_bytes=0,
         output_sha256="",
@@ -375,10 +396,13 @@ def _text(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _root(inputs: JobInputs, destination: Destination) -> Path:
-    """Return the folder from which videos are named; the same in every run."""
+def job_root(inputs: JobInputs, destination: Destination) -> Path:
+    """Return the folder from which videos are named; the same in every run.
+
+    It is absolute: a relative one would change its meaning with the current folder.
+    """
     if inputs.root is not None:
-        return inputs.root.absolute()
+        return Path(os.path.abspath(inputs.root))  # noqa: PTH100 - keeps symbolic links
     found = read_settings(destination)
     if found is not None and isinstance(found.get("root"), str):
         return Path(found["root"])
@@ -404,9 +428,7 @@ def _settings(
 
 def _write_failures(state: JobState) -> Path | None:
     """List every video of the shard that is not done, for people and spreadsheets."""
-    destination, shard = state.destination, state.shard
-    folder = destination.state if destination.is_dataset else destination.path
-    path = folder / ("failures.csv" if shard.count == 1 else f"failures-{shard.label}.csv")
+    path = state.destination.failures(state.shard)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["id", "path", "state", "code", "reason"])
@@ -415,8 +437,8 @@ def _write_failures(state: JobState) -> Path | None:
         writer.writerow([row.id, row.path, row.state, row.code, row.reason])
         count += 1
     if not count:
-        path.unlink(missing_ok=True)
+        remove_file(path)
         return None
     data = text.getvalue().encode()
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, lambda file: file.write(data), state.temporary)
     return path

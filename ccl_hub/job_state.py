@@ -4,7 +4,7 @@ A destination belongs to one model and one way of sampling: embeddings of two ki
 would be compared by mistake. ``settings.json`` holds what must be the same in every run. Each
 shard has a manifest and a lock of its own, so that machines never write to the same file.
 
-    FOLDER/.ccl/                settings.json, manifest-0-of-1.sqlite, lock-0-of-1
+    FOLDER/.ccl/                settings.json, manifest-0-of-1.sqlite, lock-0-of-1, tmp-0-of-1/
     feats.parquet.ccl/          the same beside a dataset, whose folder holds nothing but parts
 """
 
@@ -25,13 +25,16 @@ from .folder_lock import is_held, only_writer
 from .inputs import shard_of
 from .manifest import Manifest, Row, read_row
 
-__all__ = ["Destination", "JobState", "Shard", "open_state", "read_settings"]
+__all__ = ["Destination", "JobState", "Shard", "open_state", "read_settings", "remove_file"]
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME = ".ccl"
 DATASET_SUFFIX = ".parquet"
-_LABEL = re.compile(r"(?:manifest|lock)-(\d+)-of-(\d+)(?:\.sqlite)?")
+_LABEL = re.compile(
+    r"(?:manifest-(\d+)-of-(\d+)\.sqlite|lock-(\d+)-of-(\d+)|"
+    r"part-(\d+)-of-(\d+)-[0-9a-f]{16}\.parquet)"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class Destination:
             return self.path.with_name(self.path.name + STATE_NAME)
         return self.path / STATE_NAME
 
+    def failures(self, shard: Shard) -> Path:
+        """File that lists the videos of a shard that are not done."""
+        folder = self.state if self.is_dataset else self.path
+        return folder / ("failures.csv" if shard.count == 1 else f"failures-{shard.label}.csv")
+
 
 class JobState:
     """The state of one shard of a job, while its lock is held.
@@ -81,17 +89,18 @@ class JobState:
 
     def __init__(self, destination: Destination, shard: Shard, manifest: Manifest) -> None:
         self.destination, self.shard, self.manifest = destination, shard, manifest
+        self.temporary = _temporary(destination, shard)
         # Of runs with another number of shards: a video is in one manifest of each number.
-        counts = {count for _, count in _labels(destination.state)} - {shard.count}
+        counts = {count for _, count in _manifests(destination)} - {shard.count}
         self._others = sorted(counts)
 
     def find(self, id: str) -> Row | None:
-        """Return what is known of a video."""
+        """Return what is known of a video; from another number of shards it is taken over."""
         row = self.manifest.find(id)
         for count in () if row is not None else self._others:
-            label = Shard(shard_of(id, count), count).label
-            path = self.destination.state / f"manifest-{label}.sqlite"
+            path = _manifest(self.destination, Shard(shard_of(id, count), count))
             if path.is_file() and (row := read_row(path, id)) is not None:
+                self.manifest.record(row)
                 return row
         return row
 
@@ -117,10 +126,27 @@ def open_state(
     make_folder(destination.path)
     state = make_folder(destination.state)
     with only_writer(state, f"lock-{shard.label}", lambda: _say_waiting(destination)):
+        for left in make_folder(_temporary(destination, shard)).iterdir():
+            remove_file(left)  # of a run that was killed
         with only_writer(state, "lock-settings", lambda: None):
             _claim(destination, shard, settings, overwrite)
-        with Manifest(state / f"manifest-{shard.label}.sqlite") as manifest:
+        with Manifest(_manifest(destination, shard)) as manifest:
             yield JobState(destination, shard, manifest)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file unless it is gone.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be removed ({error.strerror or error}); check who owns it and its "
+            "folder, and run again."
+        ) from error
 
 
 def read_settings(destination: Destination) -> dict[str, Any] | None:
@@ -155,60 +181,94 @@ def _claim(
 ) -> None:
     """Write the settings, or compare them with those that are there."""
     state = destination.state
-    others = [label for label in _labels(state, "lock-*") if label != (shard.index, shard.count)]
-    live = [label for label in others if is_held(state / f"lock-{Shard(*label).label}")]
+    others = set(_labels(state, "lock-*")) - {(shard.index, shard.count)}
+    live = [one for one in others if is_held(state / f"lock-{Shard(*one).label}")]
     if any(count != shard.count for _, count in live):
         raise OutputError(
             f"{destination.path}: a run with another number of shards is writing here; wait for "
             "it to end, or give the same number."
         )
     found = read_settings(destination)
-    if found is not None and found != settings:
-        if not overwrite:
-            shown = "; ".join(
-                f"{key} is {found.get(key)!r} there, {settings.get(key)!r} now"
-                for key in sorted({*found, *settings})
-                if found.get(key) != settings.get(key)
-            )
-            raise InputError(
-                f"{destination.path}: holds embeddings made otherwise ({shown}), which must not "
-                "be mixed; give another destination, or --overwrite to remove what is there."
-            )
-        if live:
-            raise OutputError(
-                f"{destination.path}: a run is writing here, so nothing is removed; wait for it."
-            )
-        _remove_outputs(destination)
-        found = None
-    counts = {count for _, count in _labels(state)} - {shard.count}
-    if destination.is_dataset and counts:
+    differs = _difference(destination, shard, found, settings)
+    if differs and not overwrite:
         raise InputError(
-            f"{destination.path}: made by runs of {counts.pop()} shards, this is one of "
-            f"{shard.count}; rows of a video could be there twice. Give the same number of shards."
+            f"{destination.path}: {differs}; give another destination, or --overwrite to remove "
+            "what is there."
         )
+    if differs and live:
+        raise OutputError(
+            f"{destination.path}: a run is writing here, so nothing is removed; wait for it."
+        )
+    if differs:
+        _remove_outputs(destination)
+    for other in _manifests(destination):
+        if other[1] != shard.count:  # what is listed there is taken over, and listed anew
+            remove_file(destination.failures(Shard(*other)))
     if found != settings:
         data = (json.dumps(settings, indent=2) + "\n").encode()
-        write_atomically(state / "settings.json", lambda file: file.write(data))
+        folder = _temporary(destination, shard)
+        write_atomically(state / "settings.json", lambda file: file.write(data), folder)
+
+
+def _difference(
+    destination: Destination,
+    shard: Shard,
+    found: dict[str, Any] | None,
+    settings: dict[str, Any],
+) -> str:
+    """Say why a run must not go on with what is there; "" if it may."""
+    if found is not None and found != settings:
+        shown = "; ".join(
+            f"{key} is {found.get(key)!r} there, {settings.get(key)!r} now"
+            for key in sorted({*found, *settings})
+            if found.get(key) != settings.get(key)
+        )
+        return f"holds embeddings made otherwise ({shown}), which must not be mixed"
+    made = {*_manifests(destination), *_labels(destination.path, "part-*")}
+    counts = {count for _, count in made} - {shard.count}
+    if destination.is_dataset and counts:
+        return (
+            f"made by runs of {min(counts)} shards, this is one of {shard.count}, and rows of a "
+            "video could be there twice; give the same number of shards"
+        )
+    return ""
 
 
 def _remove_outputs(destination: Destination) -> None:
-    """Remove every output that a manifest names, and the manifests."""
-    for index, count in _labels(destination.state):
-        path = destination.state / f"manifest-{Shard(index, count).label}.sqlite"
+    """Remove every output that a manifest names, every part, the lists of failures, the rest."""
+    if destination.is_dataset:
+        for path in destination.path.glob("part-*"):
+            if _LABEL.fullmatch(path.name):
+                remove_file(path)
+    for one in _manifests(destination):
+        path = _manifest(destination, Shard(*one))
         with Manifest(path) as manifest:
-            for part in manifest.parts():
-                (destination.path / part.name).unlink(missing_ok=True)
-            if not destination.is_dataset:
-                for row in manifest.rows("done", "incomplete"):
-                    (destination.path / row.output).unlink(missing_ok=True)
-        path.unlink()
+            for row in () if destination.is_dataset else manifest.rows("done", "incomplete"):
+                remove_file(destination.path / row.output)
+        remove_file(destination.failures(Shard(*one)))
+        remove_file(path)
 
 
-def _labels(state: Path, pattern: str = "manifest-*.sqlite") -> list[tuple[int, int]]:
+def _manifest(destination: Destination, shard: Shard) -> Path:
+    return destination.state / f"manifest-{shard.label}.sqlite"
+
+
+def _temporary(destination: Destination, shard: Shard) -> Path:
+    """Folder of files that are being written, on the same disk as the outputs."""
+    return destination.state / f"tmp-{shard.label}"
+
+
+def _manifests(destination: Destination) -> list[tuple[int, int]]:
+    """Return the shards that have a manifest."""
+    return _labels(destination.state, "manifest-*")
+
+
+def _labels(folder: Path, pattern: str) -> list[tuple[int, int]]:
     """Return the shards that have left a file of a kind."""
-    found = []
-    for path in state.glob(pattern):
+    found = set()
+    for path in folder.glob(pattern):
         match = _LABEL.fullmatch(path.name)
         if match:
-            found.append((int(match[1]), int(match[2])))
+            index, count = filter(None, match.groups())
+            found.add((int(index), int(count)))
     return sorted(found)

@@ -96,19 +96,28 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._whole = True
         with self._guarded():
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+        self._committed = time.monotonic()
+
+    def _open(self) -> None:
+        with self._guarded():
             self._db.execute("PRAGMA journal_mode = TRUNCATE")  # no shared memory: network disks
             self._db.execute("PRAGMA synchronous = NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, VERSION):
                 raise OutputError(
-                    f"{path}: a manifest of version {version}; this version of ccl_hub reads "
-                    f"{VERSION}. Upgrade ccl-hub, or choose another destination."
+                    f"{self._path}: a manifest of version {version}; this version of ccl_hub "
+                    f"reads {VERSION}. Upgrade ccl-hub, or choose another destination."
                 )
             self._db.executescript(_SCHEMA + f"PRAGMA user_version = {VERSION};")
             self._db.execute("BEGIN IMMEDIATE")
-        self._committed = time.monotonic()
 
     def find(self, id: str) -> Row | None:
         """Return what is known of a video."""
@@ -129,6 +138,13 @@ class Manifest:
         query = f"SELECT {_COLUMNS} FROM videos WHERE state IN ({marks}) ORDER BY id"  # noqa: S608
         with self._guarded():
             yield from (Row(*values) for values in self._db.execute(query, states))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let changes count together or not at all, whatever interrupts them."""
+        self._whole = False
+        yield
+        self._whole = True
 
     # The spool and the parts of a dataset --------------------------------------------------------
 
@@ -174,7 +190,7 @@ class Manifest:
 
     def drop_part(self, name: str) -> None:
         """Forget a part and every video in it."""
-        with self._guarded():
+        with self._guarded(), self.together():
             self._db.execute("DELETE FROM videos WHERE output = ?", (name,))
             self._db.execute("DELETE FROM parts WHERE name = ?", (name,))
             self._db.execute("DELETE FROM stale WHERE part = ?", (name,))
@@ -189,7 +205,7 @@ class Manifest:
             spooled: The videos in it.
             rewritten: Old part -> the one that takes its place, None if nothing of it is left.
         """
-        with self._guarded():
+        with self._guarded(), self.together():
             for old, part in rewritten.items():
                 if part is not None:
                     self._db.execute("INSERT INTO parts VALUES (?, ?, ?)", astuple(part))
@@ -220,11 +236,12 @@ class Manifest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Commit, unless the disk is what failed, and close."""
+        """Commit, unless changes that belong together were interrupted, and close."""
         try:
-            if kind is None or not issubclass(kind, OutputError):
-                self._db.execute("COMMIT")
-        except sqlite3.Error:
+            if self._whole:
+                with self._guarded():
+                    self._db.execute("COMMIT")
+        except OutputError:
             if kind is None:
                 raise
         finally:

@@ -53,6 +53,11 @@ class JobProgress:
     ) -> None:
         self._bar.close()
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar."""
+        return not self._bar.disable
+
     def set_total(self, videos: int) -> None:
         """Tell how many videos there are, once that is known; from any thread."""
         self._bar.total = videos

@@ -1,4 +1,4 @@
-"""The network in 8-bit integers for OpenVINO: made once from real videos, checked, kept on disk.
+"""The network in 8-bit integers for OpenVINO: made once from real videos, and checked.
 
     videos -> clips -+-> 3 of 4: ranges of activations -> int8 network -+-> compared -> cache
                      +-> 1 of 4: held out -----------------------------+
@@ -6,24 +6,15 @@
 NNCF's post-training quantisation, per channel for weights. The taps of conv6 stay in float32: they
 are 2 % of the work, and the clip vectors owe most of their error to them (lowest cosine 0.987
 with them in int8, 0.997 without, of ``ccl_r18_mini``).
-
-A model's place in the cache is named by its weights and configuration. Its network is a pair of
-files named by their own hash, and ``int8.json``, written last, says which pair it is; so two
-processes that build at once leave a whole model, that of the last.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -32,14 +23,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from . import __version__
 from .backends import check_model, cores_to_use
-from .config import Preprocessing, parse_dataclass
+from .config import Preprocessing
 from .crop import centre_crop
 from .dense import WindowAssembler
 from .engine import CPU_BATCH_FRAMES, FrameGraph, FrameMaps, TorchEngine
 from .engine_openvino import FrameRunner, convert, import_openvino, without_telemetry
-from .errors import ExportError, InputError, MediaError, WeightsError
-from .files import make_folder, write_atomically
+from .errors import ExportError, InputError, MediaError
+from .files import make_folder
+from .int8_model import (
+    Int8Facts,
+    Int8Model,
+    cache_folder,
+    find_int8,
+    network_sha256,
+    place_of,
+    tensors_sha256,
+    write_int8,
+)
 from .interop import require_packages
 from .sampling import sample_eval
 from .video import VideoReader
@@ -49,10 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOWEST_COSINE",
-    "Int8Facts",
     "Int8Model",
     "build_int8",
-    "cache_folder",
     "calibration_clips",
     "find_int8",
     "int8_for",
@@ -66,81 +66,10 @@ HELD_OUT = 4
 LOWEST_COSINE = 0.99
 """Allowed between a vector of the int8 network and the same of the float32 one."""
 
-RECORD_NAME = "int8.json"
-REBUILD = "build it again with build_int8(model, videos, force=True)"
-
 logger = logging.getLogger(__name__)
 
 Clips = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Int8Facts:
-    """What ``int8.json`` says of an int8 model.
-
-    Args:
-        sha256: Hash of the network: of the bytes of its .xml, then of its .bin.
-        model: Name of the float32 model.
-        weights_sha256: Hash of the file it was loaded from, or "".
-        tensors_sha256: Hash of its weights themselves.
-        config_fingerprint: Hash of its architecture and preprocessing.
-        calibration_frames: Frames that the ranges come from.
-        compared_frames: Frames held out, in clips of the model's length.
-        frame_cosine: Lowest cosine between the two networks' vectors of these frames.
-        clip_cosine: Lowest cosine between their vectors of the clips.
-        versions: Of the packages that made it.
-    """
-
-    sha256: str
-    model: str
-    weights_sha256: str
-    tensors_sha256: str
-    config_fingerprint: str
-    calibration_frames: int
-    compared_frames: int
-    frame_cosine: float
-    clip_cosine: float
-    versions: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Int8Model:
-    """An int8 model in the cache.
-
-    Args:
-        path: The network's .xml; its .bin is beside it.
-        facts: What is known of it.
-    """
-
-    path: Path
-    facts: Int8Facts
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the network, which tells it from every other."""
-        return self.facts.sha256
-
-    def read(self) -> tuple[bytes, bytes]:
-        """Return the bytes of .xml and .bin, whose hash is right.
-
-        Raises:
-            WeightsError: A file is missing or damaged.
-        """
-        try:
-            data = self.path.read_bytes(), self.path.with_suffix(".bin").read_bytes()
-        except OSError as error:
-            raise WeightsError(
-                f"{self.path}: the int8 network cannot be read ({error.strerror or error}); "
-                f"{REBUILD}."
-            ) from error
-        found = _hash(*data)
-        if found != self.sha256:
-            raise WeightsError(
-                f"{self.path}: sha256 of the int8 network is {found}, it was written with "
-                f"{self.sha256}; it is damaged: {REBUILD}."
-            )
-        return data
 
 
 def build_int8(
@@ -175,12 +104,12 @@ def build_int8(
         '9a0f...'
     """
     check_model(model, "openvino-int8")
+    if not force and (found := find_int8(model, cache)) is not None:
+        return found
     require_packages(
         "building an int8 model", ["openvino", "nncf"], "openvino", "use the backend torch"
     )
-    if not force and (found := find_int8(model, cache)) is not None:
-        return found
-    folder = make_folder(_place(model, cache))
+    folder = make_folder(place_of(model, cache))
     clips = calibration_clips(videos, model.preprocessing)
     held_out = np.arange(len(clips)) % HELD_OUT == HELD_OUT - 1
     frames = clips[~held_out].reshape(-1, *clips.shape[2:])  # (M,T,S,S,3) -> (M*T,S,S,3)
@@ -188,48 +117,23 @@ def build_int8(
     network = import_openvino().Core().read_model(*data)
     frame_cosine, clip_cosine = _compared(model, network, clips[held_out])
     facts = Int8Facts(
-        sha256=_hash(*data),
+        sha256=network_sha256(*data),
         model=model.name,
         weights_sha256=model.weights_sha256,
-        tensors_sha256=_tensors_sha256(model),
+        tensors_sha256=tensors_sha256(model),
         config_fingerprint=model.config.fingerprint(),
         calibration_frames=len(frames),
         compared_frames=clips[held_out].shape[0] * clips.shape[1],
         frame_cosine=frame_cosine,
         clip_cosine=clip_cosine,
-        versions={name: version(name) for name in ("ccl-hub", "torch", "openvino", "nncf")},
+        versions={
+            "ccl-hub": __version__,
+            **{name: version(name) for name in ("torch", "openvino", "nncf")},
+        },
     )
-    return _write(folder, facts, data)
-
-
-def find_int8(model: CCLModel, cache: str | Path | None = None) -> Int8Model | None:
-    """Return the int8 model that :func:`build_int8` made of a model, or None.
-
-    Args:
-        model: As it was then; found by its weights, whatever file they came from.
-        cache: See :func:`build_int8`.
-
-    Raises:
-        WeightsError: It is there but damaged.
-    """
-    path = _place(model, cache) / RECORD_NAME
-    try:
-        values = json.loads(path.read_bytes())
-        facts = parse_dataclass(Int8Facts, values, str(path))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:  # ConfigError is one
-        raise WeightsError(
-            f"{path}: not a record of an int8 model ({error}); {REBUILD}."
-        ) from error
-    expected = (_tensors_sha256(model), model.config.fingerprint())
-    if (facts.tensors_sha256, facts.config_fingerprint) != expected or not re.fullmatch(
-        "[0-9a-f]{64}", facts.sha256
-    ):
-        raise WeightsError(f"{path}: the record of another model; {REBUILD}.")
-    found = Int8Model(path.with_name(f"{facts.sha256}.xml"), facts)
-    found.read()
-    return found
+    built = write_int8(folder, facts, data)
+    logger.info("wrote %s", built.path)
+    return built
 
 
 def int8_for(model: CCLModel, calibration: Int8Model | Sequence[str | Path] | None) -> Int8Model:
@@ -245,7 +149,7 @@ def int8_for(model: CCLModel, calibration: Int8Model | Sequence[str | Path] | No
         ExportError: See :func:`build_int8`.
     """
     if isinstance(calibration, Int8Model):
-        if calibration.facts.tensors_sha256 != _tensors_sha256(model):
+        if calibration.facts.tensors_sha256 != tensors_sha256(model):
             raise InputError(
                 f"{calibration.path}: made of {calibration.facts.model!r}, whose weights are not "
                 f"those of {model.name!r}; build one with build_int8(model, videos)."
@@ -260,29 +164,6 @@ def int8_for(model: CCLModel, calibration: Int8Model | Sequence[str | Path] | No
             "calibrate on, or build one with ccl_hub.quantize.build_int8(model, videos)."
         )
     return found
-
-
-def cache_folder() -> Path:
-    """Return ``$CCL_CACHE``, or else ``ccl_hub`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    named = os.environ.get("CCL_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # one that is not absolute does not count
-    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "ccl_hub"
-
-
-def _place(model: CCLModel, cache: str | Path | None) -> Path:
-    folder = cache_folder() if cache is None else Path(cache).expanduser()
-    return folder / "int8" / f"{_tensors_sha256(model)[:16]}-{model.config.fingerprint()}"
-
-
-def _tensors_sha256(model: CCLModel) -> str:
-    """Hash the weights themselves: a model that was changed after loading is another one."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # Calibration frames -----------------------------------------------------------------------------
@@ -424,22 +305,3 @@ def _cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     found: npt.NDArray[np.float64] = (a * b).sum(1) / np.maximum(norms, np.finfo(float).tiny)
     return found
-
-
-# Cache ------------------------------------------------------------------------------------------
-
-
-def _write(folder: Path, facts: Int8Facts, data: tuple[bytes, bytes]) -> Int8Model:
-    """Write the pair, then the record that names it."""
-    path = folder / f"{facts.sha256}.xml"
-    xml, weights = data
-    text = (json.dumps(asdict(facts), indent=2) + "\n").encode()
-    write_atomically(path, lambda file: file.write(xml))
-    write_atomically(path.with_suffix(".bin"), lambda file: file.write(weights))
-    write_atomically(folder / RECORD_NAME, lambda file: file.write(text))
-    logger.info("wrote %s", path)
-    return Int8Model(path, facts)
-
-
-def _hash(xml: bytes, weights: bytes) -> str:
-    return hashlib.sha256(xml + weights).hexdigest()

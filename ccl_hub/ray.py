@@ -1,6 +1,6 @@
 """Many videos on a cluster, by Ray Data: paths or URLs in, rows of embeddings out.
 
-    paths, a parquet of paths or a Dataset -> small blocks -> CCLEmbedder actors -> Dataset
+    paths, a parquet of paths or a Dataset -> blocks -> CCLEmbedder actors -> Dataset
 
     from ccl_hub.ray import embed_paths  # needs pip install 'ccl-hub[ray]'
 
@@ -8,43 +8,38 @@
     rows.write_parquet("s3://bucket/features")
 
 Every video gives rows: a bad one gives one with ``status`` "failed", its ``code`` and no
-embedding. Ray starts a process that died again, and gives it the same block of a few videos; a
-video that crashed it ``crash_attempts`` times is then passed over, as failed with code "crashed".
+embedding. An actor decodes in processes of its own, so that a video that crashes or hangs the
+decoder costs its own row alone. If an actor itself dies, for lack of memory or with its machine,
+Ray starts it again and gives it the same block of videos.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import importlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .errors import InputError, MediaError, MediaNotFoundError, ModelError
-from .ray_rows import COLUMNS, Found, as_table, check_columns, join, paths_of, require
+from .errors import InputError, MediaError
+from .ray_rows import COLUMNS, FACTS, Found, as_table, check_columns, join, paths_of, require
 from .registry import list_models
-from .remote_files import is_url, local_copy, open_filesystem, remove_copies
+from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
 from .sampling import Sampling
 
 if TYPE_CHECKING:
-    from .embed import Embeddings
-    from .model import CCLModel
-    from .video import MediaLimits
+    from .batch import BatchItem, BatchOptions, BatchSource
 
-__all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths", "new_attempts"]
+__all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths"]
 
 Table: TypeAlias = Any  # pyarrow.Table
 Dataset: TypeAlias = Any  # ray.data.Dataset; ray, too, is imported where it is used
 LEVELS = ("clip", "video")
-
-
-class _CrashedError(MediaError):
-    """The process died each time that it came to this video."""
-
-    code = "crashed"
+VIDEOS_PER_WORKER = 16
+"""Videos of a block for each decoding process. Processes start anew for each block, and with so
+many that costs a few hundredths of the time even where nothing but decoding takes any."""
 
 
 class CCLEmbedder:
@@ -54,22 +49,19 @@ class CCLEmbedder:
 
     Args:
         model: A name of ``ccl_hub.list_models()``, a Hub id, or a folder that every node sees.
-        revision: See :meth:`ccl_hub.CCLModel.from_pretrained`.
-        device: Likewise; "cuda" for actors with ``num_gpus``.
+        revision: See :func:`ccl_hub.embed_many`.
+        device: Likewise; "cuda" for actors with ``num_gpus``, all of whose GPUs are used.
         dtype: Likewise.
-        clips: See :func:`ccl_hub.embed.embed_video`.
+        backend: Likewise.
+        clips: Likewise.
         every_seconds: Likewise.
         level: "clip" for a row for each clip, "video" for one for each video.
-        batch_size: Clips that go through the model at once; that of ``embed_video`` by default.
-        limits: Largest media accepted; ``max_bytes`` also bounds what is copied.
+        options: How an actor embeds its batches: deadlines, limits, memory. Where it leaves the
+            number of decoding processes or threads open, an actor has one for each of its CPUs.
         path_column: Column of the batch with local paths or URLs.
         storage_options: fsspec's, for the URLs: credentials, endpoints.
-        retries: How often reading a remote file is tried again; see
-            :func:`ccl_hub.remote_files.local_copy`.
-        threads: Of torch; None leaves them to Ray, which gives as many as ``num_cpus``.
-        attempts: Where crashes are counted, of :func:`new_attempts`. With None a video that always
-            crashes its process is tried for ever, for so does Ray Data.
-        crash_attempts: Crashes of the process after which a video is passed over.
+        retries: How often reading a remote file is tried again, after 0.5 s, 1 s, 2 s, ... and at
+            most 10 s.
 
     Raises:
         InputError: An argument is not allowed.
@@ -88,36 +80,38 @@ class CCLEmbedder:
         model: str | Path = "ccl_r18_mini",
         *,
         revision: str | None = None,
-        device: str | None = None,
+        device: str = "auto",
         dtype: str | None = None,
+        backend: str = "torch",
         clips: int | None = None,
         every_seconds: float | None = None,
         level: str = "clip",
-        batch_size: int | None = None,
-        limits: MediaLimits | None = None,
+        options: BatchOptions | None = None,
         path_column: str = "path",
         storage_options: Mapping[str, Any] | None = None,
         retries: int = 3,
-        threads: int | None = None,
-        attempts: Any = None,
-        crash_attempts: int = 2,
     ) -> None:
         require("pyarrow")
+        from .batch import BatchOptions, engines_for
+
         self.sampling = Sampling(clips, every_seconds)
         self.level = _checked_level(level)
         _check_at_least(0, retries=retries)
-        self.limits, self.batch_size, self.path_column = limits, batch_size, path_column
-        self.retries, self.storage_options = retries, storage_options
-        self.attempts, self.crash_attempts = attempts, crash_attempts
-        self.actor_id = _actor_id()
-        if self.actor_id:  # a restarted actor keeps its id
+        self.path_column, self.retries = path_column, retries
+        self.storage_options = storage_options
+        self.actor_id, cpus = _actor()
+        if self.actor_id:  # an actor that Ray starts again keeps its id
             remove_copies(self.actor_id)
-        crashed = ModelError(
-            f"the process died each of the {crash_attempts} times that it loaded {str(model)!r}; "
-            "give the actors more memory."
+        own = options or BatchOptions()
+        self.options = replace(
+            own,
+            workers=own.workers or cpus,
+            threads=own.threads or cpus,
+            # A share as if the whole machine decoded, for other actors are there too.
+            memory_bytes=own.memory_bytes or BatchOptions().worker_bytes,
+            frames=False,
         )
-        with self._counted("", crashed):
-            self.model = _load(model, revision, device, dtype, threads)
+        self.engines = engines_for(model, revision, device, dtype, backend, self.options)
 
     def __call__(self, batch: Any) -> Table:
         """Embed the videos of one batch.
@@ -128,108 +122,67 @@ class CCLEmbedder:
         Returns:
             A table of the columns of the batch and :data:`COLUMNS`, where ``embedding`` is a list
             of fixed size of float32. ``status`` is "ok", "incomplete" (a part could not be read)
-            or "failed", with a null embedding; ``clip_index`` is null for whole videos.
+            or "failed", with a null embedding and a ``code`` of :class:`ccl_hub.BatchItem`;
+            ``clip_index`` is null for whole videos.
 
         Raises:
             InputError: No column of paths, one that is not text, or a name that is taken.
-            ModelError: The model gives NaN or infinity.
+            OutputError: There is no place for copies of remote files.
         """
+        from .embed import make_provenance
+
         table = as_table(batch)
-        paths = paths_of(table, self.path_column)
-        same = {
-            "model": self.model.name,
-            "weights_sha256": self.model.weights_sha256,
-            "config_fingerprint": self.model.config.fingerprint(),
-            "sampling": str(self.sampling),
-        }
-        dim = self.model.config.architecture.feature_dim
-        return join(table, [self._embed_safely(path) for path in paths], dim, same)
+        found = self._embed(paths_of(table, self.path_column))
+        made, model = make_provenance(self.engines[0], self.sampling), self.engines[0].model
+        same = {name: getattr(made, name) for name in FACTS}
+        return join(table, found, model.config.architecture.feature_dim, same)
 
-    def _embed_one(self, path: str) -> Embeddings:
-        """Embed one local path or URL. To embed in another way, replace this method alone."""
-        from .embed import embed_video
+    def _embed(self, paths: Sequence[str | None]) -> list[Found]:
+        """Embed each path, or say why it cannot be embedded; in the order of the paths."""
+        from .batch import BatchSource, embed_batch
 
-        with local_copy(
-            path,
-            max_bytes=None if self.limits is None else self.limits.max_bytes,
-            retries=self.retries,
-            options=self.storage_options,
-            owner=self.actor_id,
-        ) as local:
-            result = embed_video(
-                self.model,
-                local,
-                clips=self.sampling.clips,
-                every_seconds=self.sampling.every_seconds,
-                batch_size=self.batch_size,
-                limits=self.limits,
-            )
-        provenance = dataclasses.replace(result.provenance, source=path)
-        return dataclasses.replace(result, provenance=provenance)
+        found = [Found()] * len(paths)
+        under_way: list[tuple[int, Path]] = []  # by the number that embed_batch gives a source
 
-    def _embed_safely(self, path: str | None) -> Found:
-        """Embed one video, or say why it cannot be embedded."""
-        try:
-            if not path:
-                raise MediaNotFoundError("the row has no path; give each row one.")
-            crashed = _CrashedError(
-                f"the process died each of the {self.crash_attempts} times that it came to this "
-                "video: a fault of the decoder, or too little memory; try it alone."
-            )
-            with self._counted(path, crashed):
-                result = self._embed_one(path)
-        except MediaError as error:
-            return Found(code=error.code, reason=error.reason)
-        provenance = result.provenance
+        def sources(copies: LocalCopies) -> Iterator[BatchSource]:
+            for position, local in copies.fetch(paths):
+                if isinstance(local, MediaError):
+                    found[position] = Found(code=local.code, reason=local.reason)
+                else:
+                    under_way.append((position, local))
+                    yield BatchSource(local)
+
+        limits = self.options.limits
+        with (
+            LocalCopies(
+                max_bytes=None if limits is None else limits.max_bytes,
+                retries=self.retries,
+                options=self.storage_options,
+                owner=self.actor_id,
+            ) as copies,
+            closing(
+                embed_batch(sources(copies), self.engines, self.sampling, self.options)
+            ) as items,
+        ):
+            for item in items:
+                position, local = under_way[item.index]
+                copies.drop(local)
+                found[position] = self._found(item)
+        return found
+
+    def _found(self, item: BatchItem) -> Found:
+        """Return what is kept of a result."""
+        result = item.embeddings
+        if result is None:
+            return Found(code=item.code, reason=item.reason)
+        made = result.provenance
         status = "incomplete" if result.incomplete else "ok"
-        found = Found(completeness=provenance.completeness, status=status, reason=provenance.note)
+        found = Found(completeness=made.completeness, status=status, reason=made.note)
         if self.level == "video":
-            whole = (None, 0.0, provenance.duration_seconds)
+            whole = (None, 0.0, made.duration_seconds)
             return found._replace(vectors=result.video[None], times=[whole])  # (1,D)
         spans = enumerate(result.clip_seconds.tolist())
         return found._replace(vectors=result.clips, times=[(i, *span) for i, span in spans])
-
-    @contextlib.contextmanager
-    def _counted(self, path: str, too_often: Exception) -> Iterator[None]:
-        """Count, in another process, that ``path`` was begun; forget it if the process lives."""
-        if self.attempts is None:
-            yield
-            return
-        ray = require("ray")
-        if ray.get(self.attempts.begin.remote(self.actor_id, path)) > self.crash_attempts:
-            raise too_often  # and not forgotten: its block may come again for another video
-        try:
-            yield
-        finally:
-            self.attempts.end.remote(self.actor_id, path)
-
-
-class _Attempts:
-    """How often each actor began a video and did not come to its end.
-
-    A small actor of its own, which outlives those that crash.
-    """
-
-    def __init__(self) -> None:
-        self.begun: Counter[tuple[str, str]] = Counter()
-
-    def begin(self, actor_id: str, path: str) -> int:
-        """Return how often it was begun without an end, this time included."""
-        self.begun[actor_id, path] += 1
-        return self.begun[actor_id, path]
-
-    def end(self, actor_id: str, path: str) -> None:
-        """Forget it."""
-        self.begun.pop((actor_id, path), None)
-
-
-def new_attempts() -> Any:
-    """Start the small actor in which :class:`CCLEmbedder` counts crashes, and return its handle.
-
-    It lives as long as the handle, which a Dataset made with it keeps.
-    """
-    lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    return require("ray").remote(**lasting)(_Attempts).remote()
 
 
 def embed_paths(
@@ -239,18 +192,17 @@ def embed_paths(
     clips: int | None = None,
     every_seconds: float | None = None,
     level: str = "clip",
-    batch_size: int | None = None,
     revision: str | None = None,
     dtype: str | None = None,
-    limits: MediaLimits | None = None,
+    backend: str = "torch",
+    options: BatchOptions | None = None,
     path_column: str = "path",
     storage_options: Mapping[str, Any] | None = None,
+    retries: int = 3,
     cpus_per_actor: float = 1.0,
     gpus_per_actor: float = 0.0,
     concurrency: int | tuple[int, int] | None = None,
-    videos_per_task: int = 4,
-    retries: int = 3,
-    crash_attempts: int = 2,
+    videos_per_task: int | None = None,
     actor_options: Mapping[str, Any] | None = None,
     embedder: type[CCLEmbedder] = CCLEmbedder,
 ) -> Dataset:
@@ -264,23 +216,25 @@ def embed_paths(
         clips: See :class:`CCLEmbedder`.
         every_seconds: See :class:`CCLEmbedder`.
         level: See :class:`CCLEmbedder`.
-        batch_size: See :class:`CCLEmbedder`.
         revision: See :class:`CCLEmbedder`.
         dtype: See :class:`CCLEmbedder`.
-        limits: See :class:`CCLEmbedder`.
+        backend: See :class:`CCLEmbedder`.
+        options: See :class:`CCLEmbedder`.
         path_column: See :class:`CCLEmbedder`.
         storage_options: fsspec's, for the parquet and for the videos.
-        cpus_per_actor: CPUs that Ray sets aside for an actor, and threads of torch (at least 1).
+        retries: See :class:`CCLEmbedder`.
+        cpus_per_actor: CPUs that Ray sets aside for an actor: decoding processes that it starts,
+            and threads of a network on the CPU (at least 1 each).
         gpus_per_actor: Likewise GPUs; 0.25 lets four actors share one. Above 0 they use CUDA.
         concurrency: The most actors, or the fewest and the most. By default, and between the two,
             Ray starts what fits, leaving CPUs for reading and writing. A fewest that takes every
             CPU of the cluster leaves none for these, and Ray then waits for ever.
-        videos_per_task: Videos in a block: what is done again when a process dies.
-        retries: See :class:`CCLEmbedder`.
-        crash_attempts: See :class:`CCLEmbedder`.
-        actor_options: Other options of ``map_batches``: ``accelerator_type``, ``memory``,
+        videos_per_task: Videos in a block: what an actor embeds at once, and what is done again
+            if the actor dies. By default 16 for each decoding process; with fewer, more of the
+            time goes into starting processes.
+        actor_options: Other options of ``map_batches``: ``memory``, ``accelerator_type``,
             ``runtime_env``.
-        embedder: The class of the actors; a subclass may embed in a way of its own.
+        embedder: The class of the actors; a subclass may prepare something of its own.
 
     Returns:
         A Dataset of the rows that :meth:`CCLEmbedder.__call__` describes, in no certain order.
@@ -298,11 +252,15 @@ def embed_paths(
     # Refused here rather than in an actor:
     Sampling(clips, every_seconds)
     _checked_level(level)
-    _check_at_least(1, videos_per_task=videos_per_task, crash_attempts=crash_attempts)
+    _check_backend(backend, gpus_per_actor)
+    cpus = max(1, int(cpus_per_actor))
+    if videos_per_task is None:
+        workers = cpus if options is None else options.workers or cpus
+        videos_per_task = VIDEOS_PER_WORKER * workers
+    _check_at_least(1, videos_per_task=videos_per_task)
     _check_at_least(0, retries=retries)
     dataset = _dataset(paths, path_column, storage_options)
     fewest, most = concurrency if isinstance(concurrency, tuple) else (1, concurrency)
-    # What is tried again when a process dies is a whole block: keep it small.
     return dataset.repartition(target_num_rows_per_block=videos_per_task).map_batches(
         embedder,
         fn_constructor_kwargs={
@@ -310,17 +268,14 @@ def embed_paths(
             "revision": revision,
             "device": "cuda" if gpus_per_actor else "cpu",
             "dtype": dtype,
+            "backend": backend,
             "clips": clips,
             "every_seconds": every_seconds,
             "level": level,
-            "batch_size": batch_size,
-            "limits": limits,
+            "options": options,
             "path_column": path_column,
             "storage_options": storage_options,
             "retries": retries,
-            "threads": max(1, int(cpus_per_actor)),
-            "attempts": new_attempts(),
-            "crash_attempts": crash_attempts,
         },
         batch_format="pyarrow",
         batch_size=videos_per_task,
@@ -371,35 +326,38 @@ def _found_anywhere(model: str | Path) -> str | Path:
     return Path(model).absolute()
 
 
-def _load(
-    model: str | Path,
-    revision: str | None,
-    device: str | None,
-    dtype: str | None,
-    threads: int | None,
-) -> CCLModel:
-    import torch
-
-    from .model import CCLModel
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return CCLModel.from_pretrained(model, revision=revision, device=device, dtype=dtype)
-
-
-def _actor_id() -> str:
-    """Return the id of the Ray actor that this is, or "" outside of one."""
+def _actor() -> tuple[str, int | None]:
+    """Return the id and the CPUs of the Ray actor that this is; ("", None) outside of one."""
     try:
-        ray = importlib.import_module("ray")
+        ray: Any = importlib.import_module("ray")
     except ImportError:
-        return ""
-    return (ray.is_initialized() and ray.get_runtime_context().get_actor_id()) or ""
+        return "", None
+    if not ray.is_initialized():
+        return "", None
+    here = ray.get_runtime_context()
+    actor_id: str = here.get_actor_id() or ""
+    cpus = max(1, int(here.get_assigned_resources().get("CPU", 1)))
+    return actor_id, cpus if actor_id else None
 
 
 def _checked_level(level: str) -> str:
     if level not in LEVELS:
         raise InputError(f"level is {level!r}; allowed: {', '.join(LEVELS)}.")
     return level
+
+
+def _check_backend(backend: str, gpus_per_actor: float) -> None:
+    if backend == "torch":
+        return
+    from .backends import BACKENDS
+
+    if backend not in BACKENDS:
+        raise InputError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
+    if gpus_per_actor:
+        raise InputError(
+            f"backend is {backend!r} with gpus_per_actor={gpus_per_actor:g}; allowed: torch, the "
+            "only one that runs on GPUs."
+        )
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -1,7 +1,8 @@
 """Local copies of files that live elsewhere: whatever fsspec can open, for the guarded decoder.
 
 The decoder opens regular local files and nothing else (see :mod:`ccl_hub.video_open`), so a remote
-file is copied first, embedded from its copy, and the copy is deleted.
+file is copied first, embedded from its copy, and the copy is deleted. A few are copied at once and
+ahead of the decoder, so that it need not wait for a slow one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -25,9 +27,10 @@ from .errors import (
     MediaLimitError,
     MediaNotFoundError,
     OutputError,
+    UnreadableError,
 )
 
-__all__ = ["UnreadableError", "is_url", "local_copy", "open_filesystem", "remove_copies"]
+__all__ = ["LocalCopies", "is_url", "open_filesystem", "remove_copies"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +38,8 @@ Value = TypeVar("Value")
 CHUNK_BYTES = 1 << 20
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 10.0
-PREFIX = "ccl_hub_copy_"
-
-
-class UnreadableError(MediaError):
-    """A remote file is there, but could not be copied; trying again later may help."""
-
-    code = "unreadable"
+COPIES_AT_ONCE = 4
+PREFIX = "ccl_hub_copies_"
 
 
 def is_url(path: str) -> bool:
@@ -81,57 +79,94 @@ def open_filesystem(url: str, options: Mapping[str, Any] | None = None) -> tuple
     return filesystem, path
 
 
-@contextmanager
-def local_copy(
-    path: str,
-    *,
-    max_bytes: int | None = None,
-    retries: int = 3,
-    options: Mapping[str, Any] | None = None,
-    owner: str = "",
-) -> Iterator[Path]:
-    """Give a local file with the content of ``path``; a copy is deleted on leaving.
+class LocalCopies:
+    """Local files with the content of others; a context, and on leaving it every copy is deleted.
 
     Args:
-        path: Local path or ``file://`` URL, given as it is; or another URL, copied.
         max_bytes: Size at which copying stops, or None for any.
         retries: How often to try again, after 0.5 s, 1 s, 2 s, ... and at most 10 s.
         options: See :func:`open_filesystem`.
-        owner: Part of the copy's name, by which :func:`remove_copies` finds what is left of a
-            process that was killed.
-
-    Yields:
-        The local path; the copy has the suffix of the URL.
-
-    Raises:
-        MediaNotFoundError: The URL names nothing.
-        UnreadableError: It cannot be read, after every retry where trying again may help.
-        MediaLimitError: More than ``max_bytes``.
-        OutputError: There is no place for the copy.
-        ImportError: See :func:`open_filesystem`.
+        owner: Part of the name of the folder of copies, by which :func:`remove_copies` finds what
+            is left of a process that was killed.
     """
-    if not is_url(path):
-        yield Path(path)
-        return
-    try:
-        filesystem, remote = open_filesystem(path, options)
-    except InputError as error:
-        raise UnreadableError(str(error.__cause__), path) from error
-    if "file" in _protocols(filesystem):
-        yield Path(remote)
-        return
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{owner}_")
-    except OSError as error:
-        raise _no_place(error) from error
-    with scratch as place:
-        target = Path(place) / f"video{_suffix(remote)}"
-        _retry(path, retries, lambda: _copy(filesystem, remote, target, max_bytes, path))
-        yield target
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int | None = None,
+        retries: int = 3,
+        options: Mapping[str, Any] | None = None,
+        owner: str = "",
+    ) -> None:
+        self._max_bytes, self._retries, self._options = max_bytes, retries, options
+        self._owner = owner
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> LocalCopies:
+        self._pool = ThreadPoolExecutor(COPIES_AT_ONCE, "ccl-copy")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def fetch(self, paths: Sequence[str | None]) -> Iterator[tuple[int, Path | MediaError]]:
+        """Copy what is remote, a few files at once.
+
+        Args:
+            paths: Local paths and ``file://`` URLs, given as they are; other URLs, copied.
+
+        Yields:
+            The position among ``paths``, in the order in which files are there, and the local
+            path; a copy has the suffix of its URL. Or why there is none: MediaNotFoundError,
+            MediaLimitError for more than ``max_bytes``, or UnreadableError after every retry where
+            trying again may help.
+
+        Raises:
+            OutputError: There is no place for copies.
+            ImportError: See :func:`open_filesystem`.
+        """
+        if self._folder is None and any(path and is_url(path) for path in paths):
+            try:
+                self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{self._owner}_")
+            except OSError as error:
+                raise _no_place(error) from error
+        waiting, copying = iter(enumerate(paths)), dict[Future[Path], int]()
+        while True:
+            for number, path in islice(waiting, COPIES_AT_ONCE - len(copying)):
+                copying[self._pool.submit(self._local, number, path)] = number
+            if not copying:
+                return
+            for future in wait(copying, return_when=FIRST_COMPLETED).done:
+                number, failure = copying.pop(future), future.exception()
+                yield number, failure if isinstance(failure, MediaError) else future.result()
+
+    def drop(self, path: Path) -> None:
+        """Delete a copy that is no longer needed; leave other files alone."""
+        if self._folder is not None and path.parent == Path(self._folder.name):
+            path.unlink()
+
+    def _local(self, number: int, path: str | None) -> Path:
+        """Return a local file with the content of one path."""
+        if not path:
+            raise MediaNotFoundError("there is no path; give each row one.")
+        if self._folder is None or not is_url(path):
+            return Path(path)
+        try:
+            filesystem, remote = open_filesystem(path, self._options)
+        except InputError as error:
+            raise UnreadableError(str(error.__cause__), path) from error
+        if "file" in _protocols(filesystem):
+            return Path(remote)
+        target = Path(self._folder.name) / f"{number}{_suffix(remote)}"
+        most = self._max_bytes
+        _retry(path, self._retries, lambda: _copy(filesystem, remote, target, most, path))
+        return target
 
 
 def remove_copies(owner: str) -> None:
-    """Delete what a killed process of this owner has left; see :func:`local_copy`."""
+    """Delete what a killed process of this owner has left; see :class:`LocalCopies`."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{owner}_*"):
         logger.warning("%s: deleted; its process died", folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from . import dataset
 from .embeddings import Embeddings
 from .files import file_sha256, make_folder, write_atomically
 from .inputs import output_name
-from .job_state import JobState
+from .job_state import JobState, remove_file
 from .manifest import Part, Row
 from .writers import dump
 
@@ -75,14 +75,14 @@ class FolderSink:
         path = self._folder / name
         data = dump(embeddings, self._suffix, self._level)
         make_folder(path.parent)
-        write_atomically(path, lambda file: file.write(data))
+        write_atomically(path, lambda file: file.write(data), self._state.temporary)
         return Prepared(name, len(data), hashlib.sha256(data).hexdigest())
 
     def keep(self, row: Row, prepared: Prepared | None, before: Row | None) -> None:
         """See :class:`Sink`."""
         if prepared is None:
-            if before is not None and before.output:
-                (self._folder / before.output).unlink(missing_ok=True)
+            # Also one that a run wrote which was killed before it could note it.
+            remove_file(self._folder / output_name(row.id, self._suffix))
             self._state.manifest.record(row)
             return
         done = replace(
@@ -125,7 +125,7 @@ class DatasetSink:
         named = {part.name for part in self._manifest.parts()}
         for path in self._folder.glob(f"part-{self._state.shard.label}-*.parquet"):
             if path.name not in named:
-                path.unlink()
+                remove_file(path)
 
     def intact(self, row: Row) -> bool:
         """See :class:`Sink`; parts were looked at in the beginning."""
@@ -138,14 +138,15 @@ class DatasetSink:
 
     def keep(self, row: Row, prepared: Prepared | None, before: Row | None) -> None:
         """See :class:`Sink`."""
-        if before is not None and before.output:
-            self._manifest.mark_stale(before.output, row.id)
-        if prepared is None:
-            self._manifest.remove_from_spool(row.id)
-        else:
-            self._manifest.add_to_spool(row.id, prepared.rows, prepared.data)
-            self._rows += prepared.rows
-        self._manifest.record(row)
+        with self._manifest.together():
+            if before is not None and before.output:
+                self._manifest.mark_stale(before.output, row.id)
+            if prepared is None:
+                self._manifest.remove_from_spool(row.id)
+            else:
+                self._manifest.add_to_spool(row.id, prepared.rows, prepared.data)
+                self._rows += prepared.rows
+            self._manifest.record(row)
         if self._rows >= self._part_rows:
             self.finish()
 
@@ -157,15 +158,16 @@ class DatasetSink:
         spooled = self._manifest.spool()
         new = self._written(dataset.part_bytes(data for _, data in spooled) if spooled else None)
         self._manifest.replace_parts(new, [id for id, _ in spooled], rewritten)
-        for name in rewritten:
-            (self._folder / name).unlink(missing_ok=True)
+        # A part that was made anew with the same rows has the name that it had.
+        for name in rewritten.keys() - {part.name for part in self._manifest.parts()}:
+            remove_file(self._folder / name)
         self._rows = 0
 
     def _written(self, data: bytes | None) -> Part | None:
         if data is None:
             return None
-        state, label = self._state.destination.state, self._state.shard.label
-        name, sha256 = dataset.write_part(self._folder, label, data, state)
+        label = self._state.shard.label
+        name, sha256 = dataset.write_part(self._folder, label, data, self._state.temporary)
         return Part(name, len(data), sha256)
 
 

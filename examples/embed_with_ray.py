@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, help="clips of each video (default 10)")
     parser.add_argument("--level", default="clip", choices=["clip", "video"])
     parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="of the local cluster")
+    parser.add_argument("--cpus-per-actor", type=int, help="default: --cpus; in a cluster 1")
     parser.add_argument("--gpus-per-actor", type=float, default=0.0, help="0.25: four share one")
     parser.add_argument("--address", help="of a running cluster, or 'auto'; none starts one here")
     return parser.parse_args()
@@ -36,7 +37,11 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Embed, write, and say what came of it; 1 if a video failed."""
     args = arguments()
+    if "://" not in args.out and Path(args.out).exists():
+        print(f"{args.out} is there already; give the name of a new folder.", file=sys.stderr)
+        return 2
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import pyarrow.dataset
     import ray
 
     from ccl_hub.ray import embed_paths
@@ -44,37 +49,33 @@ def main() -> int:
     source = args.videos
     if Path(source).is_dir():
         source = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
-    if "://" not in args.out and Path(args.out).exists():
-        print(f"{args.out} is there already; give the name of a new folder.", file=sys.stderr)
-        return 2
-    concurrency = None
     if args.address:
         ray.init(address=args.address)
     else:
         # Ray counts CPUs, it does not bind them: one more is for reading and writing, which take
-        # little, and which would wait for ever if the actors took all.
+        # little, and which would wait for ever if the actor took all.
         ray.init(
             num_cpus=args.cpus + 1,
             include_dashboard=False,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",  # reached from this machine alone
         )
-        concurrency = None if args.gpus_per_actor else (args.cpus, args.cpus)
     rows = embed_paths(
         source,
         args.model,
         clips=args.clips,
         level=args.level,
+        cpus_per_actor=args.cpus_per_actor or (1 if args.address else args.cpus),
         gpus_per_actor=args.gpus_per_actor,
-        concurrency=concurrency,
     )
     rows.write_parquet(args.out)
-    written = ray.data.read_parquet(args.out, columns=["status", "code", "reason", "path"])
-    bad = written.filter(lambda row: row["status"] == "failed").take_all()
-    print(f"{written.count()} rows in {args.out}; {len(bad)} videos failed", file=sys.stderr)
+    ray.shutdown()
+    written = pyarrow.dataset.dataset(args.out)
+    failed = pyarrow.dataset.field("status") == "failed"
+    bad = written.to_table(columns=["path", "code", "reason"], filter=failed).to_pylist()
+    print(f"{written.count_rows()} rows in {args.out}; {len(bad)} videos failed", file=sys.stderr)
     for row in bad:
         print(f"  {row['path']}: {row['code']}: {row['reason']}", file=sys.stderr)
-    ray.shutdown()
     return 1 if bad else 0
 
 

@@ -21,14 +21,8 @@ from ccl_hub.backends import BACKENDS, make_engine
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.engine import Engine, FrameMaps, TorchEngine
 from ccl_hub.errors import ExportError, InputError, WeightsError
-from ccl_hub.quantize import (
-    LOWEST_COSINE,
-    Int8Model,
-    build_int8,
-    cache_folder,
-    calibration_clips,
-    find_int8,
-)
+from ccl_hub.int8_model import Int8Model, cache_folder, find_int8
+from ccl_hub.quantize import LOWEST_COSINE, build_int8, calibration_clips
 from tests.media import Recipe, cut, write_video
 from tests.reference import randomise_norms
 
@@ -229,6 +223,18 @@ def test_int8_is_kept_with_its_hash_and_how_it_was_made(
     assert make_engine(model, "openvino-int8").info.detail == found.sha256[:12]
     with pytest.raises(InputError, match="whose weights are not those"):
         make_engine(small_model(seed=1), "openvino-int8", calibration=found)
+
+
+def test_the_taps_of_conv6_stay_in_float32(built: tuple[Int8Model, Path]) -> None:
+    import openvino
+
+    nodes = openvino.Core().read_model(*built[0].read()).get_ordered_ops()
+    (taps,) = [node for node in nodes if node.get_type_name() == "MatMul"]
+    weights = taps.input_value(1).get_node()
+    while weights.get_type_name() != "Constant":
+        weights = weights.input_value(0).get_node()
+    assert weights.get_element_type() == openvino.Type.f32
+    assert sum(node.get_type_name() == "FakeQuantize" for node in nodes) > 5, "the rest is int8"
 
 
 def test_a_changed_model_does_not_get_the_int8_model_of_the_old_one(

@@ -14,16 +14,26 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from ccl_hub.batch import BatchOptions
 from ccl_hub.embed import Embeddings, embed_video
-from ccl_hub.errors import InputError, MediaLimitError, MediaNotFoundError, OutputError
+from ccl_hub.errors import (
+    InputError,
+    MediaLimitError,
+    MediaNotFoundError,
+    OutputError,
+    UnreadableError,
+)
 from ccl_hub.model import CCLModel
-from ccl_hub.remote_files import PREFIX, UnreadableError, local_copy, remove_copies
+from ccl_hub.remote_files import COPIES_AT_ONCE, PREFIX, LocalCopies, remove_copies
 from ccl_hub.video import MediaLimits
 from tests.media import Recipe, cut, write_video
 from tests.test_model import tiny_model
@@ -34,8 +44,8 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 fsspec = pytest.importorskip("fsspec")
 
-from ccl_hub import ray as ccl_ray  # noqa: E402
 from ccl_hub.ray import COLUMNS, CCLEmbedder, embed_paths  # noqa: E402
+from ccl_hub.ray_rows import FACTS  # noqa: E402
 
 # Ray warns of its own defaults.
 pytestmark = [
@@ -43,6 +53,22 @@ pytestmark = [
 ]
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = 3
+FAULTS = """
+import os, sys, time
+
+if any("ccl_hub.decode_worker" in word for word in sys.orig_argv):
+    from ccl_hub import video
+
+    class VideoReader(video.VideoReader):
+        def __init__(self, path, **kwargs):
+            if path.stem.endswith("crash"):
+                os.kill(os.getpid(), 9)
+            if path.stem.endswith("hang"):
+                time.sleep(600)
+            super().__init__(path, **kwargs)
+
+    video.VideoReader = VideoReader
+"""  # of a sitecustomize.py: decoding processes fail on videos of certain names
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +88,14 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     partial = cut(write_video(folder, Recipe("whole.mkv", "libx264")), folder / "cut.mkv", 0.6)
     found = [long, short, stream, text, partial, folder / "missing.mp4"]
     return {path.stem: path for path in found}
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for PYTHONPATH: decoding processes crash or hang on videos named so."""
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "sitecustomize.py").write_text(FAULTS)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +147,7 @@ def same_rows(rows: list[dict], wanted: Embeddings) -> None:
     spans = [(row["start_seconds"], row["end_seconds"]) for row in rows]
     np.testing.assert_array_equal(spans, wanted.clip_seconds)
     facts = wanted.provenance
-    for name in ("model", "weights_sha256", "config_fingerprint", "sampling", "completeness"):
+    for name in (*FACTS, "completeness"):
         assert {row[name] for row in rows} == {getattr(facts, name)}, name
 
 
@@ -124,7 +158,7 @@ def test_a_batch_of_arrays_gives_a_table_with_every_column(
     model_folder: Path, media: dict[str, Path], expected: dict[str, Embeddings]
 ) -> None:
     embedder = CCLEmbedder(model_folder, clips=CLIPS)
-    paths = [str(media["long"]), str(media["missing"]), None, ""]
+    paths = [None, str(media["missing"]), str(media["long"]), ""]
     batch = {
         "path": np.array(paths, dtype=object),
         "label": np.array([3, 4, 5, 6]),
@@ -134,10 +168,11 @@ def test_a_batch_of_arrays_gives_a_table_with_every_column(
     assert table.column_names == ["path", "label", "box", *COLUMNS]
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 16)
     rows = table.to_pylist()
-    same_rows(rows[:CLIPS], expected["long"])
-    assert [row["label"] for row in rows] == [3, 3, 3, 4, 5, 6]
+    assert [row["label"] for row in rows] == [3, 4, 5, 5, 5, 6]
+    assert [row["path"] for row in rows] == [*paths[:2], *[paths[2]] * CLIPS, ""]
     assert rows[0]["box"] == [0, 1] and rows[-1]["box"] == [6, 7]
-    for row in rows[CLIPS:]:
+    same_rows(rows[2:-1], expected["long"])
+    for row in (*rows[:2], rows[-1]):
         assert (row["status"], row["code"]) == ("failed", "not_found")
         assert row["embedding"] is row["clip_index"] is row["start_seconds"] is None
         assert row["sampling"] == f"clips={CLIPS}" and row["reason"]
@@ -183,14 +218,63 @@ def test_a_table_that_cannot_be_is_refused(model_folder: Path, batch: dict, word
         ({"clips": 2, "every_seconds": 1.0}, "give one"),
         ({"clips": 0}, "clips"),
         ({"videos_per_task": 0}, "videos_per_task is 0"),
-        ({"crash_attempts": 0}, "crash_attempts is 0"),
         ({"retries": -1}, "retries is -1"),
+        ({"backend": "tpu"}, "backend is 'tpu'"),
+        ({"backend": "openvino", "gpus_per_actor": 0.5}, "gpus_per_actor=0.5"),
     ],
 )
 def test_arguments_are_checked_before_there_is_a_cluster(arguments: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         embed_paths(["a.mp4"], **arguments)
     assert not ray.is_initialized()
+
+
+def test_a_decoder_that_crashes_or_hangs_costs_its_own_row_alone(
+    model_folder: Path,
+    media: dict[str, Path],
+    expected: dict[str, Embeddings],
+    faults: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scratch: Path,
+) -> None:
+    monkeypatch.syspath_prepend(faults)
+    long = media["long"].read_bytes()
+    for name in ("long", "crash", "hang"):
+        fsspec.filesystem("memory").pipe(f"/faults/{name}.mp4", long)
+    # Names of copies are not those of their URLs:
+    monkeypatch.setattr("ccl_hub.remote_files._suffix", lambda remote: f"_{Path(remote).name}")
+    options = BatchOptions(workers=2, deadline_seconds=3.0)
+    embedder = CCLEmbedder(model_folder, clips=CLIPS, options=options)
+    names = ("crash", "hang", "long")
+    rows = embedder({"path": [f"memory://faults/{name}.mp4" for name in names]}).to_pylist()
+    same_rows(rows[2:], expected["long"])
+    assert [(row["status"], row["code"]) for row in rows[:2]] == [
+        ("failed", "crashed"),
+        ("failed", "timeout"),
+    ]
+    assert "SIGKILL" in rows[0]["reason"] and "after 3 s" in rows[1]["reason"]
+    assert not list(scratch.iterdir())
+
+
+def test_options_and_the_backend_reach_the_engines(model_folder: Path) -> None:
+    options = BatchOptions(threads=1, memory_bytes=1 << 30, limits=MediaLimits(max_bytes=1))
+    embedder = CCLEmbedder(model_folder, options=options)
+    assert (embedder.options.threads, embedder.options.memory_bytes) == (1, 1 << 30)
+    (row,) = embedder({"path": [__file__]}).to_pylist()
+    assert row["code"] == "too_large"
+    with pytest.raises(InputError, match="backend openvino takes float32"):
+        CCLEmbedder(model_folder, backend="openvino", dtype="bfloat16")
+
+
+def test_vectors_that_are_not_finite_are_a_failed_row(
+    media: dict[str, Path], tmp_path: Path
+) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        next(model.parameters()).fill_(3e38)  # finite, but its products are not
+    spoiled = model.save_pretrained(tmp_path / "spoiled")
+    (row,) = CCLEmbedder(spoiled, clips=1)({"path": [str(media["long"])]}).to_pylist()
+    assert (row["status"], row["code"], row["embedding"]) == ("failed", "not_finite", None)
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,22 +325,66 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def fetched(*paths: str, **options: object) -> list[bytes | Exception]:
+    """What each path gives, in their order; copies are dropped as they are read."""
+    found: dict[int, bytes | Exception] = {}
+    with LocalCopies(**options) as copies:
+        for number, copy in copies.fetch(paths):
+            if isinstance(copy, Path):
+                found[number] = copy.read_bytes()
+                copies.drop(copy)
+            else:
+                found[number] = copy
+    return [found[number] for number in range(len(paths))]
+
+
 def test_a_remote_file_is_copied_with_its_suffix_and_deleted(scratch: Path) -> None:
     fsspec.filesystem("memory").pipe("/in/a.MP4", b"0123456789")
-    with local_copy("memory://in/a.MP4") as copy:
-        assert copy.read_bytes() == b"0123456789" and copy.suffix == ".MP4"
-        assert copy.parent.parent == scratch
+    with LocalCopies(owner="me") as copies:
+        ((number, copy),) = copies.fetch(["memory://in/a.MP4"])
+        assert number == 0 and copy.read_bytes() == b"0123456789" and copy.suffix == ".MP4"
+        assert copy.parent.parent == scratch and copy.parent.name.startswith(f"{PREFIX}me_")
+        copies.drop(copy)
+        assert not copy.exists()
+        list(copies.fetch(["memory://in/a.MP4"]))  # not dropped
     assert not list(scratch.iterdir())
-    with pytest.raises(KeyError), local_copy("memory://in/a.MP4"):
+    with pytest.raises(KeyError), LocalCopies() as copies:
+        next(copies.fetch(["memory://in/a.MP4"] * 9))
         raise KeyError
     assert not list(scratch.iterdir())
 
 
 def test_local_files_are_not_copied(tmp_path: Path) -> None:
-    with local_copy("a.mp4") as path:
-        assert path == Path("a.mp4")
-    with local_copy(f"file://{tmp_path}/a.mp4") as path:
-        assert path == tmp_path / "a.mp4"
+    local = tmp_path / "a.mp4"
+    local.write_bytes(b"x")
+    with LocalCopies() as copies:
+        assert dict(copies.fetch(["a.mp4", f"file://{local}"])) == {0: Path("a.mp4"), 1: local}
+        copies.drop(local)
+    assert local.exists()
+
+
+def test_files_are_copied_at_once_and_a_few_ahead(scratch: Path) -> None:
+    names = [f"memory://many/{number}.bin" for number in range(20)]
+    for number, name in enumerate(names):
+        fsspec.filesystem("memory").pipe(name.removeprefix("memory:/"), bytes([number]))
+    assert fetched(*names) == [bytes([number]) for number in range(20)]
+    with LocalCopies() as copies:
+        found = copies.fetch(names)
+        copies.drop(next(found)[1])
+        (folder,) = scratch.iterdir()
+        assert len(list(folder.iterdir())) <= COPIES_AT_ONCE
+    gate = threading.Barrier(COPIES_AT_ONCE, timeout=10)  # passed by so many at once, or never
+
+    class Slow(fsspec.get_filesystem_class("memory")):
+        protocol = "slow"
+
+        def open(self, path: str, mode: str = "rb", **kwargs: object) -> object:
+            gate.wait()
+            return io.BytesIO(b"x")
+
+    fsspec.register_implementation("slow", Slow, clobber=True)
+    urls = [f"slow://a/{number}.mp4" for number in range(COPIES_AT_ONCE)]
+    assert fetched(*urls, retries=0) == [b"x"] * COPIES_AT_ONCE
 
 
 def test_what_fails_for_a_while_is_tried_again(
@@ -264,25 +392,21 @@ def test_what_fails_for_a_while_is_tried_again(
 ) -> None:
     source = tmp_path_factory.mktemp("remote") / "a.mp4"
     source.write_bytes(b"x" * 10)
-    with local_copy(f"flaky://3{source}", retries=3) as copy:
-        assert copy.read_bytes() == b"x" * 10
-    with (
-        pytest.raises(UnreadableError, match=r"after 3 retries \(the line is down\)") as caught,
-        local_copy(f"flaky://4{source}", retries=3),
-    ):
-        pass
-    assert caught.value.code == "unreadable"
+    copied, failed = fetched(f"flaky://3{source}", f"flaky://4{source}", retries=3)
+    assert copied == b"x" * 10
+    assert isinstance(failed, UnreadableError) and failed.code == "unreadable"
+    assert "after 3 retries (the line is down)" in str(failed)
     assert flaky.opened == {f"3{source}": 4, f"4{source}": 4}
     assert not list(scratch.iterdir())
 
 
 def test_what_cannot_succeed_is_tried_once(flaky: type, scratch: Path) -> None:
-    with pytest.raises(UnreadableError, match="denied"), local_copy("flaky://denied/a.mp4"):
-        pass
-    with pytest.raises(MediaNotFoundError, match="no such file"), local_copy("flaky://0/a/b.mp4"):
-        pass
-    with pytest.raises(UnreadableError, match="nowhere"), local_copy("nowhere://a/b.mp4"):
-        pass
+    urls = ("flaky://denied/a.mp4", "flaky://0/a/b.mp4", "nowhere://a/b.mp4", "", None)
+    denied, missing, unknown, *empty = fetched(*urls)
+    assert isinstance(denied, UnreadableError) and "denied" in str(denied)
+    assert isinstance(missing, MediaNotFoundError) and "no such file" in str(missing)
+    assert isinstance(unknown, UnreadableError) and "nowhere" in str(unknown)
+    assert all(isinstance(error, MediaNotFoundError) for error in empty)
     assert set(flaky.opened.values()) == {1} and not list(scratch.iterdir())
 
 
@@ -297,22 +421,15 @@ def test_a_file_that_comes_short_is_tried_again(scratch: Path) -> None:
             return Stated(b"0123456789")
 
     fsspec.register_implementation("short", Short, clobber=True)
-    with (
-        pytest.raises(UnreadableError, match="10 of 20 bytes"),
-        local_copy("short://in/short.mp4", retries=0),
-    ):
-        pass
+    (error,) = fetched("short://in/short.mp4", retries=0)
+    assert isinstance(error, UnreadableError) and "10 of 20 bytes" in str(error)
 
 
 def test_a_file_that_is_too_large_is_not_copied(scratch: Path) -> None:
     fsspec.filesystem("memory").pipe("/in/big.mp4", b"x" * 11)
-    with (
-        pytest.raises(MediaLimitError, match="at most 10"),
-        local_copy("memory://in/big.mp4", max_bytes=10),
-    ):
-        pass
-    with local_copy("memory://in/big.mp4", max_bytes=11) as copy:
-        assert copy.stat().st_size == 11
+    (error,) = fetched("memory://in/big.mp4", max_bytes=10)
+    assert isinstance(error, MediaLimitError) and "at most 10" in str(error)
+    assert fetched("memory://in/big.mp4", max_bytes=11) == [b"x" * 11]
     assert not list(scratch.iterdir())
 
 
@@ -341,13 +458,13 @@ def test_a_remote_video_equals_the_local_one_and_keeps_its_name(
     memory = fsspec.filesystem("memory")
     for name in ("long", "text"):
         memory.pipe(f"/videos/{name}.mp4", media[name].read_bytes())
-    embedder = CCLEmbedder(model_folder, clips=CLIPS, limits=MediaLimits(max_bytes=10**6))
+    options = BatchOptions(limits=MediaLimits(max_bytes=10**6))
+    embedder = CCLEmbedder(model_folder, clips=CLIPS, options=options)
     table = embedder({"path": ["memory://videos/long.mp4", "memory://videos/text.mp4"]})
     rows = table.to_pylist()
     same_rows(rows[:CLIPS], expected["long"])
     assert rows[0]["path"] == "memory://videos/long.mp4"
     assert rows[-1]["code"] == "unsupported" and str(scratch) not in rows[-1]["reason"]
-    assert embedder._embed_one("memory://videos/long.mp4").provenance.source == rows[0]["path"]
     assert not list(scratch.iterdir())
 
 
@@ -397,6 +514,7 @@ def test_parquet_to_parquet(
             assert kwargs.pop("device") == "cuda"
             assert ray.get_runtime_context().get_assigned_resources()["GPU"] == 0.25
             super().__init__(**kwargs)
+            assert self.options.workers == self.options.threads == 1
 
     dataset = embed_paths(
         f"file://{tmp_path}/list.parquet",
@@ -409,7 +527,7 @@ def test_parquet_to_parquet(
     )
     dataset.write_parquet(str(tmp_path / "out"))
 
-    # A block is what is tried again after a crash: of few videos, however they are listed.
+    # A block is what an actor embeds at once, however the videos are listed.
     blocks = [pq.read_table(path) for path in (tmp_path / "out").glob("*.parquet")]
     assert sorted(len(set(block["video"].to_pylist())) for block in blocks) == [1, 2]
     pattern = str(tmp_path / "out" / "*.parquet")
@@ -485,7 +603,34 @@ def test_a_flaky_file_system_in_the_actors(
     assert [r["code"] for r in by_path[f"flaky://0{missing}"]] == ["not_found"]
 
 
-def test_a_video_that_kills_its_process_costs_its_own_row_alone(
+def test_decoders_that_crash_or_hang_in_the_actors(
+    cluster: None,
+    model_folder: Path,
+    media: dict[str, Path],
+    expected: dict[str, Embeddings],
+    faults: Path,
+    tmp_path: Path,
+) -> None:
+    bad = [tmp_path / "crash.mp4", tmp_path / "hang.mp4"]
+    for path in bad:
+        shutil.copy(media["long"], path)
+    path = os.pathsep.join([str(faults), os.environ["PYTHONPATH"]])
+    dataset = embed_paths(
+        [*bad, media["long"], media["short"]],
+        model_folder,
+        clips=CLIPS,
+        options=BatchOptions(deadline_seconds=3.0),
+        actor_options={"runtime_env": {"env_vars": {"PYTHONPATH": path}}},
+    )
+    rows = rows_of(dataset)
+    same_rows(rows["long"], expected["long"])
+    same_rows(rows["short"], expected["short"])
+    assert [(row["status"], row["code"]) for row in rows["crash"]] == [("failed", "crashed")]
+    assert [(row["status"], row["code"]) for row in rows["hang"]] == [("failed", "timeout")]
+    assert set(rows) == {"long", "short", "crash", "hang"}
+
+
+def test_an_actor_that_dies_does_its_block_again(
     cluster: None,
     model_folder: Path,
     media: dict[str, Path],
@@ -493,42 +638,32 @@ def test_a_video_that_kills_its_process_costs_its_own_row_alone(
     tmp_path: Path,
 ) -> None:
     deaths = tmp_path / "deaths"
+    copies = tmp_path / "copies"
+    copies.mkdir()
 
     class Embedder(CCLEmbedder):
-        def _embed_one(self, path: str) -> Embeddings:
-            died = deaths.read_text() if deaths.exists() else ""
-            if path.endswith("stream.ts") or (path.endswith("short.mkv") and path not in died):
-                with deaths.open("a") as file:
-                    file.write(f"{path}\n")
+        def _found(self, item: object) -> object:
+            if not deaths.exists():
+                deaths.mkdir()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super()._embed_one(path)
+            return super()._found(item)
 
-    names = ["long", "stream", "short", "text"]
-    paths = [media[name] for name in names]
-    rows = rows_of(embed_paths(paths, model_folder, clips=CLIPS, embedder=Embedder))
-    assert set(rows) == set(names)
-    same_rows(rows["long"], expected["long"])
-    same_rows(rows["short"], expected["short"])  # died once, and was tried again
-    (crashed,) = rows["stream"]
-    assert (crashed["status"], crashed["code"]) == ("failed", "crashed")
-    assert crashed["embedding"] is None and "died each of the 2 times" in crashed["reason"]
-    died = deaths.read_text().split()
-    assert died.count(str(media["stream"])) == 2 and died.count(str(media["short"])) == 1
-
-
-def test_a_model_that_kills_its_process_fails_the_job(
-    cluster: None, model_folder: Path, media: dict[str, Path]
-) -> None:
-    def die(*arguments: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    class Embedder(CCLEmbedder):
-        def __init__(self, **kwargs: object) -> None:
-            ccl_ray._load = die
-            super().__init__(**kwargs)
-
-    with pytest.raises(ray.exceptions.RayError, match="died each of the 2 times"):
-        embed_paths([media["long"]], model_folder, embedder=Embedder).take_all()
+    with zipfile.ZipFile(tmp_path / "videos.zip", "w") as archive:
+        archive.write(media["long"], "long.mp4")
+        archive.write(media["short"], "short.mkv")
+    dataset = embed_paths(
+        [f"zip://{name}::file://{tmp_path}/videos.zip" for name in ("long.mp4", "short.mkv")],
+        model_folder,
+        clips=CLIPS,
+        embedder=Embedder,
+        actor_options={"runtime_env": {"env_vars": {"TMPDIR": str(copies)}}},
+    )
+    rows = dataset.take_all()
+    assert deaths.exists()
+    for name in ("long", "short"):
+        found = [row for row in rows if f"{name}." in row["path"]]
+        same_rows(sorted(found, key=lambda row: row["clip_index"]), expected[name])
+    assert not list(copies.glob(f"{PREFIX}*")), "left by the process that died"
 
 
 def test_the_example(

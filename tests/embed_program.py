@@ -1,0 +1,53 @@
+"""Runs ``ccl-embed`` again and again: torch is imported once, and each run is a fork.
+
+Reads one JSON request a line from stdin and answers on stdout. Each run is a process group of its
+own that executes the command as a user's shell would; ``before`` is code that runs in it first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import ccl_hub.batch
+import ccl_hub.job
+import ccl_hub.sinks  # noqa: F401 - what takes seconds to import
+from ccl_hub.cli import embed_main
+
+
+def start(request: dict) -> int:
+    """Fork a run and return its process id; returns in the parent only."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    for number, place in enumerate(("/dev/null", request["stdout"], request["stderr"])):
+        flags = os.O_RDWR if number == 0 or place.startswith("/dev/") else os.O_WRONLY | os.O_CREAT
+        handle = os.open(place, flags, 0o666)
+        os.dup2(handle, number)
+        os.close(handle)
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    sys.path[:0] = request["path"]
+    sys.argv = ["ccl-embed", *request["arguments"]]
+    exec(request["before"], {})  # noqa: S102
+    embed_main()  # ends with SystemExit
+    raise AssertionError("the command returned")
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            pid, status = os.waitpid(request["wait"], os.WNOHANG)
+            answer = None if pid == 0 else os.waitstatus_to_exitcode(status)
+        else:
+            answer = start(request)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
