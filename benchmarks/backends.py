@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "openvino-int8":
             videos = sorted(p for p in options.calibrate.rglob("*") if p.suffix in SUFFIXES)
             int8 = build_int8(model, videos, cache=options.cache)
-        engines[name] = make_engine(model, name, 0 if name == "torch" else lanes, int8)
+        engines[name] = make_engine(model, name, 0 if name.startswith("torch") else lanes, int8)
     sets = [open_evaluation_set(place, model.preprocessing) for place in options.data]
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "threads": lanes}
     if options.rounds:

@@ -1,6 +1,7 @@
 """Which runtime computes the network: torch, or one of two that are faster on a CPU.
 
     torch            any device and dtype of the model
+    torch-compile    the same fused by torch.compile, for GPUs; the first call takes a minute
     onnx             ONNX Runtime, float32                     pip install 'ccl-hub[onnx]'
     openvino         OpenVINO, float32                         pip install 'ccl-hub[openvino]'
     openvino-bf16    OpenVINO, bfloat16, where the CPU has it
@@ -12,7 +13,6 @@ choice. Of the float32 ones each is compared with torch when it is made.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ import torch
 from .engine import Engine, FrameGraph, TorchEngine
 from .errors import ExportError, InputError
 from .interop import TOLERANCE, trace
+from .machine import cpu_count
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -30,14 +31,22 @@ if TYPE_CHECKING:
     from .int8_model import Int8Model
     from .model import CCLModel
 
-__all__ = ["BACKENDS", "check_same", "cores_to_use", "frame_program", "make_engine"]
+__all__ = [
+    "BACKENDS",
+    "TORCH_BACKENDS",
+    "check_same",
+    "cores_to_use",
+    "frame_program",
+    "make_engine",
+]
 
 OPENVINO_PRECISIONS = {
     "openvino": "float32",
     "openvino-bf16": "bfloat16",
     "openvino-int8": "int8",
 }
-BACKENDS = ("torch", "onnx", *OPENVINO_PRECISIONS)
+TORCH_BACKENDS = ("torch", "torch-compile")
+BACKENDS = (*TORCH_BACKENDS, "onnx", *OPENVINO_PRECISIONS)
 
 
 def make_engine(
@@ -50,7 +59,7 @@ def make_engine(
 
     Args:
         model: In eval mode, as :meth:`CCLModel.from_pretrained` gives it; for every backend but
-            torch in float32 on the CPU.
+            those of torch in float32 on the CPU.
         backend: One of :data:`BACKENDS`.
         threads: Cores to use, each for one call at a time; 0 for all. Callers bring the threads
             that call. Torch has one such number for the whole process,
@@ -75,13 +84,13 @@ def make_engine(
         raise InputError(
             f"calibration was given for the backend {backend!r}; only openvino-int8 needs it."
         )
-    if backend == "torch":
+    if backend in TORCH_BACKENDS:
         if threads:
             raise InputError(
-                f"threads is {threads} for the backend torch; allowed: 0. Call "
+                f"threads is {threads} for the backend {backend}; allowed: 0. Call "
                 "torch.set_num_threads() for the whole process instead."
             )
-        return TorchEngine(model)
+        return TorchEngine(model, compile=backend == "torch-compile")
     if backend == "onnx":
         from .engine_onnx import OnnxEngine
 
@@ -115,11 +124,7 @@ def cores_to_use(threads: int) -> int:
     """
     if threads < 0:
         raise InputError(f"threads is {threads}; allowed: 0 (every core) or more.")
-    if threads:
-        return threads
-    if hasattr(os, "sched_getaffinity"):  # what a container or a queue leaves of the machine
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return threads or cpu_count()
 
 
 def frame_program(model: CCLModel) -> ExportedProgram:

@@ -14,11 +14,12 @@ a time, as CPUs do: results are then the same bits in every run.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import os
 import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 
 from . import embed, machine
-from .backends import make_engine
+from .backends import TORCH_BACKENDS, make_engine
 from .decode_pool import Block, DecodeEvents, DecodePool
 from .decode_worker import BLOCK_FRAMES, DecodeSettings, Job
 from .dense import ClipVectors, WindowAssembler
@@ -202,6 +203,7 @@ def engines_for(
     backend: str,
     options: BatchOptions,
     most: int | None = None,
+    calibration: Sequence[str | Path] | None = None,
 ) -> list[Engine]:
     """Load a model once, and put it on every device that is to be used; see :func:`embed_many`.
 
@@ -213,14 +215,16 @@ def engines_for(
         backend: Likewise.
         options: Gives the threads.
         most: Devices to use at most.
+        calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
     """
-    threads = 0 if backend == "torch" else options.thread_count  # torch's are set lane by lane
+    of_torch = backend in TORCH_BACKENDS
+    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
     if isinstance(model, CCLModel):
-        return [make_engine(model, backend, threads)]
-    if backend != "torch" and device == "auto":
+        return [make_engine(model, backend, threads, calibration)]
+    if not of_torch and device == "auto":
         device = "cpu"
     net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype)
-    engines = [make_engine(net, backend, threads)]
+    engines = [make_engine(net, backend, threads, calibration)]
     if device in ("auto", "cuda") and net.device.type == "cuda":
         for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
             engines.append(make_engine(copy.deepcopy(net).to(f"cuda:{number}"), backend))
@@ -315,6 +319,12 @@ class _Device:
         self.blocks: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self.videos = 0
 
+    def drop(self) -> None:
+        """Forget the blocks that nobody took, and with them the memory that they are in."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.blocks.get_nowait()
+
 
 class _Pipeline:
     """The decoding pool, the lanes, and the videos between them."""
@@ -366,9 +376,12 @@ class _Pipeline:
     def result(self) -> BatchItem:
         """Wait for the next result."""
         found = self._results.get()
-        if isinstance(found, BaseException):
+        if isinstance(found, BatchItem):
+            return found
+        try:
             raise found
-        return found
+        finally:
+            del found  # its traceback knows this frame, and all that the batch holds
 
     def close(self) -> None:
         """End processes and threads."""
@@ -382,9 +395,11 @@ class _Pipeline:
         if threading.current_thread() not in threads:
             for thread in threads:
                 thread.join()
+            self._videos.clear()
+            for device in self._devices:
+                device.drop()
         if not self._closed:
             self._closed = True
-            self._devices.clear()  # with blocks that nobody took, and their memory
             torch.set_num_threads(self._threads_before)
             atexit.unregister(self.close)
 

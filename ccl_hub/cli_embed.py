@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,7 +42,8 @@ embed_app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
-Backend = Literal["torch", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
+Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
+CALIBRATION_VIDEOS = 10_000
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -304,8 +306,18 @@ def _embed_all(given: SimpleNamespace) -> int:
         memory_bytes=given.memory_limit,
         batch_clips=given.batch_size,
     )
+    calibration = None
+    if given.backend == "openvino-int8":  # used unless the cache has an int8 model
+        some = find_videos(inputs.inputs, lists=inputs.lists, extensions=inputs.extensions)
+        calibration = [video.path for video in islice(some, CALIBRATION_VIDEOS)]
     engines = engines_for(
-        given.model, given.revision, given.device, given.dtype, given.backend, batch
+        given.model,
+        given.revision,
+        given.device,
+        given.dtype,
+        given.backend,
+        batch,
+        calibration=calibration,
     )
     say = typer.echo if given.as_json else None
     with JobProgress(quiet, say) as progress:

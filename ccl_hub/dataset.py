@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import OutputError
 from .files import write_atomically
+from .names import as_text
 
 if TYPE_CHECKING:
     from .embeddings import Embeddings
@@ -56,25 +57,25 @@ def rows_bytes(id: str, embeddings: Embeddings, level: str) -> tuple[int, bytes]
         vectors, spans = embeddings.video[None], np.array([[0.0, made.duration_seconds]])
     else:
         vectors, spans = embeddings.clips, embeddings.clip_seconds
-        positions["clip"] = np.arange(clips, dtype=np.int32)
+        positions["clip_index"] = np.arange(clips, dtype=np.int32)
     if level == "frame":
         vectors = embeddings.frames.reshape(clips * frames, -1)  # (W*T,D)
         instants = embeddings.frame_seconds.reshape(-1)
         spans = np.stack([instants, instants], axis=1)
-        positions["clip"] = positions["clip"].repeat(frames)
-        positions["frame"] = np.tile(np.arange(frames, dtype=np.int32), clips)
+        positions["clip_index"] = positions["clip_index"].repeat(frames)
+        positions["frame_index"] = np.tile(np.arange(frames, dtype=np.int32), clips)
     count, dim = vectors.shape
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
     columns = {
         "id": pa.array([id] * count, pa.string()),
-        "path": pa.array([_text(made.source)] * count, pa.string()),
+        "path": pa.array([as_text(made.source)] * count, pa.string()),
         **{name: pa.array(values) for name, values in positions.items()},
         "start_seconds": pa.array(spans[:, 0], pa.float64()),
         "end_seconds": pa.array(spans[:, 1], pa.float64()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
         "duration_seconds": pa.array([made.duration_seconds] * count, pa.float64()),
         "completeness": pa.array([made.completeness] * count, pa.string()),
-        **{name: pa.array([_text(getattr(made, name))] * count, pa.string()) for name in _TEXTS},
+        **{name: pa.array([as_text(getattr(made, name))] * count, pa.string()) for name in _TEXTS},
     }
     batch = pa.record_batch(columns)
     buffer = io.BytesIO()
@@ -139,8 +140,3 @@ def _parquet(table: Any) -> bytes:
     # Floats do not compress, and texts that repeat are small by their dictionary alone.
     pq.write_table(table, buffer, use_dictionary=texts, compression="none")
     return buffer.getvalue()
-
-
-def _text(text: str) -> str:
-    """Return a text that can be stored: names of files need not be UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

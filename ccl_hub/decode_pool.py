@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decode_worker import BLOCK_FRAMES, DecodeSettings, Job, frame_bytes
-from .errors import CCLError
+from .errors import CCLError, MediaLimitError
 from .sampling import ClipPlan
 from .shared_memory import SharedMemory
 from .video import SourceFacts
@@ -239,6 +239,8 @@ class DecodePool:
         if word != "plan":  # the video is over
             worker.job = None
             worker.videos += 1
+            if word == "failed" and what[1] == MediaLimitError.code:
+                worker.videos = self._recycle_videos  # its memory may be in pieces
         getattr(self._events, word)(*what)
 
     def _release(self, worker: _Worker, slot: int) -> None:

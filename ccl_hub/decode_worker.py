@@ -46,6 +46,14 @@ __all__ = [
 BLOCK_FRAMES = 16
 """Frames handed over at once; what one CPU core computes best together."""
 
+SHORT_BYTES = 256 << 20
+"""A process that came so near its limit may have been refused a frame, or a few."""
+
+_TOO_LITTLE_MEMORY = (
+    "decoding it needs more memory than a worker may take; raise --memory-limit "
+    "(BatchOptions.memory_bytes)."
+)
+
 
 @dataclass(frozen=True)
 class DecodeSettings:
@@ -94,8 +102,14 @@ def frame_bytes(preprocessing: Preprocessing) -> int:
 class _Worker:
     """The loop of a decoding process."""
 
-    def __init__(self, connection: Connection, memory: SharedMemory, own: DecodeSettings) -> None:
-        self.connection, self.own = connection, own
+    def __init__(
+        self,
+        connection: Connection,
+        memory: SharedMemory,
+        own: DecodeSettings,
+        limit_bytes: int | None,
+    ) -> None:
+        self.connection, self.own, self.limit_bytes = connection, own, limit_bytes
         side = own.preprocessing.crop_px
         self.ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(
             own.slots, BLOCK_FRAMES, side, side, 3
@@ -119,16 +133,11 @@ class _Worker:
             if sha256 and sha256 == job.known_sha256:
                 self.connection.send(("same", job.number))
                 return
-            try:
-                facts = self.attempt(job, sha256, decode_index=False)
-            except DecodeError:
-                # The index lists frames that cannot be decoded: choose among those that can.
-                facts = self.attempt(job, sha256, decode_index=True)
+            facts = self.attempts(job, sha256)
         except MediaError as error:
             self.connection.send(("failed", job.number, error.code, error.reason))
         except MemoryError:
-            reason = "decoding it needs more memory than a worker may take (--memory-limit)."
-            self.connection.send(("failed", job.number, MediaLimitError.code, reason))
+            self.connection.send(("failed", job.number, MediaLimitError.code, _TOO_LITTLE_MEMORY))
         except OSError as error:
             self.connection.send(
                 ("failed", job.number, "unreadable", error.strerror or str(error))
@@ -137,6 +146,35 @@ class _Worker:
             self.connection.send(("failed", job.number, "internal", _what_happened(error)))
         else:
             self.connection.send(("end", job.number, facts))
+
+    def attempts(self, job: Job, sha256: str) -> SourceFacts:
+        """Decode a video, anew if its index lists frames that cannot be decoded, without them.
+
+        A decoder that gets no memory for a frame may call the frame damaged. What looks damaged
+        when memory was short is refused, or the result would depend on the limit.
+        """
+        try:
+            try:
+                facts = self.attempt(job, sha256, decode_index=False)
+            except DecodeError:
+                if self.was_short_of_memory():
+                    raise
+                facts = self.attempt(job, sha256, decode_index=True)
+        except DecodeError as error:
+            if self.was_short_of_memory():
+                raise MediaLimitError(f"{_TOO_LITTLE_MEMORY} Or {error.reason}") from error
+            raise
+        if facts.completeness == "incomplete" and self.was_short_of_memory():
+            raise MediaLimitError(f"{_TOO_LITTLE_MEMORY} Or it is damaged: {facts.note}")
+        return facts
+
+    def was_short_of_memory(self) -> bool:
+        """Whether this process came near its limit; the pool then replaces it."""
+        if self.limit_bytes is None:
+            return False
+        words = Path("/proc/self/status").read_text().split()
+        peak_bytes = int(words[words.index("VmPeak:") + 1]) * 1024
+        return self.limit_bytes - peak_bytes < SHORT_BYTES
 
     def attempt(self, job: Job, sha256: str, decode_index: bool) -> SourceFacts:
         """Send the plan of a video and its frames."""
@@ -206,8 +244,8 @@ def main(connection_handle: int, memory_token: str) -> None:
             own: DecodeSettings = connection.recv()
             size = own.slots * BLOCK_FRAMES * frame_bytes(own.preprocessing)
             memory = SharedMemory(size, memory_token)
-            _limit_memory(own.memory_bytes)
-            _Worker(connection, memory, own).run()
+            limit_bytes = _limit_memory(own.memory_bytes)
+            _Worker(connection, memory, own, limit_bytes).run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the batch is over
 
@@ -228,10 +266,10 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
-def _limit_memory(more_bytes: int | None) -> None:
-    """Let allocations fail beyond what the process has now and ``more_bytes``."""
+def _limit_memory(more_bytes: int | None) -> int | None:
+    """Let allocations fail beyond what the process has now and ``more_bytes``; give the limit."""
     if more_bytes is None or sys.platform != "linux":
-        return
+        return None
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -240,3 +278,4 @@ def _limit_memory(more_bytes: int | None) -> None:
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    return most

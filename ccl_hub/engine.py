@@ -50,7 +50,7 @@ class EngineInfo:
     """What of an engine decides the numbers, for provenance.
 
     Args:
-        backend: "torch", "onnx", "openvino" or "openvino-int8".
+        backend: One of :data:`ccl_hub.backends.BACKENDS`.
         device: Kind of device: "cpu", "cuda" or "mps".
         dtype: Type in which it computes, such as "float32".
         detail: Hash of a quantised model, or "".
@@ -170,7 +170,8 @@ class TorchEngine:
         graph = FrameGraph(model).eval()
         self.shift = graph.shift
         dtype = str(model.dtype).removeprefix("torch.")
-        self.info = EngineInfo("torch", model.device.type, dtype)
+        backend = "torch-compile" if compile else "torch"
+        self.info = EngineInfo(backend, model.device.type, dtype)
         self.batch_frames = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
         self._fill = compile
         self._graph = torch.compile(graph, dynamic=False) if compile else graph

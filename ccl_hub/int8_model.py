@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 RECORD_NAME = "int8.json"
-REBUILD = "build it again with build_int8(model, videos, force=True)"
+REBUILD = "make it again with 'ccl-hub quantize MODEL VIDEOS --force'"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .files import write_atomically
 from .inputs import VideoInput, common_root, find_videos
 from .job_state import Destination, JobState, Shard, open_state, read_settings, remove_file
 from .manifest import DONE, FAILED, INCOMPLETE, Row
+from .names import as_text
 from .sampling import Sampling
 from .sinks import DatasetSink, FolderSink, Prepared, Sink
 from .writers import LEVELS, SUFFIXES
@@ -335,7 +336,7 @@ class _Run:
             return
         row = _row(work, item)
         prepared = None if future is None else future.result()
-        self._sink.keep(row, prepared, work.before)
+        self._sink.keep(row, prepared)
         self._tell(_event(row, kept=False))
         if row.state == FAILED and self._options.fail_fast:
             self.stopped = True
@@ -370,7 +371,7 @@ def _row(work: _Work, item: BatchItem) -> Row:
             reason = made.note
     return Row(
         id=work.video.id,
-        path=_text(work.video.path),
+        path=as_text(work.video.path),
         size_bytes=work.size_bytes,
         mtime_ns=work.mtime_ns,
         source_sha256=item.source_sha256,
@@ -389,11 +390,6 @@ def _row(work: _Work, item: BatchItem) -> Row:
 def _event(row: Row, kept: bool) -> VideoEvent:
     seconds = 0.0 if kept else row.duration_seconds
     return VideoEvent(row.id, row.path, row.state, row.code, row.reason, seconds, kept)
-
-
-def _text(path: Path) -> str:
-    """Return a path as text that can be stored: names of files need not be UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def job_root(inputs: JobInputs, destination: Destination) -> Path:

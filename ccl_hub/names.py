@@ -15,7 +15,7 @@ from pathlib import PurePath
 
 from .errors import InputError
 
-__all__ = ["output_name", "video_id"]
+__all__ = ["as_text", "output_name", "video_id"]
 
 OUTSIDE = "_abs"
 """First part of the id of a video outside the root."""
@@ -81,6 +81,11 @@ def _text(name: str) -> str:
     if text.encode() == raw and not (_MARKED.search(stem) and _ESCAPED.search(text)):
         return text
     return f"{stem}{_mark(raw)}{dot}{extension}"
+
+
+def as_text(path: str | PurePath) -> str:
+    """Return a path as text that can be stored: names of files need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def output_name(id: str, suffix: str) -> str:

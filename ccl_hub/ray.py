@@ -349,14 +349,14 @@ def _checked_level(level: str) -> str:
 def _check_backend(backend: str, gpus_per_actor: float) -> None:
     if backend == "torch":
         return
-    from .backends import BACKENDS
+    from .backends import BACKENDS, TORCH_BACKENDS
 
     if backend not in BACKENDS:
         raise InputError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
-    if gpus_per_actor:
+    if gpus_per_actor and backend not in TORCH_BACKENDS:
         raise InputError(
-            f"backend is {backend!r} with gpus_per_actor={gpus_per_actor:g}; allowed: torch, the "
-            "only one that runs on GPUs."
+            f"backend is {backend!r} with gpus_per_actor={gpus_per_actor:g}; allowed: "
+            f"{', '.join(TORCH_BACKENDS)}, which alone run on GPUs."
         )
 
 

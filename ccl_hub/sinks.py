@@ -43,7 +43,7 @@ class Sink(Protocol):
         """Do the slow part of keeping a result; from any thread."""
         ...
 
-    def keep(self, row: Row, prepared: Prepared | None, before: Row | None) -> None:
+    def keep(self, row: Row, prepared: Prepared | None) -> None:
         """Let a result, or for None a failure, count in place of what was there before."""
         ...
 
@@ -78,7 +78,7 @@ class FolderSink:
         write_atomically(path, lambda file: file.write(data), self._state.temporary)
         return Prepared(name, len(data), hashlib.sha256(data).hexdigest())
 
-    def keep(self, row: Row, prepared: Prepared | None, before: Row | None) -> None:
+    def keep(self, row: Row, prepared: Prepared | None) -> None:
         """See :class:`Sink`."""
         if prepared is None:
             # Also one that a run wrote which was killed before it could note it.
@@ -136,9 +136,11 @@ class DatasetSink:
         rows, data = dataset.rows_bytes(id, embeddings, self._level)
         return Prepared(rows=rows, data=data)
 
-    def keep(self, row: Row, prepared: Prepared | None, before: Row | None) -> None:
+    def keep(self, row: Row, prepared: Prepared | None) -> None:
         """See :class:`Sink`."""
         with self._manifest.together():
+            # As it is now: its part may have been written anew since the video was looked up.
+            before = self._manifest.find(row.id)
             if before is not None and before.output:
                 self._manifest.mark_stale(before.output, row.id)
             if prepared is None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from ccl_hub.engine import EngineInfo, FrameMaps
+from ccl_hub.engine import Engine, EngineInfo, FrameMaps
 from ccl_hub.model import CCLModel
 from tests.faults import SITE_CUSTOMIZE
 from tests.media import Recipe, numbered_frame, write_video
@@ -31,30 +31,35 @@ class FakeEngine:
         model: Gives preprocessing and name.
         seconds: Time that a call takes, without using the processor.
         dim: Of the vectors, a multiple of 3.
-        act: Called with the frames of each call.
     """
 
     info = EngineInfo("torch", "cpu", "float32")
     batch_frames = 16
 
-    def __init__(
-        self,
-        model: CCLModel,
-        seconds: float = 0.0,
-        dim: int = 3,
-        act: Callable[[np.ndarray], object] = lambda frames: None,
-    ) -> None:
-        self.model, self.seconds, self.act = model, seconds, act
+    def __init__(self, model: CCLModel, seconds: float = 0.0, dim: int = 3) -> None:
+        self.model, self.seconds = model, seconds
         self.repeat, self.shift = dim // 3, torch.zeros(dim)
         self.frames = 0
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
-        self.act(frames)
         time.sleep(self.seconds)
         self.frames += len(frames)
         means = torch.from_numpy(frames[:, ::8, ::8].mean((1, 2), dtype=np.float32))  # (n,3)
         vectors = means.repeat(1, self.repeat)  # (n,D)
         return FrameMaps(vectors, vectors[:, None, None].repeat(1, 1, 3, 1))  # (n,1,3,D)
+
+
+class ToldEngine:
+    """An engine that tells of each call: ``tell(frames)`` before it."""
+
+    def __init__(self, engine: Engine, tell: Callable[[np.ndarray], object]) -> None:
+        self.engine, self.tell = engine, tell
+        self.model, self.info = engine.model, engine.info
+        self.batch_frames, self.shift = engine.batch_frames, engine.shift
+
+    def __call__(self, frames: np.ndarray) -> FrameMaps:
+        self.tell(frames)
+        return self.engine(frames)
 
 
 def make_video(folder: Path, name: str, frames: int = 40, first: int = 0, **more: Any) -> Path:

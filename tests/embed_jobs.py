@@ -60,6 +60,7 @@ video.VideoReader.__init__ = init
 QUICK = """
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace as Fake
 import numpy as np
 from ccl_hub import batch
 from ccl_hub.batch import BatchItem
@@ -87,7 +88,12 @@ def quick_batch(sources, engines, sampling, options):
         )
 
 
-batch.embed_batch = quick_batch
+config = Fake(fingerprint=lambda: "f")
+engine = Fake(
+    model=Fake(name="quick", weights_sha256="0" * 64, config=config),
+    info=Fake(backend="torch", detail="", dtype="float32"),
+)
+batch.embed_batch, batch.engines_for = quick_batch, lambda *arguments: [engine]
 """
 
 

@@ -6,13 +6,19 @@ own that executes the command as a user's shell would; ``before`` is code that r
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
+import io
 import json
 import os
 import sys
 
+import pyarrow.parquet  # noqa: F401
+
 import ccl_hub.batch
 import ccl_hub.job
-import ccl_hub.sinks  # noqa: F401 - what takes seconds to import
+import ccl_hub.sinks  # noqa: F401
 from ccl_hub.cli import embed_main
 
 
@@ -32,12 +38,28 @@ def start(request: dict) -> int:
     sys.path[:0] = request["path"]
     sys.argv = ["ccl-embed", *request["arguments"]]
     exec(request["before"], {})  # noqa: S102
-    embed_main()  # ends with SystemExit
+    code = run_command()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)  # taking down what was imported would take longer than the run
+
+
+def run_command() -> int:
+    """Run the command and return its exit code."""
+    try:
+        embed_main()
+    except SystemExit as error:
+        return int(error.code or 0)
     raise AssertionError("the command returned")
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
+    sys.argv = ["ccl-embed", "--version"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_command()  # imports the rest
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

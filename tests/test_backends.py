@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ccl_hub import CCLModel, backends
-from ccl_hub.backends import BACKENDS, make_engine
+from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, make_engine
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.engine import Engine, FrameMaps, TorchEngine
 from ccl_hub.errors import ExportError, InputError, WeightsError
@@ -396,7 +396,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("backend", "options", "message"),
     [
-        ("tensorrt", {}, "backend is 'tensorrt'; allowed: torch, onnx, openvino, openvino-bf16"),
+        ("tensorrt", {}, "backend is 'tensorrt'; allowed: torch, torch-compile, onnx, openvino, openvino-bf16"),
         ("onnx", {"threads": -1}, "threads is -1; allowed: 0"),
         ("openvino", {"threads": -1}, "threads is -1; allowed: 0"),
         ("torch", {"threads": 2}, "torch.set_num_threads"),
@@ -417,7 +417,7 @@ def test_bad_arguments(
         make_engine(model, backend, **options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("backend", BACKENDS[len(TORCH_BACKENDS) :])
 def test_only_float32_models_on_the_cpu(backend: str) -> None:
     with pytest.raises(InputError, match=r"model is bfloat16 on cpu; .* takes float32"):
         make_engine(small_model().to(torch.bfloat16), backend)

@@ -36,6 +36,15 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_video(tmp_path_factory.mktemp("pool"), "good.mp4")
 
 
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No test leaves a process or a thread."""
+    gc.collect()
+    yield
+    assert children() == []
+    assert "ccl-decode" not in {thread.name for thread in threading.enumerate()}
+
+
 @pytest.fixture
 def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spread_faults(tmp_path, monkeypatch)
@@ -183,14 +192,14 @@ def test_a_hang_costs_one_deadline(
     video: Path, faults: None, starts: list[int], fault: str
 ) -> None:
     bad = copies(video, [f"{fault}-20-x.mp4", f"{fault}-open-x.mp4"])
-    with watched(deadline=3.0) as one:
+    with watched(deadline=2.0) as one:
         assert one.decode([video]) == [GOOD]
         began = time.monotonic()
         outcomes = one.decode([bad[0], video, bad[1], video], first=1)
         took = time.monotonic() - began
     assert [code for code, _ in outcomes] == ["timeout", "", "timeout", ""]
-    assert "after 3 s" in outcomes[0][1] and "--deadline" in outcomes[0][1]
-    assert 6.0 <= took < 30.0, took  # two deadlines, and two new processes on a busy machine
+    assert "after 2 s" in outcomes[0][1] and "--deadline" in outcomes[0][1]
+    assert 4.0 <= took < 25.0, took  # two deadlines, and two new processes on a busy machine
     assert len(starts) == 3
 
 
@@ -220,18 +229,35 @@ def test_an_error_in_a_worker_costs_one_video_and_no_process(
         outcomes = one.decode([bad[0], video, bad[1], bad[1], video])
     assert [found for found, _ in outcomes] == [code, "", code, code, ""]
     assert all(words in reason for found, reason in outcomes if found)
-    assert len(starts) == 1
+    assert len(starts) == (4 if code == "too_large" else 1)  # where memory is in pieces
     assert capfd.readouterr().err == ""
 
 
-def test_memory_beyond_the_limit_costs_one_video(tmp_path: Path, video: Path) -> None:
-    large = make_video(tmp_path, "large.mp4", 8, size=(3840, 2160))
-    with watched(memory_bytes=64 << 20) as one:
-        outcomes = one.decode([video, large, video])
-    assert [code for code, _ in outcomes] == ["", "too_large", ""]
-    assert "memory" in outcomes[1][1]
+def test_memory_beyond_the_limit_costs_one_video(
+    tmp_path: Path, video: Path, starts: list[int]
+) -> None:
+    """Decoders that get no memory may call frames damaged, and go on without them."""
+
+    def grey(number: int, width: int, height: int) -> np.ndarray:
+        return np.full((height, width, 3), 50 + number, np.uint8)
+
+    large = make_video(tmp_path, "large.mp4", 8, size=(3840, 2160), make=grey)
+    refused = 0
+    for limit_mb in (8, 24, 40, 48, 64):
+        with watched(memory_bytes=limit_mb << 20) as one:
+            outcomes = one.decode([video, large, video])
+            assert [code for code, _ in outcomes[::2]] == ["", ""]
+            if outcomes[1] == GOOD:
+                assert one.facts[1].completeness == "complete", limit_mb
+            else:
+                assert outcomes[1][0] == "too_large", (limit_mb, outcomes)
+                assert "memory" in outcomes[1][1]
+                refused += 1
+    assert refused >= 2
+    starts.clear()
     with watched(memory_bytes=600 << 20) as one:
-        assert one.decode([large]) == [GOOD]
+        assert one.decode([large, video]) == [GOOD, GOOD]
+    assert len(starts) == 1
 
 
 def test_more_windows_than_are_allowed_cost_one_video(tmp_path: Path, video: Path) -> None:
@@ -420,8 +446,5 @@ def test_a_known_checksum_is_not_decoded(video: Path) -> None:
 
 def test_many_workers_at_once(video: Path) -> None:
     with watched(workers=5) as one:
-        assert one.decode([video] * 60) == [GOOD] * 60
+        assert one.decode([video] * 40) == [GOOD] * 40
         assert len(children()) <= 5
-    assert threading.active_count() == 1 or "ccl-decode" not in {
-        thread.name for thread in threading.enumerate()
-    }

@@ -134,8 +134,8 @@ def test_kill_9_at_twenty_more_moments_changes_nothing(
 
 # [2] No half file --------------------------------------------------------------------------------
 
-# Kills the run at the n-th step of writing: before or after a file is opened, synced, renamed or
-# removed, and before or after a change to the manifest or its commit. Counts the steps for n = 0.
+# Kills the run before the n-th step of writing: a file or folder is made, synced, renamed or
+# removed, or the manifest changed or committed. Counts the steps for n = 0.
 KILL_AT_STEP = """
 import os, signal, sys
 from pathlib import Path
@@ -158,9 +158,7 @@ def around(owner, name):
         if name == "open" and arguments[1:] != ("xb",):
             return inner(*arguments, **named)
         step()
-        result = inner(*arguments, **named)
-        step()
-        return result
+        return inner(*arguments, **named)
 
     setattr(owner, name, outer)
 
@@ -192,7 +190,9 @@ def change_some(folder: Path) -> None:
     (folder / "5.mp4").write_text("new")
 
 
-@pytest.mark.parametrize("every", [True, False], ids=["commit each", "commit late"])
+@pytest.mark.parametrize(
+    "every", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["each", "late"]
+)
 @pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 def test_killed_between_any_two_steps_of_writing(
     tmp_path: Path, program: Program, name: str, every: bool
@@ -213,7 +213,7 @@ def test_killed_between_any_two_steps_of_writing(
     change_some(folder)
     assert quick(program, tmp_path, name, 0, every).code == 2  # one is bad
     steps, after = int((tmp_path / "steps").read_text()), read(tmp_path / name)
-    assert steps > 30 and len(after) == 5 if read is outputs else 10
+    assert steps > 20 and len(after) == (10 if read is rows else 6)  # one is failures.csv
 
     for nth in range(1, steps + 1):
         for path in start.iterdir():
@@ -564,7 +564,7 @@ def assert_one_line(run: Run) -> None:
     assert "space" in run.stderr and "bug" not in run.stderr
 
 
-@pytest.mark.parametrize("left_kb", [400, 120, 60, 40, 24, 16, 8, 4, 0])
+@pytest.mark.parametrize("left_kb", [400, 60, 24, 8, 0])
 @pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 def test_a_full_disk_is_a_clean_error_and_the_next_run_goes_on(
     tmp_path: Path, little_disk: Path, program: Program, name: str, left_kb: int
@@ -577,7 +577,7 @@ def test_a_full_disk_is_a_clean_error_and_the_next_run_goes_on(
     out, is_dataset = little_disk / name, name.endswith(".parquet")
     before = QUICK + small_parts(50) + "from ccl_hub import manifest as m; m.COMMIT_SECONDS = 0.05"
     arguments = (folder, "--out", out, "--clips", 2, "--quiet", "--json")
-    ballast = fill(little_disk, left_kb << 10)
+    ballast = fill(little_disk, left_kb // (1 + 3 * is_dataset) << 10)
     run = program.run(*arguments, before=before)
     assert_one_line(run)
     finished = {} if is_dataset or not out.exists() else outputs(out)

@@ -84,6 +84,35 @@ def test_an_interrupt_while_stopping_kills_what_does_not_end(tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
+def test_a_killed_job_of_parts_kills_its_own(tmp_path):
+    """Its part once stayed behind, writing into the folder while the next call began."""
+    inner = (
+        "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    outer = (
+        "import pathlib, sys\n"
+        "from training.parts import Part, run_parts\n"
+        "from training.run_folder import StopFlag\n"
+        "stop, part = StopFlag(), Part('inner', (sys.executable, '-c', *sys.argv[1:3]))\n"
+        "with stop.listening(): run_parts([[part]], pathlib.Path(sys.argv[3]), 1, stop)"
+    )
+    started = tmp_path / "started"
+
+    def interrupt():
+        while not (started.exists() and started.read_text()):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    job = part("outer", outer, inner, str(started), str(tmp_path / "inner"))
+    with pytest.raises(KeyboardInterrupt):
+        run_parts([[job]], tmp_path, 1, started.exists)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
 def test_a_damaged_mark_and_another_command_are_refused(tmp_path):
     one = part("x", "")
     run_parts([[one]], tmp_path, 1, never)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ from ccl_hub.errors import CCLError, ConfigError, OutputError
 from ccl_hub.files import make_folder, write_atomically
 from ccl_hub.folder_lock import FolderInUseError, only_writer
 
-from .campaign_state import RUN, newest_checkpoint, restore, write_parts
+from .campaign_state import DONE, RUN, newest_checkpoint, restore, write_parts
 from .dataset_checks import file_sha256
 from .datasets import VideoList
 from .logs import LOG_NAME, read_log
@@ -127,20 +128,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stage, plan, minutes = parse_arguments(arguments)
     kept_seconds = min(SAVING_SECONDS, SAVING_SHARE * 60 * minutes)
     end = start + 60 * minutes - kept_seconds
+    killing = max(end + kept_seconds / 2, start + 1)
     signalled = StopFlag()
     try:
         with _only_stage_in(plan.out), signalled.listening():
             restore(plan.out)
+            make_folder(plan.out / DONE)
             try:
-                STAGES[stage](plan, lambda: signalled() or time.monotonic() > end)
+                with _interrupted_after(killing - time.monotonic()):
+                    STAGES[stage](plan, lambda: signalled() or time.monotonic() > end)
             finally:
                 write_parts(plan.out)
     except (PartFailedError, OutputError) as error:
         return _fail(str(error), EXIT_FAILED)
     except StoppedError as error:
         return _fail(str(error), EXIT_SAVED)
-    except KeyboardInterrupt:  # a second Ctrl-C
-        return _fail("interrupted; what ran was killed.", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:  # the time is over, or a second Ctrl-C
+        over = time.monotonic() >= killing
+        _fail("what ran did not stop and was killed; the same command goes on.", 0)
+        return EXIT_SAVED if over else EXIT_INTERRUPTED
     except CCLError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     logger.info("%s: done after %.0f s", stage, time.monotonic() - start)
@@ -192,6 +198,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Plan, float]:
 
 
 @contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise KeyboardInterrupt after a time, which kills what has not ended when told to.
+
+    A training does not stop while it measures.
+    """
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
 def _only_stage_in(folder: Path) -> Iterator[None]:
     """Hold the folder and work in it, so that no command names a place outside of it.
 
@@ -216,7 +237,7 @@ Stop = Callable[[], bool]
 
 def _run(parts: Sequence[Part], stop: Stop) -> None:
     """Run the parts that are not done, one after the other."""
-    run_parts([parts], Path("done"), 1, stop)
+    run_parts([parts], Path(DONE), 1, stop)
 
 
 def _part(name: str, module: str, *arguments: str) -> Part:
@@ -331,7 +352,7 @@ def _training_lines(plan: Plan) -> str:
 
 def _printed(part: Part) -> str:
     """Return the table that a benchmark printed, indented."""
-    lines = (Path("done") / f"{part.name}.log").read_text(errors="replace").splitlines()
+    lines = (Path(DONE) / f"{part.name}.log").read_text(errors="replace").splitlines()
     return "\n".join([part.name, "", *(f"    {x}" for x in lines if not x.startswith("round "))])
 
 

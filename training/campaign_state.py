@@ -14,7 +14,7 @@ from ccl_hub.files import write_atomically
 from .checkpoints import list_checkpoints
 from .file_parts import SUMS_NAME, join_parts, split_file
 
-__all__ = ["RUN", "newest_checkpoint", "restore", "write_parts"]
+__all__ = ["DONE", "RUN", "newest_checkpoint", "restore", "write_parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 def restore(out: Path) -> None:
-    """Join what :func:`write_parts` wrote, in a folder where nothing has been done yet.
+    """Join what :func:`write_parts` wrote, in a folder where no stage has been at work yet.
 
     Args:
         out: Folder of the campaign.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ __all__ = ["Part", "PartFailedError", "StoppedError", "missing_parts", "run_part
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+KILL_SECONDS = 5.0
 
 
 class PartFailedError(TrainingError):
@@ -166,10 +168,19 @@ class _Runner:
                     return process.wait(POLL_SECONDS)
                 except subprocess.TimeoutExpired:
                     if self.killing.is_set():
-                        process.kill()
+                        _kill(process)
                     elif not told and self.stopping:
                         process.terminate()
                         told = True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a command that SIGTERM did not end; on SIGINT one with parts of its own kills these."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _mark(part: Part, folder: Path) -> Path:
