@@ -35,7 +35,7 @@ from torch import Tensor
 
 from benchmarks.train_step import machine
 from ccl_hub import CCLModel
-from ccl_hub.backends import BACKENDS, cores_to_use, make_engine
+from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, cores_to_use, make_engine
 from ccl_hub.crop import centre_crop
 from ccl_hub.dense import WindowAssembler
 from ccl_hub.engine import Engine
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "openvino-int8":
             videos = sorted(p for p in options.calibrate.rglob("*") if p.suffix in SUFFIXES)
             int8 = build_int8(model, videos, cache=options.cache)
-        engines[name] = make_engine(model, name, 0 if name.startswith("torch") else lanes, int8)
+        engines[name] = make_engine(model, name, 0 if name in TORCH_BACKENDS else lanes, int8)
     sets = [open_evaluation_set(place, model.preprocessing) for place in options.data]
     report: dict[str, Any] = {"machine": machine(torch.device("cpu")), "threads": lanes}
     if options.rounds:

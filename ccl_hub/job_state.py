@@ -158,7 +158,7 @@ def read_settings(destination: Destination) -> dict[str, Any] | None:
     path = destination.state / "settings.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise OutputError(

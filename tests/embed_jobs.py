@@ -93,7 +93,7 @@ engine = Fake(
     model=Fake(name="quick", weights_sha256="0" * 64, config=config),
     info=Fake(backend="torch", detail="", dtype="float32"),
 )
-batch.embed_batch, batch.engines_for = quick_batch, lambda *arguments: [engine]
+batch.embed_batch, batch.engines_for = quick_batch, lambda *arguments, **named: [engine]
 """
 
 

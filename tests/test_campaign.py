@@ -10,7 +10,7 @@ import time
 import pytest
 
 from ccl_hub import CCLModel
-from training import ablation, campaign, parts
+from training import ablation, campaign, campaign_packs, parts
 from training.campaign import STAGES, main, parse_arguments
 from training.campaign_state import restore, write_parts
 from training.checkpoints import list_checkpoints, read_checkpoint
@@ -190,7 +190,7 @@ def test_what_is_packed_is_not_packed_again(places, tmp_path, monkeypatch):
     copy = tmp_path / "videos"
     shutil.copytree(places, copy, copy_function=shutil.copyfile)  # with other times
     assert main(arguments(places, "prepare", tmp_path / "out")) == 0
-    monkeypatch.setattr(campaign, "pack", None)
+    monkeypatch.setattr(campaign_packs, "pack", None)
     assert main(arguments(copy, "prepare", tmp_path / "out")) == 0
 
 

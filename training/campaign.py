@@ -28,23 +28,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 from ccl_hub.files import make_folder, write_atomically
 from ccl_hub.folder_lock import FolderInUseError, only_writer
 
+from .campaign_packs import pack_apart
 from .campaign_state import DONE, RUN, newest_checkpoint, restore, write_parts
-from .dataset_checks import file_sha256
-from .datasets import VideoList
 from .logs import LOG_NAME, read_log
-from .pack import pack
-from .pack_worker import PackOptions
 from .parts import Part, PartFailedError, StoppedError, run_parts
 from .recipe import add_change_argument, read_recipe
 from .run_folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag
-from .sources import list_videos
 from .store import FrameStore
 
 __all__ = ["Plan", "main"]
@@ -250,60 +245,7 @@ def _part(name: str, module: str, *arguments: str) -> Part:
 def prepare(plan: Plan, stop: Stop) -> None:
     """Pack what is not packed yet; refuse sets that share a file with the training data."""
     recipe = read_recipe(plan.recipe, plan.all_changes)
-    decoder = "ffmpeg" if find_spec("av") else "opencv"
-    options = PackOptions(recipe.preprocessing, decoder=decoder)
-    training = list_videos(plan.data, "folder" if plan.data.is_dir() else "manifest")
-    labelled = [
-        list_videos(place, "classes" if place.is_dir() else "manifest")
-        for place in plan.evaluation
-    ]
-    for videos in labelled:
-        _require_apart(training, videos)
-    for videos in (*labelled, training):
-        folder = Path("packs") / videos.name
-        if not _is_packed(folder, videos, options):
-            _pack(folder, videos, options, stop)
-
-
-def _require_apart(training: VideoList, labelled: VideoList) -> None:
-    """Raise ConfigError if a file of the set has the bytes of one to train on."""
-    sizes = {item.path.stat().st_size for item in labelled if item.path.is_file()}
-    trained = {
-        file_sha256(item.path): item.id
-        for item in training
-        if item.path.is_file() and item.path.stat().st_size in sizes
-    }
-    for item in labelled:
-        same = trained.get(file_sha256(item.path)) if item.path.is_file() else None
-        if same is not None:
-            raise ConfigError(
-                f"{labelled.name}: {item.id} has the same bytes as {same} of {training.name}; "
-                "what is measured on must not be trained on: take it out of one of the two."
-            )
-
-
-def _is_packed(folder: Path, videos: VideoList, options: PackOptions) -> bool:
-    if not (folder / "store.json").is_file():
-        return False
-    store = FrameStore(folder)
-    seen = {*store.names, *(problem.id for problem in store.problems)}
-    same = store.preprocessing == options.preprocessing
-    return same and seen == {item.id for item in videos}
-
-
-def _pack(folder: Path, videos: VideoList, options: PackOptions, stop: Stop) -> None:
-    """Pack a list, to its end or until a stop; whole shards are kept."""
-
-    def look_at_the_clock(count: int) -> None:
-        if stop():
-            raise StoppedError(f"stopped packing {videos.name}; the same command goes on.")
-
-    workers = os.cpu_count() or 1
-    report = pack(videos, folder, options, workers=workers, progress=look_at_the_clock)
-    logger.info(
-        "%s: %d videos, %d frames, %d left out, by %s",
-        *(folder, report.videos, report.frames, report.failed, options.decoder),
-    )
+    pack_apart(plan.data, plan.evaluation, Path("packs"), recipe.preprocessing, stop)
 
 
 def check(plan: Plan, stop: Stop) -> None:
