@@ -190,6 +190,8 @@ def embed_many(
         1 not_found None
         0  (2, 512)
     """
+    if isinstance(paths, str | Path):
+        raise InputError(f"paths is {str(paths)!r}; allowed: several paths; put one into a list.")
     wanted, own = Sampling(clips, every_seconds), options or BatchOptions()
     engines = engines_for(model, revision, device, dtype, backend, own)
     return embed_batch((BatchSource(path) for path in paths), engines, wanted, own)
@@ -360,9 +362,9 @@ class _Pipeline:
             same=lambda number: self._fail(number, "same", "the file has the hash it had"),
             broken=self._results.put,
         )
+        self._pool = DecodePool(settings, events, options.worker_count, options.deadline_seconds)
         for lane in self._lanes:
             lane.start()
-        self._pool = DecodePool(settings, events, options.worker_count, options.deadline_seconds)
         atexit.register(self.close)  # torch aborts if the interpreter ends under its threads
 
     def submit(self, index: int, source: BatchSource) -> None:
@@ -538,5 +540,7 @@ def _lane_threads(engine: Engine, options: BatchOptions) -> list[int]:
     """Threads of each lane of an engine."""
     if engine.info.device != "cpu":
         return [1] * LANES_PER_GPU
-    lanes = min(options.thread_count, MAX_LANES)
-    return [max(1, options.thread_count // lanes)] * lanes
+    cores = options.thread_count
+    # One call of the other backends takes one core, whatever torch is told.
+    lanes = min(cores, MAX_LANES) if engine.info.backend in TORCH_BACKENDS else cores
+    return [cores // lanes + (number < cores % lanes) for number in range(lanes)]

@@ -44,6 +44,10 @@ embed_app = typer.Typer(
 
 Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
 CALIBRATION_VIDEOS = 10_000
+BATCH_ONLY = (
+    *("manifest", "root", "ext", "format", "workers", "threads", "deadline", "memory_limit"),
+    *("shard", "checksum", "retry_failed", "fail_fast", "overwrite"),
+)
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -188,14 +192,25 @@ def embed(
     if quiet:  # huggingface_hub reads this when it is imported, which is later
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     given = SimpleNamespace(**context.params)
+    said = [name for name in BATCH_ONLY if _was_given(context, name)]
 
     def work() -> int:
         one = _single(given)
+        if one is not None and said:
+            raise InputError(
+                f"--{said[0].replace('_', '-')} is for many videos, and the output {str(out)!r} "
+                "is a file for one; leave it out, or give a folder or a dataset."
+            )
         return _embed_all(given) if one is None else _embed_one(one, given)
 
     is_file = out.suffix in SUFFIXES
     stopped = "nothing was written" if is_file else "run the same command again to go on"
     guard("ccl-embed", work, debug, stopped)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _single(given: SimpleNamespace) -> Path | None:
@@ -213,7 +228,7 @@ def _single(given: SimpleNamespace) -> Path | None:
                 "that exists) or a dataset that ends in .parquet."
             )
         return None
-    if len(inputs) != 1 or given.manifest or inputs[0].is_dir():
+    if len(inputs) != 1 or inputs[0].is_dir():
         raise InputError(
             f"the output {str(out)!r} is a file for one video; for several give a folder, or a "
             "dataset that ends in .parquet."

@@ -197,7 +197,8 @@ class DecodePool:
             if self._jobs and worker.ready:
                 worker.job = self._jobs.popleft()
                 worker.restart_clock(self._settings.slots)
-                worker.send(("video", worker.job))
+                with worker.lock:  # lanes give blocks back meanwhile
+                    worker.send(("video", worker.job))
         waiting = sum(not w.ready for w in self._running)
         while len(self._running) < self._workers and len(self._jobs) > waiting:
             try:
@@ -215,7 +216,7 @@ class DecodePool:
             return self._lose(worker, "crashed", _how_it_died(worker.process))
         limit = self._deadline_seconds if worker.ready else _START_SECONDS
         if (worker.job is not None or not worker.ready) and worker.busy_seconds() > limit:
-            late = f"not decoded after {limit:g} s; raise --deadline if it is only slow."
+            late = f"not decoded after {limit:g} s; allow more by deadline_seconds (--deadline)."
             return self._lose(worker, "timeout", late)
         if worker.job is None and worker.videos >= self._recycle_videos:
             self._running.remove(worker)  # blocks that still wait are in memory of ours, too

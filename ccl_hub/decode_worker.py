@@ -50,8 +50,8 @@ SHORT_BYTES = 256 << 20
 """A process that came so near its limit may have been refused a frame, or a few."""
 
 _TOO_LITTLE_MEMORY = (
-    "decoding it needs more memory than a worker may take; raise --memory-limit "
-    "(BatchOptions.memory_bytes)."
+    "decoding it needs more memory than a worker may take; raise memory_bytes "
+    "(--memory-limit), and try what failed again (--retry-failed)."
 )
 
 

@@ -184,7 +184,7 @@ class TorchEngine:
         except torch.OutOfMemoryError as error:
             raise InputError(
                 f"the device has too little memory for {len(frames)} frames at once; use a "
-                "smaller batch_size."
+                "smaller batch_size (batch_clips of a batch)."
             ) from error
 
     def run(self, frames: Tensor) -> FrameMaps:

@@ -1,6 +1,6 @@
 """Which videos: files, folders, patterns and lists become named videos, one by one.
 
-Nothing is held but one folder at a time and 16 bytes of each video's name, so that millions of
+Nothing is held but one folder at a time and about 100 bytes for each video, so that millions of
 videos may be asked for. Whether a file can be read is found out later, by who reads it.
 """
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .dataset import check_pyarrow
 from .errors import InputError
 from .files import write_atomically
 from .inputs import VideoInput, common_root, find_videos
@@ -83,8 +84,8 @@ class JobOptions:
         shard: Which share of the videos.
         checksum: Know a source by its sha256 instead of its size and time of change; what failed
             is tried again.
-        retry_failed: Try every failed video again; without it only those whose failure may have
-            been the machine's, or that have changed.
+        retry_failed: Try every failed or incomplete video again; without it only those whose
+            failure may have been the machine's, or that have changed.
         fail_fast: Stop at the first video that fails.
         overwrite: Remove what was made with other settings instead of refusing.
     """
@@ -215,7 +216,9 @@ def run_job(
     """
     from .batch import BatchOptions, embed_batch
 
-    own, destination = options or JobOptions(), Destination(Path(out).absolute())
+    own, destination = options or JobOptions(), Destination.at(out)
+    if destination.is_dataset:
+        check_pyarrow()  # before anything there is touched
     began = time.monotonic()
     batch = replace(batch or BatchOptions(), frames=own.has_frames(destination))
     root = job_root(inputs, destination)
@@ -279,7 +282,8 @@ class _Run:
                     self._tell(_event(before, kept=True))  # type: ignore[arg-type]
                     continue
                 known = ""
-                if self._options.checksum and before is not None and intact:
+                again = self._options.retry_failed and before is not None and before.code
+                if self._options.checksum and before is not None and intact and not again:
                     known = before.source_sha256
                 self._under_way[number] = work
                 number += 1
@@ -308,29 +312,40 @@ class _Run:
         if before.state == FAILED:
             retry = options.retry_failed or before.code in TRANSIENT_CODES
             return not changed and not retry and not options.checksum
+        if work.size_bytes < 0 and intact:
+            return True  # the file is gone or out of reach; what was made of it stays
+        if before.state == INCOMPLETE and options.retry_failed:
+            return False
         return intact and not changed and not options.checksum
 
     def keep_all(self, items: Iterator[BatchItem]) -> None:
         """Keep every result; a few are written at once while the next are computed."""
         writes: deque[tuple[_Work, BatchItem, Future[Prepared] | None]] = deque()
         with ThreadPoolExecutor(IO_THREADS) as pool:
-            for item in items:
-                work = self._under_way.pop(item.index)
-                future = None
-                if item.embeddings is not None:
-                    future = pool.submit(self._sink.prepare, work.video.id, item.embeddings)
-                writes.append((work, item, future))
-                while writes and (len(writes) > WRITES_AT_ONCE or _is_ready(writes[0][2])):
+            try:
+                for item in items:
+                    work = self._under_way.pop(item.index)
+                    future = None
+                    if item.embeddings is not None:
+                        future = pool.submit(self._sink.prepare, work.video.id, item.embeddings)
+                    writes.append((work, item, future))
+                    while writes and (len(writes) > WRITES_AT_ONCE or _is_ready(writes[0][2])):
+                        self._keep(*writes.popleft())
+                    if self.stopped:
+                        break
+            except KeyboardInterrupt:
+                while writes:
                     self._keep(*writes.popleft())
-                if self.stopped:
-                    break
+                raise
             while writes:
                 self._keep(*writes.popleft())
 
     def _keep(self, work: _Work, item: BatchItem, future: Future[Prepared] | None) -> None:
         """Let one result count."""
         if item.code == "same" and work.before is not None:
-            row = replace(work.before, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns)
+            # As it is now: its part may have been written anew since the video was looked up.
+            now = self._state.manifest.find(work.video.id) or work.before
+            row = replace(now, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns)
             self._state.manifest.record(row)
             self._tell(_event(row, kept=True))
             return
@@ -409,12 +424,13 @@ def _settings(
     engine: Engine, sampling: Sampling, options: JobOptions, destination: Destination
 ) -> dict[str, Any]:
     """Return what must be the same in every run into a destination."""
+    from .int8_model import tensors_sha256
+
     model, run = engine.model, engine.info
     return {
         "format": "parquet" if destination.is_dataset else options.suffix.lstrip("."),
         "level": options.level or "clip",
-        "model": model.name,
-        "weights_sha256": model.weights_sha256,
+        "tensors_sha256": tensors_sha256(model),  # also of weights changed in memory
         "config_fingerprint": model.config.fingerprint(),
         "sampling": str(sampling),
         "backend": f"{run.backend} {run.detail}".strip(),
@@ -423,7 +439,7 @@ def _settings(
 
 
 def _write_failures(state: JobState) -> Path | None:
-    """List every video of the shard that is not done, for people and spreadsheets."""
+    """List every video of the shard that is not done."""
     path = state.destination.failures(state.shard)
     text = io.StringIO()
     writer = csv.writer(text)

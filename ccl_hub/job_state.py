@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,19 @@ from typing import Any
 from .errors import InputError, OutputError
 from .files import make_folder, write_atomically
 from .folder_lock import is_held, only_writer
-from .inputs import shard_of
+from .inputs import output_name, shard_of
 from .manifest import Manifest, Row, read_row
+from .writers import SUFFIXES
 
-__all__ = ["Destination", "JobState", "Shard", "open_state", "read_settings", "remove_file"]
+__all__ = [
+    "Destination",
+    "JobState",
+    "Shard",
+    "is_part",
+    "open_state",
+    "read_settings",
+    "remove_file",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +54,13 @@ class Shard:
     index: int = 0
     count: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise InputError(
+                f"the shard is {self.index} of {self.count}; allowed: 0 to {self.count - 1} of "
+                f"{self.count}, which is at least 1."
+            )
+
     @property
     def label(self) -> str:
         """As it is part of file names."""
@@ -59,6 +76,13 @@ class Destination:
     """Where embeddings go: a folder of files, or a dataset if the name ends in .parquet."""
 
     path: Path
+
+    @classmethod
+    def at(cls, path: str | Path) -> Destination:
+        """Return a destination by its absolute path; of a dataset that behind links."""
+        found = cls(Path(path).absolute())
+        # Its state lies beside it, and must be on the same disk.
+        return cls(Path(os.path.realpath(path))) if found.is_dataset else found
 
     @property
     def is_dataset(self) -> bool:
@@ -95,14 +119,16 @@ class JobState:
         self._others = sorted(counts)
 
     def find(self, id: str) -> Row | None:
-        """Return what is known of a video; from another number of shards it is taken over."""
-        row = self.manifest.find(id)
-        for count in () if row is not None else self._others:
+        """Return what is known last of a video; from another number of shards it is taken over."""
+        own = newest = self.manifest.find(id)
+        for count in self._others:
             path = _manifest(self.destination, Shard(shard_of(id, count), count))
-            if path.is_file() and (row := read_row(path, id)) is not None:
-                self.manifest.record(row)
-                return row
-        return row
+            row = read_row(path, id) if path.is_file() else None
+            if row is not None and (newest is None or row.finished > newest.finished):
+                newest = row
+        if newest is not None and newest is not own:
+            self.manifest.record(newest)
+        return newest
 
 
 @contextmanager
@@ -192,8 +218,8 @@ def _claim(
     differs = _difference(destination, shard, found, settings)
     if differs and not overwrite:
         raise InputError(
-            f"{destination.path}: {differs}; give another destination, or --overwrite to remove "
-            "what is there."
+            f"{destination.path}: {differs}; give another destination, or overwrite=True "
+            "(--overwrite) to remove what is there."
         )
     if differs and live:
         raise OutputError(
@@ -238,15 +264,22 @@ def _remove_outputs(destination: Destination) -> None:
     """Remove every output that a manifest names, every part, the lists of failures, the rest."""
     if destination.is_dataset:
         for path in destination.path.glob("part-*"):
-            if _LABEL.fullmatch(path.name):
+            if is_part(path.name):
                 remove_file(path)
     for one in _manifests(destination):
         path = _manifest(destination, Shard(*one))
         with Manifest(path) as manifest:
             for row in () if destination.is_dataset else manifest.rows("done", "incomplete"):
-                remove_file(destination.path / row.output)
+                # A name that is not that of this video would be somebody else's file.
+                if row.output in {output_name(row.id, suffix) for suffix in SUFFIXES}:
+                    remove_file(destination.path / row.output)
         remove_file(destination.failures(Shard(*one)))
         remove_file(path)
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of a dataset has the name of a part."""
+    return name.startswith("part-") and _LABEL.fullmatch(name) is not None
 
 
 def _manifest(destination: Destination, shard: Shard) -> Path:

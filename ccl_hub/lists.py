@@ -40,6 +40,10 @@ def listed_paths(source: Path) -> Iterator[str]:
     folder = os.path.dirname(source)  # noqa: PTH120
     kind = source.suffix.lower()
     empty = True
+    if source.exists() and not source.is_file() and not source.is_dir():
+        raise InputError(
+            f"{source}: not a regular file, and a list is read more than once; save it to a file."
+        )
     try:
         with source.open("rb") as file:
             if kind == ".parquet":

@@ -129,8 +129,7 @@ class Manifest:
         with self._guarded():
             marks = ", ".join("?" * len(fields(Row)))
             self._db.execute(f"INSERT OR REPLACE INTO videos VALUES ({marks})", astuple(row))  # noqa: S608
-            if time.monotonic() - self._committed > COMMIT_SECONDS:
-                self.commit()
+        self._commit_sometimes()
 
     def rows(self, *states: str) -> Iterator[Row]:
         """Yield the videos in some states, by id."""
@@ -142,9 +141,11 @@ class Manifest:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let changes count together or not at all, whatever interrupts them."""
-        self._whole = False
+        # False for good once changes were interrupted: nothing is committed from then on.
+        before, self._whole = self._whole, False
         yield
-        self._whole = True
+        self._whole = before
+        self._commit_sometimes()
 
     # The spool and the parts of a dataset --------------------------------------------------------
 
@@ -178,7 +179,18 @@ class Manifest:
     def mark_stale(self, part: str, id: str) -> None:
         """Note that a part holds rows of a video that no longer count."""
         with self._guarded():
-            self._db.execute("INSERT OR IGNORE INTO stale VALUES (?, ?)", (part, id))
+            query = "INSERT OR IGNORE INTO stale SELECT name, ? FROM parts WHERE name = ?"
+            self._db.execute(query, (id, part))
+
+    def drop_unknown_stale(self) -> None:
+        """Forget what no longer counts in parts that do not count themselves."""
+        with self._guarded():
+            self._db.execute("DELETE FROM stale WHERE part NOT IN (SELECT name FROM parts)")
+
+    def add_part(self, part: Part) -> None:
+        """Let a part count."""
+        with self._guarded():
+            self._db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", astuple(part))
 
     def stale(self) -> dict[str, set[str]]:
         """Return the videos that no longer count in each part."""
@@ -207,18 +219,22 @@ class Manifest:
         """
         with self._guarded(), self.together():
             for old, part in rewritten.items():
-                if part is not None:
-                    self._db.execute("INSERT INTO parts VALUES (?, ?, ?)", astuple(part))
-                    query = "UPDATE videos SET output = ? WHERE output = ?"
-                    self._db.execute(query, (part.name, old))
                 self._db.execute("DELETE FROM parts WHERE name = ?", (old,))
                 self._db.execute("DELETE FROM stale WHERE part = ?", (old,))
+                if part is not None:
+                    self.add_part(part)
+                    query = "UPDATE videos SET output = ? WHERE output = ?"
+                    self._db.execute(query, (part.name, old))
             if new is not None:
-                self._db.execute("INSERT INTO parts VALUES (?, ?, ?)", astuple(new))
+                self.add_part(new)
                 for id in spooled:
                     self._db.execute("UPDATE videos SET output = ? WHERE id = ?", (new.name, id))
                     self._db.execute("DELETE FROM spool WHERE id = ?", (id,))
         self.commit()
+
+    def _commit_sometimes(self) -> None:
+        if self._whole and time.monotonic() - self._committed > COMMIT_SECONDS:
+            self.commit()
 
     def commit(self) -> None:
         """Make everything so far durable."""
@@ -260,9 +276,10 @@ class Manifest:
 
 
 def read_row(path: Path, id: str) -> Row | None:
-    """Look a video up in the manifest of another shard, without writing to it."""
+    """Look a video up in the manifest of another shard, which no run has open."""
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as db:
+        # Writable, for what SQLite has to undo after a run that was killed.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=60)) as db:
             return _find(db, id)
     except sqlite3.Error as error:
         raise OutputError(

@@ -99,7 +99,7 @@ class Sampling:
 
     def __str__(self) -> str:
         if self.every_seconds is not None:
-            return f"every_seconds={self.every_seconds:g}"
+            return f"every_seconds={float(self.every_seconds)!r}".removesuffix(".0")
         return f"clips={self.clip_count}"
 
     def plan(

@@ -11,7 +11,7 @@ from . import dataset
 from .embeddings import Embeddings
 from .files import file_sha256, make_folder, write_atomically
 from .inputs import output_name
-from .job_state import JobState, remove_file
+from .job_state import JobState, is_part, remove_file
 from .manifest import Part, Row
 from .writers import dump
 
@@ -19,6 +19,9 @@ __all__ = ["DatasetSink", "FolderSink", "Prepared", "Sink"]
 
 PART_ROWS = 16_384
 """Rows of a part; 34 MB of 512-d vectors."""
+
+MOST_SPOOLED_BYTES = 256 << 20
+"""A video with more makes a part of its own: SQLite keeps no value above 1 GB."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,11 @@ class DatasetSink:
     def _repair(self) -> None:
         """Remove parts that do not count, and forget what was in damaged ones."""
         for part in self._manifest.parts():
-            if not _has_hash(self._folder / part.name, part.size_bytes, part.sha256):
+            if not is_part(part.name) or not _has_hash(
+                self._folder / part.name, part.size_bytes, part.sha256
+            ):
                 self._manifest.drop_part(part.name)
+        self._manifest.drop_unknown_stale()
         self._manifest.commit()
         named = {part.name for part in self._manifest.parts()}
         for path in self._folder.glob(f"part-{self._state.shard.label}-*.parquet"):
@@ -138,16 +144,22 @@ class DatasetSink:
 
     def keep(self, row: Row, prepared: Prepared | None) -> None:
         """See :class:`Sink`."""
+        part = None
+        if prepared is not None and len(prepared.data) > MOST_SPOOLED_BYTES:
+            part = self._written(dataset.part_bytes([prepared.data]))
         with self._manifest.together():
             # As it is now: its part may have been written anew since the video was looked up.
             before = self._manifest.find(row.id)
             if before is not None and before.output:
                 self._manifest.mark_stale(before.output, row.id)
-            if prepared is None:
+            if prepared is None or part is not None:
                 self._manifest.remove_from_spool(row.id)
             else:
                 self._manifest.add_to_spool(row.id, prepared.rows, prepared.data)
                 self._rows += prepared.rows
+            if part is not None:
+                self._manifest.add_part(part)
+                row = replace(row, output=part.name)
             self._manifest.record(row)
         if self._rows >= self._part_rows:
             self.finish()
@@ -175,6 +187,7 @@ class DatasetSink:
 
 def _has_hash(path: Path, size_bytes: int, sha256: str) -> bool:
     try:
-        return path.stat().st_size == size_bytes and file_sha256(path) == sha256
+        whole = path.is_file() and path.stat().st_size == size_bytes
+        return whole and file_sha256(path) == sha256
     except OSError:
         return False

@@ -26,6 +26,7 @@ from .errors import (
     MediaLimitError,
     MediaNotFoundError,
     NoVideoError,
+    UnreadableError,
     UnsupportedMediaError,
 )
 
@@ -177,7 +178,7 @@ def _head(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(24)
     except OSError as error:
-        raise MediaNotFoundError(
+        raise UnreadableError(
             f"cannot be read ({error.strerror}); check its permissions and the disk.", path
         ) from error
 

@@ -122,7 +122,8 @@ def _fitting(
                     found.append((key, is_folder, shared.setdefault(after, after)))
     except OSError as error:
         reason = error.strerror or str(error)
-        if first or not isinstance(error, PermissionError):
+        gone = (PermissionError, FileNotFoundError, NotADirectoryError)
+        if first or not isinstance(error, gone):
             raise InputError(
                 f"{folder}: the folder cannot be read ({reason}); check its name and permissions."
             ) from error

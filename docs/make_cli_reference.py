@@ -26,7 +26,7 @@ HEAD = """\
 <!-- Written by docs/make_cli_reference.py from the commands' own help; do not edit. -->
 
 Messages and progress go to stderr, data to stdout. Exit codes: 0 done; 1 failed; 2 wrong usage,
-or written from a video that turned out to be incomplete; 130 stopped by Ctrl-C. `python -m
+or videos failed or are incomplete; 130 stopped by Ctrl-C. `python -m
 training.pack` and the other programs of `training/` answer `--help` in the same way; what they
 are for is told in [Training](training.md) and [Evaluation](evaluation.md).
 """

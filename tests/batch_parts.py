@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -118,14 +120,34 @@ def children() -> list[int]:
     return [int(number) for task in tasks for number in task.read_text().split()]
 
 
+def peak_mb(process: int | str) -> int:
+    """Return the most memory that a process had; ``ru_maxrss`` begins with that of its parent."""
+    words = Path(f"/proc/{process}/status").read_text().split()
+    return int(words[words.index("VmHWM:") + 1]) // 1024
+
+
 def held() -> dict[str, object]:
     """Return the processes, threads and descriptors of this process, and torch's threads."""
+    with ThreadPoolExecutor(1) as pool:  # each thread has a number of its own
+        new_thread = pool.submit(torch.get_num_threads).result()
     return {
         "children": children(),
         "threads": sorted(thread.name for thread in threading.enumerate()),
         "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
-        "torch": torch.get_num_threads(),
+        "torch": (torch.get_num_threads(), new_thread),
     }
+
+
+def leaves_nothing() -> Iterator[None]:
+    """Body of a fixture: no test leaves a process or a thread, or needs the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+    assert children() == []
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("ccl-")]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:

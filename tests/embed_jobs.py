@@ -90,7 +90,7 @@ def quick_batch(sources, engines, sampling, options):
 
 config = Fake(fingerprint=lambda: "f")
 engine = Fake(
-    model=Fake(name="quick", weights_sha256="0" * 64, config=config),
+    model=Fake(name="quick", weights_sha256="0" * 64, config=config, state_dict=dict),
     info=Fake(backend="torch", detail="", dtype="float32"),
 )
 batch.embed_batch, batch.engines_for = quick_batch, lambda *arguments, **named: [engine]

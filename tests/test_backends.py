@@ -396,7 +396,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("backend", "options", "message"),
     [
-        ("tensorrt", {}, "backend is 'tensorrt'; allowed: torch, torch-compile, onnx, openvino, openvino-bf16"),
+        ("tensorrt", {}, "backend is 'tensorrt'; allowed: torch, torch-compile, onnx, openvino"),
         ("onnx", {"threads": -1}, "threads is -1; allowed: 0"),
         ("openvino", {"threads": -1}, "threads is -1; allowed: 0"),
         ("torch", {"threads": 2}, "torch.set_num_threads"),

@@ -34,6 +34,7 @@ from tests.batch_parts import (
     children,
     copies,
     held,
+    leaves_nothing,
     long_video,
     make_video,
     spread_faults,
@@ -71,11 +72,7 @@ def alone(model: CCLModel, videos: list[Path]) -> dict[Path, Embeddings]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No test leaves a process or a thread."""
-    gc.collect()
-    yield
-    assert children() == []
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("ccl-")]
+    yield from leaves_nothing()
 
 
 @pytest.fixture
@@ -263,12 +260,12 @@ def test_a_crash_while_its_blocks_wait_for_the_network(
     model: CCLModel, videos: list[Path], faults: None
 ) -> None:
     bad = copies(videos[2], ["abort-60-a.mp4", "abort-60-b.mp4"])
-    engine = FakeEngine(model, seconds=0.2)
+    engine = FakeEngine(model, seconds=0.3)
     items = run([videos[0], *bad, videos[0], videos[0]], engine)
     assert codes(items) == ["", "crashed", "crashed", "", ""]
     for item in items[3:]:
         np.testing.assert_array_equal(item.embeddings.clips, items[0].embeddings.clips)
-    assert engine.frames <= 3 * 48 + 2 * 32, "the network computed frames that nobody wants"
+    assert engine.frames <= 3 * 34 + 48, "the network computed frames that nobody wants"
 
 
 def test_waiting_for_a_slow_network_is_no_hang(
@@ -346,6 +343,7 @@ def test_an_error_in_a_lane_ends_the_batch(
 
     def burn(frames: np.ndarray) -> None:
         if next(calls) == 2:
+            time.sleep(0.5)  # others wait behind it
             raise kind("burnt")
 
     with pytest.raises(kind, match="burnt"):
@@ -448,7 +446,7 @@ def test_closing_in_a_thread_of_its_own(model: CCLModel, videos: list[Path]) -> 
     ready.clear()
     del items, engine
     gc.collect()
-    assert {**held(), "torch": 0} == {**before, "torch": 0}
+    assert held() == before
 
 
 def test_results_are_not_kept(model: CCLModel, videos: list[Path]) -> None:
@@ -589,17 +587,18 @@ def test_memory_descriptors_and_threads_stay_flat(
 
 
 LONG = """
-import resource, sys
+import sys
 from ccl_hub.batch import BatchOptions, BatchSource, embed_batch
 from ccl_hub.sampling import Sampling
-from tests.batch_parts import FakeEngine
+from tests.batch_parts import FakeEngine, children, peak_mb
 from tests.test_model import tiny_model
 own = BatchOptions(workers=1, threads=2, frames=False)
 engine = FakeEngine(tiny_model(), dim=510)
-(item,) = embed_batch([BatchSource(sys.argv[1])], [engine], Sampling(every_seconds=0.1), own)
+items = embed_batch([BatchSource(sys.argv[1])], [engine], Sampling(every_seconds=0.1), own)
+item = next(items)
+(worker,) = children()
 print(*item.embeddings.clips.shape, item.embeddings.provenance.source_frames,
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-      resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+      peak_mb("self"), peak_mb(worker))
 """
 
 
@@ -613,8 +612,8 @@ def test_an_hour_takes_the_memory_of_a_minute(tmp_path: Path) -> None:
         count, dim, found, ours, theirs = map(int, done.split())
         assert (count, dim, found) == (windows, 510, frames)
         peaks.append((ours, theirs))
-    result_mb = 35_989 * 510 * 4 / 2**20
-    assert peaks[1][0] - peaks[0][0] < 100 + result_mb, peaks
+    result_mb = 35_989 * 510 * 4 / 2**20  # twice while it is put together
+    assert peaks[1][0] - peaks[0][0] < 100 + 2 * result_mb, peaks
     assert peaks[1][1] - peaks[0][1] < 100, peaks
 
 
@@ -638,33 +637,6 @@ def test_lanes_wait_for_the_assembly_of_a_video(
     assert codes(items) == ["", ""]
     np.testing.assert_array_equal(items[0].embeddings.clips, items[1].embeddings.clips)
     assert 1 <= most <= 3, most
-
-
-BOMB = """
-import resource, sys
-from ccl_hub.batch import BatchOptions, embed_many
-from tests.test_model import tiny_model
-for path in sys.argv[1:]:
-    (item,) = embed_many([path], tiny_model(), options=BatchOptions(workers=1, threads=1))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    print(item.code or "fine", peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
-
-
-def test_bombs_are_refused_in_little_memory(tmp_path: Path, videos: list[Path]) -> None:
-    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea\x60\0\0\xea\x60\x08\2\0\0\0" + bytes(4)
-    (tmp_path / "header.png").write_bytes(png + b"\0\0\0\0IEND")
-
-    def grey(number: int, width: int, height: int) -> np.ndarray:
-        return np.full((height, width, 3), 99, np.uint8)
-
-    huge = make_video(tmp_path, "huge.mp4", 1, size=(8192, 8192), make=grey)
-    paths = [videos[0], tmp_path / "header.png", huge]
-    lines = output(start(["-c", BOMB, *paths], tmp_path)).splitlines()
-    outcomes = [line.split() for line in lines]
-    assert [code for code, *_ in outcomes] == ["fine", "too_large", "too_large"]
-    worker, own = (int(outcomes[2][i]) - int(outcomes[0][i]) for i in (1, 2))
-    assert worker < 300 and own < 300, outcomes
 
 
 def test_decoding_and_computing_overlap(model: CCLModel, videos: list[Path], faults: None) -> None:

@@ -1,4 +1,4 @@
-"""``ccl-embed`` over many videos as a user runs it: streams, exit codes, the bar, signals, lists."""
+"""``ccl-embed`` over many videos as a user runs it: streams, exit codes, the bar, signals."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def ids_of(run: Run) -> list[str]:
         (["b", "--root", "."], ["b/c/3.mp4"]),
         (["a", "b/4.txt"], ["a/1.mp4", "a/2.mkv", "b/4.txt"]),
         (["--manifest", "list.csv"], ["a/1.mp4", "b/4.txt"]),
-        (["--manifest", "list.txt"], ["a/1.mp4", "b/4.txt"]),
+        (["--manifest", "list.names"], ["a/1.mp4", "b/4.txt"]),
         (["--manifest", "list.parquet", "a"], ["a/1.mp4", "a/2.mkv", "b/4.txt"]),
     ],
 )
@@ -236,7 +236,7 @@ def test_inputs(
     tmp_path: Path, program: Program, tree: Path, arguments: list, expected: list
 ) -> None:
     (tree / "list.csv").write_text("label,path\n1,a/1.mp4\n2,b/4.txt\n")
-    (tree / "list.txt").write_text(f"a/1.mp4\n{tree}/b/4.txt\n")
+    (tree / "list.names").write_text(f"a/1.mp4\n{tree}/b/4.txt\n")
     pq.write_table(pa.table({"path": ["a/1.mp4", "b/4.txt"]}), tree / "list.parquet")
     run = program.run(*arguments, "--out", tmp_path / "x", "--json", before=QUICK, cwd=tree)
     assert ids_of(run) == sorted(expected)
@@ -335,10 +335,10 @@ def test_a_signal_leaves_a_job_that_goes_on(
     out = tmp_path / name
     arguments = (folder, "--model", model, "--clips", 1, "--out", out, "--json")
     run = program.start(*arguments, "--deadline", 300, path=(tmp_path,))
-    while len(run.videos) < 30:
+    while len(run.videos) < 20:  # the last are told of with the next one, which hangs
         assert run.poll() is None, run.stderr
         time.sleep(0.01)
-    time.sleep(1.2)  # now what was done is committed, or will be in the end
+    time.sleep(0.5)
     if number == signal.SIGINT:
         os.killpg(run.pid, number)  # as a terminal does
     else:
@@ -360,7 +360,7 @@ def test_a_signal_leaves_a_job_that_goes_on(
 
 def test_a_signal_in_a_process_of_its_own(tmp_path: Path, model: Path) -> None:
     """The same from the shell, to the end of the interpreter."""
-    folder = tiny_folder(tmp_path / "in", 3)
+    folder = tiny_folder(tmp_path / "in", 12)
     shutil.copy(folder / "000.mp4", folder / "hang-1.mp4")
     (tmp_path / "sitecustomize.py").write_text(FAULTY_READER)
     code = "from ccl_hub.cli import embed_main; embed_main()"
@@ -375,7 +375,7 @@ def test_a_signal_in_a_process_of_its_own(tmp_path: Path, model: Path) -> None:
         start_new_session=True,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
-        for _ in range(3):
+        for _ in range(2):
             assert json.loads(process.stdout.readline())["state"] == "done"
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=30) == 130

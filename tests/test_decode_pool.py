@@ -6,7 +6,6 @@ import gc
 import queue
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,15 @@ from ccl_hub.decode_worker import DecodeSettings, Job
 from ccl_hub.errors import CCLError
 from ccl_hub.sampling import ClipPlan, Sampling
 from ccl_hub.video import MediaLimits, SourceFacts, VideoReader
-from tests.batch_parts import children, copies, held, make_video, spread_faults, wait_until
+from tests.batch_parts import (
+    children,
+    copies,
+    held,
+    leaves_nothing,
+    make_video,
+    spread_faults,
+    wait_until,
+)
 
 PAPER = Preprocessing()
 GOOD = ("", "")
@@ -38,11 +45,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """No test leaves a process or a thread."""
-    gc.collect()
-    yield
-    assert children() == []
-    assert "ccl-decode" not in {thread.name for thread in threading.enumerate()}
+    yield from leaves_nothing()
 
 
 @pytest.fixture
@@ -387,7 +390,9 @@ def test_a_process_that_cannot_be_killed_does_not_stop_the_others(
     monkeypatch.setattr(subprocess.Popen, "kill", immortal)
     monkeypatch.setattr(decode_pool, "_KILL_SECONDS", 0.2)
     with watched(deadline=2.0) as one:
+        began = time.monotonic()
         assert [code for code, _ in one.decode([bad, video])] == ["timeout", ""]
+        assert time.monotonic() - began < 30
     end[0]()
     assert children() == []
 
@@ -448,3 +453,50 @@ def test_many_workers_at_once(video: Path) -> None:
     with watched(workers=5) as one:
         assert one.decode([video] * 40) == [GOOD] * 40
         assert len(children()) <= 5
+
+
+BOMB = """
+import queue, resource, sys
+from pathlib import Path
+from ccl_hub.config import Preprocessing
+from ccl_hub.decode_pool import DecodeEvents, DecodePool
+from ccl_hub.decode_worker import DecodeSettings, Job
+from ccl_hub.sampling import Sampling
+from ccl_hub.video import MediaLimits
+over = queue.Queue()
+events = DecodeEvents(
+    plan=lambda *_: None,
+    frames=lambda _, block: block.release(),
+    end=lambda *_: over.put("fine"),
+    failed=lambda _, code, reason: over.put(code),
+    same=over.put,
+    broken=over.put,
+)
+settings = DecodeSettings(Preprocessing(), Sampling(), MediaLimits())
+for path in sys.argv[1:]:
+    pool = DecodePool(settings, events, 1, 60.0)
+    pool.submit(Job(0, Path(path)))
+    outcome = over.get(timeout=60)
+    pool.close()
+    print(outcome, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+
+
+def test_bombs_are_refused_in_little_memory(tmp_path: Path, video: Path) -> None:
+    """Run in a small process, as ``ru_maxrss`` begins with the memory of the one that forks."""
+    png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea\x60\0\0\xea\x60\x08\2\0\0\0" + bytes(4)
+    (tmp_path / "header.png").write_bytes(png + b"\0\0\0\0IEND")
+
+    def grey(number: int, width: int, height: int) -> np.ndarray:
+        return np.full((height, width, 3), 99, np.uint8)
+
+    huge = make_video(tmp_path, "huge.mp4", 1, size=(8192, 8192), make=grey)
+    paths = [str(path) for path in (video, tmp_path / "header.png", huge)]
+    starter = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    command = [sys.executable, "-c", starter, sys.executable, "-c", BOMB, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [code for code, _ in lines] == ["fine", "too_large", "too_large"], done.stderr
+    baseline, peak = int(lines[0][1]), int(lines[2][1])
+    assert baseline < 200, "the measurement is of another process"
+    assert peak - baseline < 300
