@@ -382,15 +382,20 @@ def gather(
         provenance: Asked for after the last part, when all is known.
     """
     clips, frames = zip(*parts, strict=True)
-    all_clips = np.concatenate(clips)  # (W,D)
+    all_clips = _joined(clips)  # (W,D)
     return Embeddings(
         all_clips,
         plan.clip_seconds,
-        np.concatenate(frames),  # (W,T,D)
+        _joined(frames),  # (W,T,D)
         plan.frame_seconds,
         all_clips.mean(axis=0, dtype=np.float64).astype(np.float32),
         provenance(),
     )
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join arrays; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _engine(model: Network) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,24 @@ def test_rows_of_changed_and_failed_videos_leave_every_part(
     assert ids(out) == {f"{number:03d}.mp4": 1 for number in (0, 1, 2, 4, 5)}
     kept = [json.loads(row)["id"] for row in rows(out) & old]
     assert sorted(kept) == ["001.mp4", "002.mp4"]
+    assert job(folder, out).now == []
+
+
+def test_a_video_of_many_rows_has_a_part_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is made anew to the same bytes, which is the same name."""
+    folder, out = tiny_folder(tmp_path / "in", 2), tmp_path / "feats.parquet"
+    monkeypatch.setattr(sinks, "MOST_SPOOLED_BYTES", 10)
+    job(folder, out)
+    whole = rows(out)
+    assert len(list(out.iterdir())) == 2 and ids(out) == {"000.mp4": 1, "001.mp4": 1}
+    os.utime(folder / "000.mp4", (5, 5))
+    assert job(folder, out).now == ["000.mp4"]
+    assert rows(out) == whole
+    write_tiny(folder / "000.mp4", 70, 7)
+    assert job(folder, out).now == ["000.mp4"]
+    assert ids(out) == {"000.mp4": 1, "001.mp4": 1} and len(rows(out) & whole) == 1
     assert job(folder, out).now == []
 
 

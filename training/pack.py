@@ -26,10 +26,10 @@ from typing import Any
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import CCLError, TrainingError
 from ccl_hub.files import make_folder, write_atomically
+from ccl_hub.folder_lock import FolderInUseError, only_writer
 
 from .dataset_checks import Problem, missing_videos, problem_table
 from .datasets import VideoList
-from ccl_hub.folder_lock import FolderInUseError, only_writer
 from .pack_index import PackedShard, read_shard, write_index
 from .pack_pool import ShardTask, run_tasks
 from .pack_worker import PackOptions, decoder_version

@@ -19,10 +19,10 @@ import torch.distributed as dist
 
 from ccl_hub.errors import ConfigError
 from ccl_hub.files import make_folder, write_atomically
+from ccl_hub.folder_lock import FolderInUseError, only_writer
 
 from . import checkpoints
 from .distributed import World
-from ccl_hub.folder_lock import FolderInUseError, only_writer
 from .recipe_sections import Precision
 
 __all__ = [
