@@ -150,7 +150,7 @@ class DatasetSink:
         with self._manifest.together():
             # As it is now: its part may have been written anew since the video was looked up.
             before = self._manifest.find(row.id)
-            if before is not None and before.output:
+            if before is not None and before.output and (not part or before.output != part.name):
                 self._manifest.mark_stale(before.output, row.id)
             if prepared is None or part is not None:
                 self._manifest.remove_from_spool(row.id)

@@ -601,7 +601,7 @@ def test_a_full_disk_is_a_clean_error_and_the_next_run_goes_on(
 # [8] Bad videos, [11] truncation -----------------------------------------------------------------
 
 CODES = {
-    "empty": "unsupported",
+    "empty": "damaged",
     "text": "unsupported",
     "cut_mp4": "damaged",
     "sound": "no_video",
