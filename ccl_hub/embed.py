@@ -408,7 +408,9 @@ def _engine(model: Network) -> Engine:
 def _batch_frames(engine: Engine, batch_size: int | None) -> int:
     """Return how many frames go through the network at once."""
     if batch_size is None:
-        return engine.batch_frames
+        # Of one video, torch computes each batch with all its threads together.
+        together = torch.get_num_threads() if engine.info.device == "cpu" else 1
+        return engine.batch_frames * (together if isinstance(engine, TorchEngine) else 1)
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; allowed: a whole number >= 1.")
     return batch_size * engine.model.preprocessing.clip_frames

@@ -67,7 +67,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def alone(model: CCLModel, videos: list[Path]) -> dict[Path, Embeddings]:
-    return {path: embed_video(model, path) for path in videos}
+    return {path: embed_video(model, path, batch_size=2) for path in videos}
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,8 @@ def test_the_size_of_batches_changes_rounding_only(
 def test_windows_and_no_frames(model: CCLModel, videos: list[Path]) -> None:
     own = BatchOptions(workers=2, threads=2, frames=False)
     for item in embed_many(videos[-1:] + videos[:5], model, every_seconds=0.1, options=own):
-        wanted, found = embed_video(model, item.path, every_seconds=0.1), item.embeddings
+        found = item.embeddings
+        wanted = embed_video(model, item.path, every_seconds=0.1, batch_size=2)
         assert found is not None
         np.testing.assert_array_equal(found.clips, wanted.clips)
         np.testing.assert_array_equal(found.clip_seconds, wanted.clip_seconds)
@@ -161,7 +162,7 @@ def test_frames_that_cannot_be_decoded_are_left_out_as_in_a_single_video(
 ) -> None:
     """Found out in the middle, after some frames went through the network."""
     path = with_damaged_frames(tmp_path, "damaged.mkv", damaged)
-    wanted = embed_video(model, path, every_seconds=0.1)
+    wanted = embed_video(model, path, every_seconds=0.1, batch_size=2)
     assert wanted.incomplete and wanted.provenance.source_frames == 60 - len(damaged)
     own = BatchOptions(workers=2, threads=3)
     for item in embed_many([path] * 5, model, every_seconds=0.1, options=own):

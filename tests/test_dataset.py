@@ -38,7 +38,7 @@ def feats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> np.ndarray:
-    return embed_video(engines()[0], folder / "002.mp4", clips=CLIPS).clips
+    return embed_video(engines()[0], folder / "002.mp4", clips=CLIPS, batch_size=2).clips
 
 
 def test_schema(feats: Path) -> None:
@@ -66,7 +66,7 @@ def test_values(feats: Path, folder: Path) -> None:
     mine = sorted(
         (row for row in table if row["id"] == "002.mp4"), key=lambda row: row["clip_index"]
     )
-    whole = embed_video(engines()[0], folder / "002.mp4", clips=CLIPS)
+    whole = embed_video(engines()[0], folder / "002.mp4", clips=CLIPS, batch_size=2)
     made = whole.provenance
     assert [row["clip_index"] for row in mine] == list(range(CLIPS))
     for row, clip, span in zip(mine, whole.clips, whole.clip_seconds, strict=True):
@@ -136,7 +136,7 @@ def test_lancedb_searches_the_vectors(feats: Path, alone: np.ndarray, tmp_path: 
 
 
 def test_levels(folder: Path, tmp_path: Path) -> None:
-    whole = embed_video(engines()[0], folder / "002.mp4", clips=CLIPS)
+    whole = embed_video(engines()[0], folder / "002.mp4", clips=CLIPS, batch_size=2)
     one = [folder / "002.mp4"]
     job(one, tmp_path / "frame.parquet", clips=CLIPS, level="frame")
     table = pq.read_table(tmp_path / "frame.parquet").sort_by(

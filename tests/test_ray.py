@@ -102,7 +102,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(model_folder: Path, media: dict[str, Path]) -> dict[str, Embeddings]:
     model = CCLModel.from_pretrained(model_folder)
     names = ("long", "short", "stream", "cut")
-    return {name: embed_video(model, media[name], clips=CLIPS) for name in names}
+    return {name: embed_video(model, media[name], clips=CLIPS, batch_size=2) for name in names}
 
 
 @pytest.fixture(scope="module")
