@@ -115,9 +115,21 @@ def with_damaged_frames(folder: Path, name: str, damaged: Iterable[int]) -> Path
 
 
 def children() -> list[int]:
-    """Return the ids of the processes that this one started and that are still there."""
+    """Return the ids of the processes that this one started and that are still there.
+
+    But for Python's own, which other tests have it start, and which stays.
+    """
     tasks = Path("/proc/self/task").glob("*/children")
-    return [int(number) for task in tasks for number in task.read_text().split()]
+    found = [int(number) for task in tasks for number in task.read_text().split()]
+    return [number for number in found if "resource_tracker" not in _command(number)]
+
+
+def _command(process: int) -> str:
+    """Return the command line of a process; "" if it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def peak_mb(process: int | str) -> int:
