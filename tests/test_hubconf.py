@@ -152,7 +152,7 @@ for name in names:
     print(name, torch.hub.load(clone, name, source="local", weights=tiny).weights_sha256)
     print(name, attempt(clone, name, source="local").__class__.__name__)
 small = torch.hub.load(clone, "ccl_r18_mini", source="local", weights=tiny)
-print(small.embed(clone + "/examples/bouncing_balls.mp4", clips=2).clips.tolist())
+print(small.embed(clone + "/examples/bouncing_balls.mp4", clips=2, batch_size=2).clips.tolist())
 """
 
 
@@ -165,7 +165,9 @@ def test_every_entry_of_a_clone_works_without_a_socket(clone: Path, tmp_path: Pa
         assert lines.pop(0) == f"{name} {sha256}"
         bundled = REGISTRY[name].bundled
         assert lines.pop(0) == f"{name} {'CCLModel' if bundled else 'str'}"
-    here = CCLModel.from_pretrained(tiny).embed(ROOT / "examples" / "bouncing_balls.mp4", clips=2)
+    here = CCLModel.from_pretrained(tiny).embed(
+        ROOT / "examples" / "bouncing_balls.mp4", clips=2, batch_size=2
+    )
     assert lines == [str(here.clips.tolist())]
 
 
