@@ -25,6 +25,7 @@ from ccl_hub.errors import (
     MediaError,
     MediaLimitError,
     MediaNotFoundError,
+    UnreadableError,
     UnsupportedMediaError,
 )
 from ccl_hub.video import MediaLimits, VideoReader, load_image
@@ -259,7 +260,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch) -> Non
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(MediaNotFoundError, match="Permission denied"):
+    with pytest.raises(UnreadableError, match="Permission denied"):
         VideoReader(path, resize=PAPER)
 
 
