@@ -10,6 +10,7 @@ import queue
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
     from .int8_model import Int8Model
     from .model import CCLModel
 
-__all__ = ["FrameRunner", "OpenVinoEngine", "convert", "import_openvino", "without_telemetry"]
+__all__ = [
+    "FrameRunner",
+    "OpenVinoEngine",
+    "convert",
+    "import_openvino",
+    "openvino_core",
+    "without_telemetry",
+]
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -58,7 +66,7 @@ class OpenVinoEngine:
             raise InputError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
         check_model(model, "openvino")
         cores = cores_to_use(threads)
-        core = import_openvino().Core()
+        core = openvino_core()
         if precision == "bfloat16":
             _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         self.model = model
@@ -97,7 +105,7 @@ class FrameRunner:
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
         }
-        compiled = import_openvino().Core().compile_model(network, "CPU", settings)
+        compiled = openvino_core().compile_model(network, "CPU", settings)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(cores):
             self._idle.put(compiled.create_infer_request())
@@ -132,6 +140,27 @@ def import_openvino() -> Any:
     require_packages("this backend", ["openvino"], "openvino", "use the backend torch")
     with without_telemetry():
         return import_module("openvino")
+
+
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of this process, which lives as long as it does.
+
+    Each Core with a CPU plugin gives the thread that loads it another stack for signals, and puts
+    the one before back when it goes. Two that do not go in the reverse order leave a stack that is
+    gone, on which the next signal, such as Ctrl-C, ends the process by SIGSEGV.
+
+    Raises:
+        ExportError: OpenVINO is not installed.
+    """
+    import_openvino()
+    return _core()
+
+
+@cache
+def _core() -> Any:
+    core = import_openvino().Core()
+    core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads the plugin
+    return core
 
 
 @contextmanager

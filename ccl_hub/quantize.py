@@ -30,7 +30,13 @@ from .config import Preprocessing
 from .crop import centre_crop
 from .dense import WindowAssembler
 from .engine import CPU_BATCH_FRAMES, FrameGraph, FrameMaps, TorchEngine
-from .engine_openvino import FrameRunner, convert, import_openvino, without_telemetry
+from .engine_openvino import (
+    FrameRunner,
+    convert,
+    import_openvino,
+    openvino_core,
+    without_telemetry,
+)
 from .errors import ExportError, InputError, MediaError
 from .files import make_folder
 from .int8_model import (
@@ -114,8 +120,9 @@ def build_int8(
     clips = calibration_clips(videos, model.preprocessing)
     held_out = np.arange(len(clips)) % HELD_OUT == HELD_OUT - 1
     frames = clips[~held_out].reshape(-1, *clips.shape[2:])  # (M,T,S,S,3) -> (M*T,S,S,3)
+    core = openvino_core()  # before those that NNCF makes and drops
     data = _ir_bytes(_quantised(model, frames))
-    network = import_openvino().Core().read_model(*data)
+    network = core.read_model(*data)
     frame_cosine, clip_cosine = _compared(model, network, clips[held_out])
     facts = Int8Facts(
         sha256=network_sha256(*data),
