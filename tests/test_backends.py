@@ -449,3 +449,24 @@ def test_a_missing_nncf_is_named(
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ExportError, match=r"nncf is not installed; .*'ccl-hub\[openvino\]'"):
         build_int8(model, ["a.mp4"], cache=tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+def test_ctrl_c_after_engines_are_gone() -> None:
+    """OpenVINO gives signals another stack, which was gone with the last of several engines."""
+    pytest.importorskip("openvino")
+    code = (
+        "import faulthandler, gc, os, signal, time; faulthandler.enable()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from tests.test_backends import small_model\n"
+        "from ccl_hub.backends import make_engine\n"
+        "engines = [make_engine(small_model(), 'openvino') for _ in range(2)]\n"
+        "del engines[0]; gc.collect(); del engines[0]; gc.collect()\n"
+        "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+        "except KeyboardInterrupt: print('stopped')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
