@@ -15,7 +15,8 @@ from .config import Architecture, CCLConfig, Preprocessing, Provenance
 from .registry import list_models
 
 if TYPE_CHECKING:
-    from .batch import BatchItem, BatchOptions, embed_many
+    from .batch import embed_many
+    from .batch_options import BatchItem, BatchOptions
     from .embeddings import Embeddings
     from .model import CCLModel, CCLOutput
 
@@ -37,8 +38,8 @@ __all__ = [
 ]
 
 _LAZY = {
-    "BatchItem": "batch",
-    "BatchOptions": "batch",
+    "BatchItem": "batch_options",
+    "BatchOptions": "batch_options",
     "CCLModel": "model",
     "CCLOutput": "model",
     "Embeddings": "embeddings",

@@ -242,7 +242,8 @@ def _embed_one(video: Path, given: SimpleNamespace) -> int:
     check_output(out, level, source=video)
     check_place(out)
     began = time.perf_counter()
-    from .batch import BatchOptions, engines_for
+    from .batch import engines_for
+    from .batch_options import BatchOptions
     from .embed import write_video
 
     batch = BatchOptions(workers=1)
@@ -282,6 +283,7 @@ def _embed_all(given: SimpleNamespace) -> int:
     shard = parse_shard(given.shard, os.environ)
     if given.shard is not None and not quiet:
         typer.echo(f"shard {shard[0]} of {shard[1]}", err=True)
+    from .batch_options import BatchOptions
     from .job import JobInputs, JobOptions, run_job
     from .job_state import Destination, Shard
     from .progress import JobProgress, summary_facts, summary_table
@@ -295,6 +297,13 @@ def _embed_all(given: SimpleNamespace) -> int:
         given.manifest or [],
         given.root,
         None if given.ext is None else [part.strip() for part in given.ext.split(",")],
+    )
+    batch = BatchOptions(
+        workers=given.workers,
+        threads=given.threads,
+        deadline_seconds=given.deadline,
+        memory_bytes=given.memory_limit,
+        batch_clips=given.batch_size,
     )
     options = JobOptions(
         suffix=f".{given.format}",
@@ -312,15 +321,8 @@ def _embed_all(given: SimpleNamespace) -> int:
     for listed in inputs.lists:
         next(find_videos([], lists=[listed]))
 
-    from .batch import BatchOptions, engines_for
+    from .batch import engines_for
 
-    batch = BatchOptions(
-        workers=given.workers,
-        threads=given.threads,
-        deadline_seconds=given.deadline,
-        memory_bytes=given.memory_limit,
-        batch_clips=given.batch_size,
-    )
     calibration = None
     if given.backend == "openvino-int8":  # used unless the cache has an int8 model
         some = find_videos(inputs.inputs, lists=inputs.lists, extensions=inputs.extensions)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .batch_options import BatchItem, BatchOptions, BatchSource
 from .dataset import check_pyarrow
 from .errors import InputError
 from .files import write_atomically
@@ -32,7 +33,6 @@ from .sinks import DatasetSink, FolderSink, Prepared, Sink
 from .writers import LEVELS, SUFFIXES
 
 if TYPE_CHECKING:
-    from .batch import BatchItem, BatchOptions, BatchSource
     from .engine import Engine
 
 __all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "job_root", "run_job"]
@@ -214,7 +214,7 @@ def run_job(
             embeddings made otherwise.
         OutputError: The destination cannot be written; what was finished is intact.
     """
-    from .batch import BatchOptions, embed_batch
+    from .batch import embed_batch
 
     own, destination = options or JobOptions(), Destination.at(out)
     if destination.is_dataset:
@@ -272,8 +272,6 @@ class _Run:
 
     def todo(self, videos: Iterator[VideoInput]) -> Iterator[BatchSource]:
         """Yield what must be embedded; tell of what need not be."""
-        from .batch import BatchSource
-
         number = 0
         with ThreadPoolExecutor(IO_THREADS) as pool:
             for work, intact in _looked_ahead(self._look(video, pool) for video in videos):

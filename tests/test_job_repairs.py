@@ -12,11 +12,12 @@ import torch
 from embed_jobs import ages, engines, ids, job, known, outputs, tiny_folder, write_tiny
 
 from ccl_hub import dataset, embed_many, sinks
-from ccl_hub.batch import BatchOptions, _lane_threads, engines_for
+from ccl_hub.batch import BatchOptions, engines_for
 from ccl_hub.engine import EngineInfo
 from ccl_hub.errors import InputError, OutputError
 from ccl_hub.job_state import Destination, Shard
 from ccl_hub.lists import listed_paths
+from ccl_hub.pipeline import lane_threads
 from tests.test_model import tiny_model
 
 
@@ -196,9 +197,9 @@ def test_every_core_has_work() -> None:
         info = EngineInfo("openvino", "cpu", "float32")
 
     for cores in (1, 2, 16, 24, 64):
-        threads = _lane_threads(engine, BatchOptions(threads=cores))
+        threads = lane_threads(engine, BatchOptions(threads=cores))
         assert sum(threads) == cores and len(threads) <= 16 and max(threads) - min(threads) <= 1
-        assert _lane_threads(Other(), BatchOptions(threads=cores)) == [1] * cores
+        assert lane_threads(Other(), BatchOptions(threads=cores)) == [1] * cores
 
 
 def test_outputs_of_other_programs_stay(videos: Path, tmp_path: Path) -> None:
