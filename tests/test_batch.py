@@ -273,7 +273,7 @@ def test_waiting_for_a_slow_network_is_no_hang(
     model: CCLModel, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """400 frames in 25 blocks of 0.2 s, far beyond the deadline, in a ring of two blocks."""
-    monkeypatch.setattr(batch_module, "DecodeSettings", partial(DecodeSettings, slots=2))
+    monkeypatch.setattr(pipeline, "DecodeSettings", partial(DecodeSettings, slots=2))
     engine = FakeEngine(model, seconds=0.2)
     own = BatchOptions(workers=1, threads=1, deadline_seconds=2.0)
     sources = [BatchSource(path) for path in (videos[5], videos[0], videos[1])]
@@ -629,7 +629,7 @@ def test_lanes_wait_for_the_assembly_of_a_video(
         most = max(most, len(attempt.waiting))
         add(attempt, maps)
 
-    monkeypatch.setattr(batch_module, "MOST_WAITING", 3)
+    monkeypatch.setattr(pipeline, "MOST_WAITING", 3)
     monkeypatch.setattr(pipeline._Attempt, "add", slowly)
     own = BatchOptions(workers=1, threads=4)
     engine = FakeEngine(model)
