@@ -190,6 +190,8 @@ class Pipeline:
             self._videos.clear()
             for device in self._devices:
                 device.drop()
+            while not self._results.empty():  # such as the error of a second lane, with its frames
+                self._results.get()
         if not self._closed:
             self._closed = True
             torch.set_num_threads(self._threads_before)
