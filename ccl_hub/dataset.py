@@ -7,7 +7,6 @@ they are; times and provenance are columns. Needs pyarrow (extra ``parquet``).
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .embeddings import FACTS
 from .errors import OutputError
+from .extras import require_packages
 from .files import write_atomically
 from .names import as_text
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_pyarrow", "part_bytes", "rows_bytes", "without", "write_part"]
 
-_TEXTS = ("model", "weights_sha256", "config_fingerprint", "backend", "dtype", "sampling")
-
 
 def check_pyarrow() -> None:
     """Refuse to begin without pyarrow.
@@ -33,11 +32,9 @@ def check_pyarrow() -> None:
     Raises:
         OutputError: It is not installed.
     """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise OutputError(
-            "a .parquet dataset needs pyarrow; install it with pip install 'ccl-hub[parquet]', "
-            "or write to a folder."
-        )
+    require_packages(
+        "a .parquet dataset", ["pyarrow"], "parquet", "write to a folder", OutputError
+    )
 
 
 def rows_bytes(id: str, embeddings: Embeddings, level: str) -> tuple[int, bytes]:
@@ -75,7 +72,7 @@ def rows_bytes(id: str, embeddings: Embeddings, level: str) -> tuple[int, bytes]
         "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
         "duration_seconds": pa.array([made.duration_seconds] * count, pa.float64()),
         "completeness": pa.array([made.completeness] * count, pa.string()),
-        **{name: pa.array([as_text(getattr(made, name))] * count, pa.string()) for name in _TEXTS},
+        **{name: pa.array([as_text(getattr(made, name))] * count, pa.string()) for name in FACTS},
     }
     batch = pa.record_batch(columns)
     buffer = io.BytesIO()

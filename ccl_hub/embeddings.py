@@ -9,7 +9,11 @@ import numpy as np
 
 from . import writers
 
-__all__ = ["EmbeddingProvenance", "Embeddings"]
+__all__ = ["FACTS", "EmbeddingProvenance", "Embeddings"]
+
+
+FACTS = ("model", "weights_sha256", "config_fingerprint", "backend", "dtype", "sampling")
+"""Of the provenance, what is the same for every video of a batch: columns of datasets."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch
 
 from .backends import check_model, check_same, cores_to_use, frame_program
 from .engine import CPU_BATCH_FRAMES, EngineInfo, FrameGraph, FrameMaps
-from .interop import ONNX_PACKAGES, onnx_proto, require_packages
+from .extras import require_packages
+from .interop import ONNX_PACKAGES, onnx_proto
 
 if TYPE_CHECKING:
     from .model import CCLModel

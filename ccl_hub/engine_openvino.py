@@ -21,7 +21,7 @@ import torch
 from .backends import check_model, check_same, cores_to_use, frame_program
 from .engine import CPU_BATCH_FRAMES, EngineInfo, FrameGraph, FrameMaps
 from .errors import InputError
-from .interop import require_packages
+from .extras import require_packages
 
 if TYPE_CHECKING:
     from .int8_model import Int8Model

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +32,7 @@ from torch.export import Dim, ExportedProgram
 from . import __version__
 from .config import Preprocessing
 from .errors import ExportError, InputError
+from .extras import require_packages
 from .files import check_place, write_atomically
 from .model import SMALLEST_SIDE_PX, CCLModel
 
@@ -45,7 +45,6 @@ __all__ = [
     "describe",
     "export_model",
     "onnx_proto",
-    "require_packages",
     "trace",
 ]
 
@@ -209,26 +208,6 @@ def check_target(path: Path, format: str) -> None:
     if format == "onnx":
         instead = "write the format torch-export"
         require_packages("the format onnx", ONNX_PACKAGES, "onnx", instead)
-
-
-def require_packages(what: str, packages: Sequence[str], extra: str, instead: str) -> None:
-    """Refuse, before any work is done, what needs a package that is not installed.
-
-    Args:
-        what: Needs them, in words.
-        packages: Names to import.
-        extra: Of this package, which installs them.
-        instead: What can be done without, in words.
-
-    Raises:
-        ExportError: One is not installed.
-    """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"{what} needs {', '.join(packages)}, of which {missing[0]} is not installed; "
-            f"install with pip install 'ccl-hub[{extra}]', or {instead}."
-        )
 
 
 def _program(plain: CCLModel) -> ExportedProgram:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import InputError
+from .extras import require_packages
 
 __all__ = ["listed_paths"]
 
@@ -151,13 +152,9 @@ def _header(source: Path, place: str, row: list[str]) -> int:
 
 
 def _parquet(source: Path, file: BinaryIO) -> Iterator[tuple[str, str]]:
-    try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise InputError(
-            f"{source}: reading a .parquet list needs pyarrow; run 'pip install pyarrow', or give "
-            "the list as .csv."
-        ) from error
+    what = f"{source}: reading a .parquet list"
+    require_packages(what, ["pyarrow"], "parquet", "give the list as .csv", InputError)
+    parquet: Any = importlib.import_module("pyarrow.parquet")
     table = parquet.ParquetFile(file, buffer_size=1 << 20)
     schema = table.schema_arrow
     if COLUMN not in schema.names:

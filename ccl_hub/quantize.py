@@ -38,6 +38,7 @@ from .engine_openvino import (
     without_telemetry,
 )
 from .errors import ExportError, InputError, MediaError
+from .extras import require_packages
 from .files import make_folder
 from .int8_model import (
     Int8Facts,
@@ -49,7 +50,6 @@ from .int8_model import (
     tensors_sha256,
     write_int8,
 )
-from .interop import require_packages
 from .sampling import sample_eval
 from .video import VideoReader
 
@@ -252,6 +252,7 @@ def _quiet_nncf() -> Iterator[Any]:
         log = logging.getLogger("nncf")
         log.handlers.clear()
         log.propagate = True
+        log.setLevel(logging.NOTSET)  # as the program says, not NNCF
     console = import_module("rich").get_console()
     quiet, console.quiet = console.quiet, True
     try:

@@ -23,8 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .embeddings import FACTS
 from .errors import InputError, MediaError
-from .ray_rows import COLUMNS, FACTS, Found, as_table, check_columns, join, paths_of, require
+from .ray_rows import COLUMNS, Found, as_table, check_columns, join, paths_of, require
 from .registry import list_models
 from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
 from .sampling import Sampling

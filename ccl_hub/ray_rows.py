@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from .embeddings import FACTS
 from .errors import InputError
 
-__all__ = ["COLUMNS", "FACTS", "Found", "as_table", "check_columns", "join", "paths_of", "require"]
+__all__ = ["COLUMNS", "Found", "as_table", "check_columns", "join", "paths_of", "require"]
 
 Table: TypeAlias = Any  # pyarrow.Table; pyarrow has no types and is imported where it is used
-FACTS = ("model", "weights_sha256", "config_fingerprint", "backend", "dtype", "sampling")
-"""Columns that are the same in every row; see :class:`ccl_hub.embed.EmbeddingProvenance`."""
+
 COLUMNS = (
     *("clip_index", "start_seconds", "end_seconds", "embedding", *FACTS),
     *("completeness", "status", "code", "reason"),
