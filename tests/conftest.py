@@ -40,13 +40,3 @@ def packed(videos: VideoList, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
     pack(videos, folder, workers=1, shard_videos=2)
     return folder
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of the CPU backends last.
-
-    Once the runtimes they load are in the process, SIGINT ends it by SIGSEGV while pytest's
-    faulthandler is on, and other tests send that signal. (``ccl-embed`` with these backends stops
-    at Ctrl-C as it should: faulthandler is off there.)
-    """
-    items.sort(key=lambda item: item.path.name == "test_backends.py")

@@ -139,13 +139,15 @@ def test_several_models_and_seeds_are_runs_of_their_own(model, tmp_path):
 
 
 def test_it_learns_classes_that_can_be_told(model, tmp_path):
-    recipe = read_finetune_recipe("smoke", ("optim.batch=16", "schedule.epochs=12"))
+    # Long enough that rounding, which differs between CPUs and versions of torch, decides nothing:
+    # with other seeds, 0.875 to 1.
+    recipe = read_finetune_recipe("smoke", ("optim.batch=16", "schedule.epochs=48"))
     recipe = replace(
         recipe,
         clip=replace(recipe.clip, crop_px=0),
         augment=replace(recipe.augment, jitter=0.0, grey=0.0),
-        optim=replace(recipe.optim, lr=0.2),
-        test=replace(recipe.test, every_epochs=6),
+        optim=replace(recipe.optim, lr=0.1),
+        test=replace(recipe.test, every_epochs=24),
         log=replace(recipe.log, tensorboard=False, curves=False),
     )
     source = TintedVideos(96, SMALL)
@@ -153,10 +155,10 @@ def test_it_learns_classes_that_can_be_told(model, tmp_path):
     outcome, result = finetune(recipe, load_named(str(model)), labelled, tmp_path, World())
     assert outcome is Outcome.FINISHED
     figures = {one.metric: one.value for one in result.measurements}
-    assert figures["top-1"] >= 0.6  # chance is 1 in 8
+    assert figures["top-1"] >= 0.75  # chance is 1 in 8
     loss = result.curves["loss"]
-    assert loss[-1] < loss[0] - 0.5
-    assert result.curves["training accuracy"][-1] > 0.6
+    assert loss[-1] < loss[0] - 1.0
+    assert result.curves["training accuracy"][-1] > 0.75
     assert result.curves["test top-1"][-1] == figures["top-1"]
     assert len(result.curves["test top-1"]) == 2
 
