@@ -22,7 +22,7 @@ import torch
 
 from .engine import Engine, FrameGraph, TorchEngine
 from .errors import ExportError, InputError
-from .interop import TOLERANCE, trace
+from .interop import TOLERANCE, relative_difference, trace
 from .machine import cpu_count
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def check_same(engine: Engine) -> None:
         ):
             difference = float("inf")
             if one.shape == other.shape and one.dtype == other.dtype:
-                largest = other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
-                difference = float((one - other).abs().max() / largest)
+                difference = relative_difference(one, other)
             if not difference <= TOLERANCE:  # NaN never is
                 raise ExportError(
                     f"{engine.info.backend} gives {name} for {count} frames that differ from "

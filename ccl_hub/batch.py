@@ -8,9 +8,11 @@ Decoding and computing overlap; results come as they are ready.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,9 +24,19 @@ from .model import CCLModel
 from .pipeline import Pipeline
 from .sampling import Sampling
 
-__all__ = ["BatchItem", "BatchOptions", "BatchSource", "embed_batch", "embed_many", "engines_for"]
+__all__ = [
+    "BatchItem",
+    "BatchOptions",
+    "BatchSource",
+    "embed_batch",
+    "embed_many",
+    "embed_patiently",
+    "engines_for",
+]
 
 MAX_DEVICES = 64
+PATIENCE_SECONDS = 1.0
+_NO_MORE: Any = object()
 
 
 def embed_many(
@@ -45,7 +57,7 @@ def embed_many(
     if it crashes or hangs the decoder.
 
     Args:
-        paths: Read as they are needed; may be a generator of millions.
+        paths: Read some ahead of the results; may be a generator of millions.
         model: Name, folder or Hub id, or a loaded model in eval mode.
         clips: Clips spread evenly over each video (default 10).
         every_seconds: Instead of ``clips``: a clip starting every so many seconds.
@@ -61,6 +73,7 @@ def embed_many(
     Raises:
         InputError: An argument is not allowed, or the device has too little memory.
         ModelError: The model cannot be had.
+        Exception: What reading ``paths`` raised, once the videos before it are done.
 
     Example:
         >>> from ccl_hub.golden import golden_clip
@@ -119,18 +132,62 @@ def embed_batch(
     options: BatchOptions,
 ) -> Generator[BatchItem, None, None]:
     """Embed videos with engines already made; see :func:`embed_many`."""
+    with closing(embed_patiently(sources, engines, sampling, options)) as items:
+        yield from (item for item in items if item is not None)
+
+
+def embed_patiently(
+    sources: Iterable[BatchSource | None],
+    engines: list[Engine],
+    sampling: Sampling,
+    options: BatchOptions,
+) -> Generator[BatchItem | None, None, None]:
+    """Like :func:`embed_batch`, for who has other things to do while nothing is ready.
+
+    Args:
+        sources: The videos; None where the next one takes its time.
+        engines: See :func:`embed_batch`.
+        sampling: Likewise.
+        options: Likewise.
+
+    Yields:
+        A result, or every second None.
+
+    Raises:
+        Exception: What reading the sources raised, once the videos before it are done.
+    """
     with closing(Pipeline(engines, sampling, options)) as pipeline:
-        waiting = iter(sources)
-        outstanding, index, more = 0, 0, True
-        while True:
-            while more and outstanding < pipeline.most_outstanding:
-                source = next(waiting, None)
-                if source is None:
-                    more = False
-                    break
+        waiting, more, failed = iter(sources), True, None
+        outstanding = index = 0
+        last = time.monotonic()
+        while more or outstanding:
+            reads = more and outstanding < pipeline.most_outstanding
+            # A result that is ready does not wait for the next source, as long as half of what
+            # may be under way is.
+            item = pipeline.result(0.0 if reads else PATIENCE_SECONDS)
+            while item is not None:
+                outstanding -= 1
+                yield item
+                last = time.monotonic()
+                enough = reads and 2 * outstanding > pipeline.most_outstanding
+                item = pipeline.result(0.0) if enough else None
+            if time.monotonic() - last >= PATIENCE_SECONDS:
+                yield None
+                last = time.monotonic()
+            if not reads:
+                continue
+            try:
+                source = next(waiting, _NO_MORE)
+            except Exception as error:
+                failed, more = error, False
+                continue
+            if source is _NO_MORE:
+                more = False
+            elif source is not None:
                 pipeline.submit(index, source)
                 index, outstanding = index + 1, outstanding + 1
-            if not outstanding:
-                return
-            yield pipeline.result()
-            outstanding -= 1
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # its traceback knows this frame

@@ -17,6 +17,7 @@ __all__ = ["BatchItem", "BatchOptions", "BatchSource"]
 
 DEFAULT_DEADLINE_SECONDS = 600.0
 MAX_WORKERS = 64
+LEAST_WORKER_BYTES = 128 << 20
 MOST_WORKER_BYTES = 4 << 30
 
 
@@ -28,8 +29,8 @@ class BatchOptions:
         workers: Decoding processes; None for one a core.
         threads: Threads of the network on a CPU; None for one a core.
         deadline_seconds: Longest that decoding one video may take.
-        memory_bytes: Memory that a decoding process may take; None for a fair share, 4 GiB at
-            most. Held on Linux only.
+        memory_bytes: Memory that a decoding process may take, 128 MiB at least; None for a fair
+            share, 4 GiB at most. Held on Linux only.
         limits: Largest media accepted.
         frames: Also give the vectors of frames; without them long videos with dense windows take
             little memory.
@@ -46,10 +47,15 @@ class BatchOptions:
     batch_clips: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads", "memory_bytes", "batch_clips"):
+        for name, least in (
+            ("workers", 1),
+            ("threads", 1),
+            ("memory_bytes", LEAST_WORKER_BYTES),
+            ("batch_clips", 1),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; allowed: a whole number >= 1, or None.")
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; allowed: from {least} on, or None.")
         if not 0 < self.deadline_seconds < float("inf"):
             raise InputError(
                 f"deadline_seconds is {self.deadline_seconds}; allowed: more than 0 seconds."
@@ -82,11 +88,13 @@ class BatchSource:
         path: The file.
         checksum: Hash the file, and leave it alone if its hash is ``known_sha256``.
         known_sha256: Its hash when it was embedded before, or "".
+        only_hash: With ``checksum``: leave the file alone whatever its hash is.
     """
 
     path: str | Path
     checksum: bool = False
     known_sha256: str = ""
+    only_hash: bool = False
 
 
 @dataclass(frozen=True, eq=False)

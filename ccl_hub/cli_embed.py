@@ -33,7 +33,7 @@ from .inputs import common_root, find_videos, parse_shard
 from .writers import LEVELS, SUFFIXES, check_output
 
 if TYPE_CHECKING:
-    from .job import JobInputs
+    from .job_options import JobInputs
     from .job_state import Destination, Shard
 
 __all__ = ["embed_app"]
@@ -136,7 +136,9 @@ def embed(
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder from which outputs are named. [default: what all have]"),
+        typer.Option(
+            help="Folder from which outputs are named. [default: what all inputs and lists have]"
+        ),
     ] = None,
     ext: Annotated[
         str | None, typer.Option(help="Take these from folders: mp4,mkv. [default: all videos]")
@@ -168,7 +170,10 @@ def embed(
         ),
     ] = None,
     checksum: Annotated[
-        bool, typer.Option("--checksum", help="Know files by sha256, not by size and time.")
+        bool,
+        typer.Option(
+            "--checksum", help="Know files by sha256, not by size and time; hashes every file."
+        ),
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try every video again that failed before.")
@@ -201,7 +206,7 @@ def embed(
                 f"--{said[0].replace('_', '-')} is for many videos, and the output {str(out)!r} "
                 "is a file for one; leave it out, or give a folder or a dataset."
             )
-        return _embed_all(given) if one is None else _embed_one(one, given)
+        return _embed_all(given, said) if one is None else _embed_one(one, given)
 
     is_file = out.suffix in SUFFIXES
     stopped = "nothing was written" if is_file else "run the same command again to go on"
@@ -277,21 +282,22 @@ def _embed_one(video: Path, given: SimpleNamespace) -> int:
     return DONE
 
 
-def _embed_all(given: SimpleNamespace) -> int:
+def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
     """Embed any number of videos into a folder or dataset."""
     out, quiet = given.out, given.quiet
     shard = parse_shard(given.shard, os.environ)
     if given.shard is not None and not quiet:
         typer.echo(f"shard {shard[0]} of {shard[1]}", err=True)
     from .batch_options import BatchOptions
-    from .job import JobInputs, JobOptions, run_job
+    from .job import run_job
+    from .job_options import JobInputs, JobOptions
     from .job_state import Destination, Shard
     from .progress import JobProgress, summary_facts, summary_table
     from .sampling import Sampling
 
     # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
     logging.getLogger("ccl_hub.walk").addFilter(_once())
-    wanted, destination = Sampling(given.clips, given.every), Destination(out.absolute())
+    wanted, destination = Sampling(given.clips, given.every), Destination.at(out)
     inputs = JobInputs(
         given.inputs or [],
         given.manifest or [],
@@ -315,6 +321,11 @@ def _embed_all(given: SimpleNamespace) -> int:
         overwrite=given.overwrite,
     )
     options.has_frames(destination)
+    if destination.is_dataset and "format" in said:
+        raise InputError(
+            f"--format is {given.format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
+            "leave it out, or give a folder."
+        )
     common_root(inputs.inputs, inputs.lists)
     for one in inputs.inputs:
         next(find_videos([one], extensions=inputs.extensions))
@@ -390,12 +401,12 @@ def _count(
     inputs: JobInputs, destination: Destination, shard: Shard, tell: Callable[[int], None]
 ) -> None:
     """Count the videos in a thread of its own, for the time left; errors come where they count."""
-    from .job import job_root
+    from .job_state import read_settings, root_of
 
     def count() -> None:
         with contextlib.suppress(CCLError):
-            root = job_root(inputs, destination)
-            tell(sum(1 for _ in inputs.videos(root, shard)))
+            root = inputs.choose_root(root_of(read_settings(destination)))
+            tell(sum(1 for _ in inputs.videos(root, shard, destination)))
 
     threading.Thread(target=count, daemon=True).start()
 

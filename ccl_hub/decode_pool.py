@@ -72,7 +72,7 @@ class DecodeEvents:
         frames: (job number, block) in order.
         end: (job number, facts) after its last block.
         failed: (job number, reason code, reason) instead of the rest of a video.
-        same: (job number) for a file that has the hash it had.
+        same: (job number, sha256) for a file that need not be decoded.
         broken: (error) when the pool itself cannot go on.
     """
 
@@ -80,7 +80,7 @@ class DecodeEvents:
     frames: Callable[[int, Block], None]
     end: Callable[[int, SourceFacts], None]
     failed: Callable[[int, str, str], None]
-    same: Callable[[int], None]
+    same: Callable[[int, str], None]
     broken: Callable[[BaseException], None]
 
 

@@ -47,7 +47,8 @@ BLOCK_FRAMES = 16
 """Frames handed over at once; what one CPU core computes best together."""
 
 SHORT_BYTES = 256 << 20
-"""A process that came so near its limit may have been refused a frame, or a few."""
+"""A process that came so near its limit, or used half of a smaller one, may have been refused a
+frame, or a few."""
 
 _TOO_LITTLE_MEMORY = (
     "decoding it needs more memory than a worker may take; raise memory_bytes "
@@ -86,12 +87,14 @@ class Job:
         path: The file.
         checksum: Also hash the file.
         known_sha256: With ``checksum``: a file of this hash need not be decoded.
+        only_hash: With ``checksum``: nor any file.
     """
 
     number: int
     path: Path
     checksum: bool = False
     known_sha256: str = ""
+    only_hash: bool = False
 
 
 def frame_bytes(preprocessing: Preprocessing) -> int:
@@ -130,8 +133,8 @@ class _Worker:
         """Decode one video and say how it went."""
         try:
             sha256 = file_sha256(job.path) if job.checksum and job.path.is_file() else ""
-            if sha256 and sha256 == job.known_sha256:
-                self.connection.send(("same", job.number))
+            if sha256 and (job.only_hash or sha256 == job.known_sha256):
+                self.connection.send(("same", job.number, sha256))
                 return
             facts = self.attempts(job, sha256)
         except MediaError as error:
@@ -174,7 +177,8 @@ class _Worker:
             return False
         words = Path("/proc/self/status").read_text().split()
         peak_bytes = int(words[words.index("VmPeak:") + 1]) * 1024
-        return self.limit_bytes - peak_bytes < SHORT_BYTES
+        short_bytes = min(SHORT_BYTES, (self.own.memory_bytes or 0) // 2)
+        return self.limit_bytes - peak_bytes < short_bytes
 
     def attempt(self, job: Job, sha256: str, decode_index: bool) -> SourceFacts:
         """Send the plan of a video and its frames."""

@@ -12,9 +12,30 @@ from typing import BinaryIO
 
 from .errors import OutputError
 
-__all__ = ["check_place", "file_sha256", "make_folder", "write_atomically"]
+__all__ = ["absolute_path", "check_place", "file_sha256", "make_folder", "write_atomically"]
 
 logger = logging.getLogger(__name__)
+
+
+def absolute_path(path: str | Path) -> str:
+    """Return an absolute path without ``.`` and ``..``, with its symbolic links as they are.
+
+    Behind a link to a folder ``..`` is where the system finds it: beside what the link points to.
+    """
+    parts = os.fspath(path).split(os.sep)  # noqa: PTH206 - pathlib keeps every name it saw
+    if ".." not in parts or os.name == "nt":
+        return os.path.abspath(path)  # noqa: PTH100 - resolves no links
+    place = os.getcwd() if parts[0] else os.sep  # noqa: PTH109
+    for part in parts:
+        if part in ("", "."):
+            continue
+        if part != "..":
+            place = os.path.join(place, part)  # noqa: PTH118
+            continue
+        if os.path.islink(place):  # noqa: PTH114
+            place = os.path.realpath(place)
+        place = os.path.dirname(place)  # noqa: PTH120
+    return place
 
 
 def file_sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import InputError
+from .files import absolute_path
 from .lists import listed_paths
 from .names import output_name, video_id
 from .walk import match, walk
@@ -96,7 +97,7 @@ def find_videos(
     """
     base = common_root(inputs, lists)  # also checks them
     if root is not None:
-        base = Path(_absolute(root))
+        base = Path(absolute_path(root))
     endings = _extensions(VIDEO_EXTENSIONS if extensions is None else extensions)
     seen: set[bytes] = set()
     given = (path for one in inputs for path in _given(one, endings))
@@ -126,7 +127,7 @@ def common_root(inputs: Sequence[str | Path], lists: Sequence[Path] = ()) -> Pat
         place.path if place.is_folder or place.pattern else os.path.dirname(place.path)  # noqa: PTH120
         for place in places
     ]
-    folders += [os.path.dirname(_absolute(listed)) for listed in lists]  # noqa: PTH120
+    folders += [os.path.dirname(absolute_path(listed)) for listed in lists]  # noqa: PTH120
     if not folders:
         raise InputError("no input; give at least one video file, folder, pattern or list.")
     try:
@@ -215,11 +216,6 @@ def _checked_shard(index: int, count: int, seen: str) -> tuple[int, int]:
     return index, count
 
 
-def _absolute(path: str | Path) -> str:
-    """Return the path without ``..``, and with its links as they are."""
-    return os.path.abspath(path)  # noqa: PTH100
-
-
 def _locate(given: str | Path) -> _Place:
     """Tell files, folders and patterns apart.
 
@@ -229,7 +225,7 @@ def _locate(given: str | Path) -> _Place:
     text = os.fspath(given)
     if not text or "\0" in text:
         raise InputError(f"an input is {text!r}; give the name of a file or folder.")
-    path = _absolute(text)
+    path = absolute_path(text)
     if os.path.isdir(path):  # noqa: PTH112
         return _Place(path, (), True)
     if os.path.lexists(path):

@@ -45,6 +45,7 @@ __all__ = [
     "describe",
     "export_model",
     "onnx_proto",
+    "relative_difference",
     "trace",
 ]
 
@@ -231,6 +232,12 @@ def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -
     return program
 
 
+def relative_difference(found: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of two tensors of one shape, over the largest value wanted."""
+    largest = wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)
+    return float((found - wanted).abs().max() / largest)
+
+
 def _compared(plain: CCLModel, run: Run, shape: tuple[int, ...], path: Path) -> float:
     """Return the largest difference at one (B,T,H,W), or raise if it is too large."""
     b, t, h, w = shape
@@ -246,8 +253,7 @@ def _compared(plain: CCLModel, run: Run, shape: tuple[int, ...], path: Path) -> 
                 f"{tuple(one.shape)}, the model gives {other.dtype} {tuple(other.shape)}; "
                 "try another version of torch or onnxruntime."
             )
-        largest = other.abs().max().clamp(min=torch.finfo(other.dtype).tiny)
-        difference = float((one - other).abs().max() / largest)
+        difference = relative_difference(one, other)
         if not difference <= TOLERANCE:  # NaN never is
             raise ExportError(
                 f"{path}: not written: for clips {tuple(clips.shape)}, {name} differs from the "

@@ -1,6 +1,6 @@
 """A batch job: every video of some inputs embedded into one destination, exactly once.
 
-    inputs -> not yet done? -> embed_batch -> sink -> manifest
+    inputs -> not yet done? -> embed_patiently -> sink -> manifest
 
 Run again after whatever happened, it does what is missing, damaged or changed and nothing else.
 """
@@ -10,32 +10,31 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batch_options import BatchItem, BatchOptions, BatchSource
 from .dataset import check_pyarrow
-from .errors import InputError
+from .errors import CCLError
 from .files import write_atomically
-from .inputs import VideoInput, common_root, find_videos
-from .job_state import Destination, JobState, Shard, open_state, read_settings, remove_file
+from .inputs import VideoInput
+from .job_options import JobInputs, JobOptions
+from .job_state import Destination, JobState, open_state, remove_file
 from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .names import as_text
 from .sampling import Sampling
 from .sinks import DatasetSink, FolderSink, Prepared, Sink
-from .writers import LEVELS, SUFFIXES
 
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "job_root", "run_job"]
+__all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "run_job"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,84 +44,6 @@ TRANSIENT_CODES = frozenset({"crashed", "timeout", "unreadable", "not_found"})
 IO_THREADS = 4
 AHEAD_VIDEOS = 64
 WRITES_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class JobInputs:
-    """Which videos; see :func:`ccl_hub.inputs.find_videos`.
-
-    Args:
-        inputs: Files, folders and patterns.
-        lists: Files that list paths.
-        root: Folder from which videos are named; None for what earlier runs took, or the deepest
-            common folder.
-        extensions: Of the files taken from folders; None for those of video.
-    """
-
-    inputs: Sequence[str | Path] = ()
-    lists: Sequence[Path] = ()
-    root: Path | None = None
-    extensions: Collection[str] | None = None
-
-    def videos(self, root: Path, shard: Shard) -> Iterator[VideoInput]:
-        """Yield the videos of a shard."""
-        for video in find_videos(
-            self.inputs, lists=self.lists, root=root, extensions=self.extensions
-        ):
-            if shard.takes(video.id):
-                yield video
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """How results are kept and what is done anew.
-
-    Args:
-        suffix: Of the files in a folder: ".npy", ".npz" or ".safetensors".
-        level: "clip", "frame" or "video", of a .npy or a dataset; None for "clip". Other files
-            hold every level.
-        shard: Which share of the videos.
-        checksum: Know a source by its sha256 instead of its size and time of change; what failed
-            is tried again.
-        retry_failed: Try every failed or incomplete video again; without it only those whose
-            failure may have been the machine's, or that have changed.
-        fail_fast: Stop at the first video that fails.
-        overwrite: Remove what was made with other settings instead of refusing.
-    """
-
-    suffix: str = ".npz"
-    level: str | None = None
-    shard: Shard = field(default_factory=Shard)
-    checksum: bool = False
-    retry_failed: bool = False
-    fail_fast: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.suffix not in SUFFIXES:
-            raise InputError(
-                f"format is {self.suffix.lstrip('.')!r}; allowed: "
-                f"{', '.join(suffix[1:] for suffix in SUFFIXES)}."
-            )
-        if self.level is not None and self.level not in LEVELS:
-            raise InputError(f"level is {self.level!r}; allowed: {', '.join(LEVELS)}.")
-
-    def has_frames(self, destination: Destination) -> bool:
-        """Whether the vectors of frames are kept.
-
-        Raises:
-            InputError: A level is asked for, but the files hold every one.
-        """
-        if destination.is_dataset:
-            return self.level == "frame"
-        if self.suffix == ".npy":
-            return self.level == "frame"
-        if self.level is not None:
-            raise InputError(
-                f"level is {self.level!r} but {self.suffix} files hold every level; leave level "
-                "out, or choose the format npy or a .parquet dataset."
-            )
-        return True
 
 
 @dataclass(frozen=True)
@@ -159,7 +80,7 @@ class JobSummary:
         kept: Videos that an earlier run had done, in whatever state; part of the counts.
         video_seconds: Length of the videos embedded now.
         elapsed_seconds: Of the run.
-        failures: File that lists what is not done, or None.
+        failures: File that lists which of these videos are not done, or None.
         stopped: True if it ended early, by fail_fast.
     """
 
@@ -214,30 +135,33 @@ def run_job(
             embeddings made otherwise.
         OutputError: The destination cannot be written; what was finished is intact.
     """
-    from .batch import embed_batch
+    from .batch import embed_patiently
 
     own, destination = options or JobOptions(), Destination.at(out)
     if destination.is_dataset:
         check_pyarrow()  # before anything there is touched
     began = time.monotonic()
     batch = replace(batch or BatchOptions(), frames=own.has_frames(destination))
-    root = job_root(inputs, destination)
-    settings = {**_settings(engines[0], sampling, own, destination), "root": str(root)}
+    settings = _settings(engines[0], sampling, own, destination)
     summary = JobSummary(destination.path)
+    with open_state(destination, own.shard, settings, own.overwrite, inputs.choose_root) as state:
 
-    def tell(event: VideoEvent) -> None:
-        summary.add(event)
-        listen(event)
+        def tell(event: VideoEvent) -> None:
+            summary.add(event)
+            if event.code:
+                state.manifest.note_open(
+                    event.id, event.path, event.state, event.code, event.reason
+                )
+            listen(event)
 
-    with open_state(destination, own.shard, settings, own.overwrite) as state:
         sink: Sink
         if destination.is_dataset:
             sink = DatasetSink(state, own.level or "clip")
         else:
             sink = FolderSink(state, own.suffix, own.level)
         run = _Run(state, sink, own, tell)
-        sources = run.todo(inputs.videos(root, own.shard))
-        with closing(embed_batch(sources, engines, sampling, batch)) as items:
+        sources = run.todo(inputs.videos(state.root, own.shard, destination))
+        with closing(embed_patiently(sources, engines, sampling, batch)) as items:
             run.keep_all(items)
         sink.finish()
         summary.failures = _write_failures(state)
@@ -248,12 +172,21 @@ def run_job(
 
 @dataclass
 class _Work:
-    """A video on its way."""
+    """A video on its way.
+
+    Args:
+        video: Its name and place.
+        size_bytes: Of the file; -1 if there is none.
+        mtime_ns: Likewise.
+        before: What was known of it.
+        holds: Its output is intact, and the file as it was or gone.
+    """
 
     video: VideoInput
     size_bytes: int
     mtime_ns: int
     before: Row | None
+    holds: bool = False
 
 
 class _Run:
@@ -268,24 +201,39 @@ class _Run:
     ) -> None:
         self._state, self._sink, self._options, self._tell = state, sink, options, tell
         self._under_way: dict[int, _Work] = {}
-        self.stopped = False
+        self.stopped = self._warned = False
 
-    def todo(self, videos: Iterator[VideoInput]) -> Iterator[BatchSource]:
-        """Yield what must be embedded; tell of what need not be."""
-        number = 0
+    def todo(self, videos: Iterator[VideoInput]) -> Iterator[BatchSource | None]:
+        """Yield what must be embedded; tell of what need not be, and yield None."""
+        number, checksum = 0, self._options.checksum
         with ThreadPoolExecutor(IO_THREADS) as pool:
             for work, intact in _looked_ahead(self._look(video, pool) for video in videos):
+                self._warn_if_outside(work.video)
                 before = work.before
+                changed = before is None or _is_changed(work, before)
+                work.holds = intact and (not changed or work.size_bytes < 0)
                 if self._is_kept(work, intact):
                     self._tell(_event(before, kept=True))  # type: ignore[arg-type]
+                    yield None
                     continue
-                known = ""
+                known, only_hash = "", False
                 again = self._options.retry_failed and before is not None and before.code
-                if self._options.checksum and before is not None and intact and not again:
+                if checksum and before is not None and intact and not again:
                     known = before.source_sha256
+                    only_hash = not known and not changed  # no run has asked for it so far
                 self._under_way[number] = work
                 number += 1
-                yield BatchSource(work.video.path, self._options.checksum, known)
+                yield BatchSource(work.video.path, checksum, known, only_hash)
+
+    def _warn_if_outside(self, video: VideoInput) -> None:
+        root = self._state.root
+        if not self._warned and not video.path.is_relative_to(root):
+            self._warned = True
+            logger.warning(
+                "%s is outside %s, the folder that videos are named from, so it is called %s, and "
+                "others like it; a root (--root) that holds all makes shorter names.",
+                *(video.path, root, video.id),
+            )
 
     def _look(
         self, video: VideoInput, pool: ThreadPoolExecutor
@@ -294,7 +242,8 @@ class _Run:
         before = self._state.find(video.id)
         try:
             found = video.path.stat()
-            work = _Work(video, found.st_size, found.st_mtime_ns, before)
+            mtime_ns = min(max(found.st_mtime_ns, -(1 << 63)), (1 << 63) - 1)  # as SQLite takes
+            work = _Work(video, found.st_size, mtime_ns, before)
         except (OSError, ValueError):
             work = _Work(video, -1, 0, before)
         if before is None or before.state == FAILED:
@@ -306,7 +255,7 @@ class _Run:
         before, options = work.before, self._options
         if before is None:
             return False
-        changed = (before.size_bytes, before.mtime_ns) != (work.size_bytes, work.mtime_ns)
+        changed = _is_changed(work, before)
         if before.state == FAILED:
             retry = options.retry_failed or before.code in TRANSIENT_CODES
             return not changed and not retry and not options.checksum
@@ -316,12 +265,17 @@ class _Run:
             return False
         return intact and not changed and not options.checksum
 
-    def keep_all(self, items: Iterator[BatchItem]) -> None:
+    def keep_all(self, items: Iterator[BatchItem | None]) -> None:
         """Keep every result; a few are written at once while the next are computed."""
         writes: deque[tuple[_Work, BatchItem, Future[Prepared] | None]] = deque()
         with ThreadPoolExecutor(IO_THREADS) as pool:
             try:
                 for item in items:
+                    if item is None:  # there is time
+                        while writes:
+                            self._keep(*writes.popleft())
+                        self._state.manifest.commit()
+                        continue
                     work = self._under_way.pop(item.index)
                     future = None
                     if item.embeddings is not None:
@@ -331,9 +285,10 @@ class _Run:
                         self._keep(*writes.popleft())
                     if self.stopped:
                         break
-            except KeyboardInterrupt:
-                while writes:
-                    self._keep(*writes.popleft())
+            except BaseException:
+                with suppress(CCLError):  # what is finished counts, whatever ends the run
+                    while writes:
+                        self._keep(*writes.popleft())
                 raise
             while writes:
                 self._keep(*writes.popleft())
@@ -343,16 +298,27 @@ class _Run:
         if item.code == "same" and work.before is not None:
             # As it is now: its part may have been written anew since the video was looked up.
             now = self._state.manifest.find(work.video.id) or work.before
-            row = replace(now, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns)
+            row = replace(
+                now,
+                size_bytes=work.size_bytes,
+                mtime_ns=work.mtime_ns,
+                source_sha256=item.source_sha256,
+            )
             self._state.manifest.record(row)
             self._tell(_event(row, kept=True))
             return
         row = _row(work, item)
         prepared = None if future is None else future.result()
-        self._sink.keep(row, prepared)
+        # A failure that may pass takes nothing away from a file that has not changed.
+        if not (work.holds and row.code in TRANSIENT_CODES):
+            self._sink.keep(row, prepared)
         self._tell(_event(row, kept=False))
         if row.state == FAILED and self._options.fail_fast:
             self.stopped = True
+
+
+def _is_changed(work: _Work, before: Row) -> bool:
+    return (before.size_bytes, before.mtime_ns) != (work.size_bytes, work.mtime_ns)
 
 
 def _looked_ahead(
@@ -405,19 +371,6 @@ def _event(row: Row, kept: bool) -> VideoEvent:
     return VideoEvent(row.id, row.path, row.state, row.code, row.reason, seconds, kept)
 
 
-def job_root(inputs: JobInputs, destination: Destination) -> Path:
-    """Return the folder from which videos are named; the same in every run.
-
-    It is absolute: a relative one would change its meaning with the current folder.
-    """
-    if inputs.root is not None:
-        return Path(os.path.abspath(inputs.root))  # noqa: PTH100 - keeps symbolic links
-    found = read_settings(destination)
-    if found is not None and isinstance(found.get("root"), str):
-        return Path(found["root"])
-    return common_root(inputs.inputs, inputs.lists)
-
-
 def _settings(
     engine: Engine, sampling: Sampling, options: JobOptions, destination: Destination
 ) -> dict[str, Any]:
@@ -437,14 +390,14 @@ def _settings(
 
 
 def _write_failures(state: JobState) -> Path | None:
-    """List every video of the shard that is not done."""
+    """List every video of this run that is not done."""
     path = state.destination.failures(state.shard)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["id", "path", "state", "code", "reason"])
     count = 0
-    for row in state.manifest.rows(FAILED, INCOMPLETE):
-        writer.writerow([row.id, row.path, row.state, row.code, row.reason])
+    for one in state.manifest.open_videos():
+        writer.writerow(one)
         count += 1
     if not count:
         remove_file(path)

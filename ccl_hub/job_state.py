@@ -10,11 +10,12 @@ shard has a manifest and a lock of its own, so that machines never write to the 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from .errors import InputError, OutputError
 from .files import make_folder, write_atomically
 from .folder_lock import is_held, only_writer
-from .inputs import output_name, shard_of
+from .inputs import VIDEO_EXTENSIONS, output_name, shard_of
 from .manifest import Manifest, Row, read_row
 from .writers import SUFFIXES
 
@@ -35,12 +36,14 @@ __all__ = [
     "open_state",
     "read_settings",
     "remove_file",
+    "root_of",
 ]
 
 logger = logging.getLogger(__name__)
 
 STATE_NAME = ".ccl"
 DATASET_SUFFIX = ".parquet"
+_FAILURES = re.compile(r"failures(-\d+-of-\d+)?\.csv")
 _LABEL = re.compile(
     r"(?:manifest-(\d+)-of-(\d+)\.sqlite|lock-(\d+)-of-(\d+)|"
     r"part-(\d+)-of-(\d+)-[0-9a-f]{16}\.parquet)"
@@ -73,21 +76,25 @@ class Shard:
 
 @dataclass(frozen=True)
 class Destination:
-    """Where embeddings go: a folder of files, or a dataset if the name ends in .parquet."""
+    """Where embeddings go: a folder of files, or a dataset.
+
+    Args:
+        path: Absolute.
+        is_dataset: Whether it is a dataset.
+    """
 
     path: Path
+    is_dataset: bool
 
     @classmethod
     def at(cls, path: str | Path) -> Destination:
-        """Return a destination by its absolute path; of a dataset that behind links."""
-        found = cls(Path(path).absolute())
-        # Its state lies beside it, and must be on the same disk.
-        return cls(Path(os.path.realpath(path))) if found.is_dataset else found
+        """Return what a name means: a dataset if it ends in .parquet, by the path behind links.
 
-    @property
-    def is_dataset(self) -> bool:
-        """Whether it is a dataset."""
-        return self.path.suffix == DATASET_SUFFIX
+        The state of a dataset lies beside it, and must be on the same disk.
+        """
+        if Path(path).suffix == DATASET_SUFFIX:
+            return cls(Path(os.path.realpath(path)), True)
+        return cls(Path(path).absolute(), False)
 
     @property
     def state(self) -> Path:
@@ -95,6 +102,15 @@ class Destination:
         if self.is_dataset:
             return self.path.with_name(self.path.name + STATE_NAME)
         return self.path / STATE_NAME
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is the job's own: an output, or part of its state."""
+        if path.is_relative_to(self.state):
+            return True
+        if not path.is_relative_to(self.path):
+            return False
+        own = path.parent == self.path and _FAILURES.fullmatch(path.name) is not None
+        return own or self.is_dataset or path.suffix in SUFFIXES
 
     def failures(self, shard: Shard) -> Path:
         """File that lists the videos of a shard that are not done."""
@@ -108,11 +124,15 @@ class JobState:
     Args:
         destination: Where the embeddings go.
         shard: Of this run.
+        root: Folder from which videos are named.
         manifest: Of this shard.
     """
 
-    def __init__(self, destination: Destination, shard: Shard, manifest: Manifest) -> None:
+    def __init__(
+        self, destination: Destination, shard: Shard, root: Path, manifest: Manifest
+    ) -> None:
         self.destination, self.shard, self.manifest = destination, shard, manifest
+        self.root = root
         self.temporary = _temporary(destination, shard)
         # Of runs with another number of shards: a video is in one manifest of each number.
         counts = {count for _, count in _manifests(destination)} - {shard.count}
@@ -133,7 +153,11 @@ class JobState:
 
 @contextmanager
 def open_state(
-    destination: Destination, shard: Shard, settings: dict[str, Any], overwrite: bool
+    destination: Destination,
+    shard: Shard,
+    settings: dict[str, Any],
+    overwrite: bool,
+    choose_root: Callable[[Path | None], Path],
 ) -> Iterator[JobState]:
     """Claim a destination for a shard, waiting for another run of the same shard to end.
 
@@ -142,12 +166,14 @@ def open_state(
         shard: Of this run.
         settings: JSON values that must be the same in every run.
         overwrite: Remove everything that was made with other settings instead of refusing.
+        choose_root: (that of earlier runs, or None) -> the folder from which videos are named,
+            which must also be the same unless the earlier one is gone.
 
     Raises:
         OutputError: The destination cannot be written, is in use by a run with another number of
             shards, or its state is damaged.
-        InputError: It holds embeddings made with other settings, or is a dataset made by another
-            number of shards.
+        InputError: It holds embeddings made with other settings or whose state is gone, or is a
+            dataset made by another number of shards.
     """
     make_folder(destination.path)
     state = make_folder(destination.state)
@@ -155,9 +181,9 @@ def open_state(
         for left in make_folder(_temporary(destination, shard)).iterdir():
             remove_file(left)  # of a run that was killed
         with only_writer(state, "lock-settings", lambda: None):
-            _claim(destination, shard, settings, overwrite)
+            root = _claim(destination, shard, settings, overwrite, choose_root)
         with Manifest(_manifest(destination, shard)) as manifest:
-            yield JobState(destination, shard, manifest)
+            yield JobState(destination, shard, root, manifest)
 
 
 def remove_file(path: Path) -> None:
@@ -169,6 +195,8 @@ def remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
+            return  # there can be none
         raise OutputError(
             f"{path}: cannot be removed ({error.strerror or error}); check who owns it and its "
             "folder, and run again."
@@ -189,11 +217,17 @@ def read_settings(destination: Destination) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{path}: cannot be read ({error}); choose another destination, or remove the folder "
-            f"{destination.state} to embed every video anew."
+            f"{destination.state} and give overwrite=True (--overwrite) to embed every video anew."
         ) from error
     if not isinstance(found, dict):
         raise OutputError(f"{path}: holds no JSON object; remove {destination.state}.")
     return found
+
+
+def root_of(settings: dict[str, Any] | None) -> Path | None:
+    """Return the folder from which earlier runs named videos, or None if there were none."""
+    root = (settings or {}).get("root")
+    return Path(root) if isinstance(root, str) else None
 
 
 def _say_waiting(destination: Destination) -> None:
@@ -203,9 +237,13 @@ def _say_waiting(destination: Destination) -> None:
 
 
 def _claim(
-    destination: Destination, shard: Shard, settings: dict[str, Any], overwrite: bool
-) -> None:
-    """Write the settings, or compare them with those that are there."""
+    destination: Destination,
+    shard: Shard,
+    settings: dict[str, Any],
+    overwrite: bool,
+    choose_root: Callable[[Path | None], Path],
+) -> Path:
+    """Write the settings, or compare them with those that are there; return the root."""
     state = destination.state
     others = set(_labels(state, "lock-*")) - {(shard.index, shard.count)}
     live = [one for one in others if is_held(state / f"lock-{Shard(*one).label}")]
@@ -215,11 +253,16 @@ def _claim(
             "it to end, or give the same number."
         )
     found = read_settings(destination)
+    earlier = root_of(found)
+    root = choose_root(earlier)
+    settings = {**settings, "root": str(root)}
+    if found is not None and earlier is not None and not earlier.is_dir():
+        found = {**found, "root": str(root)}  # the videos have moved
     differs = _difference(destination, shard, found, settings)
     if differs and not overwrite:
         raise InputError(
             f"{destination.path}: {differs}; give another destination, or overwrite=True "
-            "(--overwrite) to remove what is there."
+            "(--overwrite) to remove or replace what is there."
         )
     if differs and live:
         raise OutputError(
@@ -230,10 +273,11 @@ def _claim(
     for other in _manifests(destination):
         if other[1] != shard.count:  # what is listed there is taken over, and listed anew
             remove_file(destination.failures(Shard(*other)))
-    if found != settings:
+    if read_settings(destination) != settings:
         data = (json.dumps(settings, indent=2) + "\n").encode()
         folder = _temporary(destination, shard)
         write_atomically(state / "settings.json", lambda file: file.write(data), folder)
+    return root
 
 
 def _difference(
@@ -250,6 +294,12 @@ def _difference(
             if found.get(key) != settings.get(key)
         )
         return f"holds embeddings made otherwise ({shown}), which must not be mixed"
+    stray = _stray_output(destination) if found is None else None
+    if stray is not None:
+        return (
+            f"holds {stray}, but not the state of the job that made it ({destination.state}), so "
+            "that embeddings of two kinds could be mixed"
+        )
     made = {*_manifests(destination), *_labels(destination.path, "part-*")}
     counts = {count for _, count in made} - {shard.count}
     if destination.is_dataset and counts:
@@ -258,6 +308,19 @@ def _difference(
             "video could be there twice; give the same number of shards"
         )
     return ""
+
+
+def _stray_output(destination: Destination) -> Path | None:
+    """Return an output of a job whose state is not there, if there is one."""
+    if destination.is_dataset:
+        return next((p for p in destination.path.glob("part-*") if is_part(p.name)), None)
+    for folder, _, names in os.walk(destination.path):
+        for name in names:
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122
+            kind = os.path.splitext(stem)[1].partition("~")[0]  # noqa: PTH122
+            if suffix in SUFFIXES and kind.lower() in VIDEO_EXTENSIONS:
+                return Path(folder, name)
+    return None
 
 
 def _remove_outputs(destination: Destination) -> None:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from .errors import InputError
 from .extras import require_packages
+from .files import absolute_path
 
 __all__ = ["listed_paths"]
 
@@ -28,7 +29,8 @@ _ROWS_AT_ONCE = 4096
 def listed_paths(source: Path) -> Iterator[str]:
     """Yield the paths that a list holds, in its order, as absolute paths.
 
-    Relative ones start from the list's own folder. Nothing is looked up on the disk.
+    Relative ones start from the list's own folder. Nothing is looked up on the disk, but for
+    links in front of a ``..``.
 
     Args:
         source: ``.csv`` and ``.tsv``: UTF-8 with a column ``path``, or with one column and no
@@ -59,7 +61,7 @@ def listed_paths(source: Path) -> Iterator[str]:
                 if not text:
                     raise _fault(source, place, "an empty path", "fill it in or remove the line")
                 empty = False
-                yield os.path.abspath(os.path.join(folder, text))  # noqa: PTH100, PTH118
+                yield absolute_path(os.path.join(folder, text))  # noqa: PTH118
     except (OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, InputError):
             raise

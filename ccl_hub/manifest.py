@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -117,6 +117,10 @@ class Manifest:
                     f"reads {VERSION}. Upgrade ccl-hub, or choose another destination."
                 )
             self._db.executescript(_SCHEMA + f"PRAGMA user_version = {VERSION};")
+            self._db.execute(
+                "CREATE TEMP TABLE open (id TEXT PRIMARY KEY, path TEXT, state TEXT, code TEXT, "
+                "reason TEXT) WITHOUT ROWID"
+            )
             self._db.execute("BEGIN IMMEDIATE")
 
     def find(self, id: str) -> Row | None:
@@ -141,11 +145,35 @@ class Manifest:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let changes count together or not at all, whatever interrupts them."""
-        # False for good once changes were interrupted: nothing is committed from then on.
+        # Interrupted twice it stays False: nothing is committed from then on.
         before, self._whole = self._whole, False
-        yield
+        with self._guarded():
+            self._db.execute("SAVEPOINT together")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK TO together")
+                self._db.execute("RELEASE together")
+                self._whole = before
+            raise
+        with self._guarded():
+            self._db.execute("RELEASE together")
         self._whole = before
         self._commit_sometimes()
+
+    def note_open(self, id: str, path: str, state: str, code: str, reason: str) -> None:
+        """Keep for this run alone that a video is not done; see :meth:`open_videos`."""
+        with self._guarded():
+            self._db.execute(
+                "INSERT OR REPLACE INTO temp.open VALUES (?, ?, ?, ?, ?)",
+                (id, path, state, code, reason),
+            )
+
+    def open_videos(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Yield id, path, state, code and reason of what was noted, by id."""
+        with self._guarded():
+            yield from self._db.execute("SELECT * FROM temp.open ORDER BY id")
 
     # The spool and the parts of a dataset --------------------------------------------------------
 
@@ -182,15 +210,23 @@ class Manifest:
             query = "INSERT OR IGNORE INTO stale SELECT name, ? FROM parts WHERE name = ?"
             self._db.execute(query, (id, part))
 
-    def drop_unknown_stale(self) -> None:
-        """Forget what no longer counts in parts that do not count themselves."""
-        with self._guarded():
-            self._db.execute("DELETE FROM stale WHERE part NOT IN (SELECT name FROM parts)")
+    def drop_unknown(self) -> None:
+        """Forget videos that are in no part and not in the spool, and what is stale in no part."""
+        with self._guarded(), self.together():
+            parts = "(SELECT name FROM parts)"
+            self._db.execute(f"DELETE FROM stale WHERE part NOT IN {parts}")  # noqa: S608
+            self._db.execute(f"DELETE FROM videos WHERE output != '' AND output NOT IN {parts}")  # noqa: S608
+            self._db.execute(
+                "DELETE FROM videos WHERE output = '' AND state IN (?, ?) "
+                "AND id NOT IN (SELECT id FROM spool)",
+                (DONE, INCOMPLETE),
+            )
 
     def add_part(self, part: Part) -> None:
-        """Let a part count."""
+        """Let a part count, with every row in it: its name tells its content."""
         with self._guarded():
             self._db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", astuple(part))
+            self._db.execute("DELETE FROM stale WHERE part = ?", (part.name,))
 
     def stale(self) -> dict[str, set[str]]:
         """Return the videos that no longer count in each part."""
@@ -233,11 +269,13 @@ class Manifest:
         self.commit()
 
     def _commit_sometimes(self) -> None:
-        if self._whole and time.monotonic() - self._committed > COMMIT_SECONDS:
+        if time.monotonic() - self._committed > COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
-        """Make everything so far durable."""
+        """Make everything so far durable, unless changes that belong together are under way."""
+        if not self._whole:
+            return
         with self._guarded():
             self._db.execute("COMMIT")
             self._db.execute("BEGIN IMMEDIATE")
@@ -280,7 +318,8 @@ def read_row(path: Path, id: str) -> Row | None:
     try:
         # Writable, for what SQLite has to undo after a run that was killed.
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=60)) as db:
-            return _find(db, id)
+            is_made = db.execute("PRAGMA user_version").fetchone()[0]  # or its run was killed
+            return _find(db, id) if is_made else None
     except sqlite3.Error as error:
         raise OutputError(
             f"{path}: the manifest of another shard cannot be read ({error}); run that shard "

@@ -24,6 +24,7 @@ STATE_FOLDER = ".ccl"
 """Folder among the results that is not one of them."""
 
 LONGEST_NAME_BYTES = 255
+LONGEST_OUTPUT_BYTES = 2048  # systems take paths of 4095, with the destination's own
 
 _ON_WINDOWS = os.name == "nt"
 _MARKED = re.compile(r"~[0-9a-f]{8}\Z")
@@ -43,7 +44,7 @@ def video_id(path: PurePath, root: PurePath) -> str:
     is marked. The id is UTF-8 text without empty parts and ``..``.
 
     Args:
-        path: An absolute, normal path, as of ``os.path.abspath``.
+        path: An absolute, normal path, as of :func:`ccl_hub.files.absolute_path`.
         root: The same.
 
     Raises:
@@ -94,7 +95,8 @@ def output_name(id: str, suffix: str) -> str:
     Different ids give different names, also where a file system does not tell composed from
     decomposed characters; upper and lower case are not looked at. A part is marked if it would be
     longer than 255 bytes (it is cut, too), is not NFC, is ``.ccl``, or is a folder named like a
-    result. On Windows, what Windows refuses becomes ``_`` and is marked.
+    result. A name of more than 2048 bytes is a hash in one marked folder. On Windows, what Windows
+    refuses becomes ``_`` and is marked.
 
     Args:
         id: As of :func:`video_id`.
@@ -122,7 +124,10 @@ def output_name(id: str, suffix: str) -> str:
         _fitted(part, place, "", part.lower().endswith(suffix.lower()))
         for part, place in zip(folders, places, strict=True)
     ]
-    return "/".join([*made, _fitted(name, id, suffix, False)])
+    whole = "/".join([*made, _fitted(name, id, suffix, False)])
+    if len(whole.encode()) <= LONGEST_OUTPUT_BYTES:
+        return whole
+    return f"_long{_mark(b'')}/{hashlib.sha256(id.encode()).hexdigest()}{suffix}"
 
 
 def _fitted(part: str, place: str, suffix: str, clash: bool) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import queue
 import threading
 from dataclasses import replace
@@ -149,7 +148,7 @@ class Pipeline:
             frames=self._frames,
             end=self._end,
             failed=self._fail,
-            same=lambda number: self._fail(number, "same", "the file has the hash it had"),
+            same=lambda number, sha256: self._fail(number, "same", "", sha256),
             broken=self._results.put,
         )
         self._pool = DecodePool(settings, events, options.worker_count, options.deadline_seconds)
@@ -162,12 +161,16 @@ class Pipeline:
         device = min(self._devices, key=lambda device: device.videos)
         device.videos += 1
         self._videos[index] = _Video(index, source, device)
-        path = Path(os.path.abspath(source.path))  # noqa: PTH100 - keeps symbolic links
-        self._pool.submit(Job(index, path, source.checksum, source.known_sha256))
+        path = Path(source.path).absolute()  # "link/.." is for the system to resolve
+        job = Job(index, path, source.checksum, source.known_sha256, source.only_hash)
+        self._pool.submit(job)
 
-    def result(self) -> BatchItem:
-        """Wait for the next result."""
-        found = self._results.get()
+    def result(self, patience_seconds: float) -> BatchItem | None:
+        """Wait for the next result; None if there is none so soon."""
+        try:
+            found = self._results.get(timeout=patience_seconds)
+        except queue.Empty:
+            return None
         if isinstance(found, BatchItem):
             return found
         try:
@@ -220,13 +223,13 @@ class Pipeline:
             video.facts = facts
         self._finish_if_whole(video)
 
-    def _fail(self, number: int, code: str, reason: str) -> None:
+    def _fail(self, number: int, code: str, reason: str, sha256: str = "") -> None:
         video = self._videos[number]
         with video.changed:
             if video.over:
                 return
             video.over = True
-        self._give(video, BatchItem(video.index, video.source.path, None, code, reason))
+        self._give(video, BatchItem(video.index, video.source.path, None, code, reason, sha256))
 
     # The lanes ---------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .embeddings import FACTS
 from .errors import InputError, MediaError
+from .files import absolute_path
 from .ray_rows import COLUMNS, Found, as_table, check_columns, join, paths_of, require
 from .registry import list_models
 from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
@@ -317,7 +318,7 @@ def _dataset(paths: Any, path_column: str, storage_options: Mapping[str, Any] | 
 def _absolute(path: str | Path) -> str:
     """Return a URL as it is, and a local path so that it means the same in every process."""
     text = os.fspath(path)
-    return text if is_url(text) else os.path.abspath(text)  # noqa: PTH100 - keeps links
+    return text if is_url(text) else absolute_path(text)
 
 
 def _found_anywhere(model: str | Path) -> str | Path:

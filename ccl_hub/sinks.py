@@ -20,6 +20,9 @@ __all__ = ["DatasetSink", "FolderSink", "Prepared", "Sink"]
 PART_ROWS = 16_384
 """Rows of a part; 34 MB of 512-d vectors."""
 
+REWRITTEN_AT_ONCE = 4
+"""Parts written anew each time that a part is full: the rest can wait for the end."""
+
 MOST_SPOOLED_BYTES = 256 << 20
 """A video with more makes a part of its own: SQLite keeps no value above 1 GB."""
 
@@ -126,7 +129,7 @@ class DatasetSink:
                 self._folder / part.name, part.size_bytes, part.sha256
             ):
                 self._manifest.drop_part(part.name)
-        self._manifest.drop_unknown_stale()
+        self._manifest.drop_unknown()
         self._manifest.commit()
         named = {part.name for part in self._manifest.parts()}
         for path in self._folder.glob(f"part-{self._state.shard.label}-*.parquet"):
@@ -162,12 +165,21 @@ class DatasetSink:
                 row = replace(row, output=part.name)
             self._manifest.record(row)
         if self._rows >= self._part_rows:
-            self.finish()
+            self._write(REWRITTEN_AT_ONCE)
 
     def finish(self) -> None:
-        """Write what waits as a part, and parts with rows that no longer count anew."""
+        """See :class:`Sink`."""
+        self._write(None)
+
+    def _write(self, most: int | None) -> None:
+        """Write what waits as a part, and parts with rows that no longer count anew.
+
+        Args:
+            most: Write so many anew, those with the most such videos; None for all.
+        """
+        stale = sorted(self._manifest.stale().items(), key=lambda one: -len(one[1]))
         rewritten: dict[str, Part | None] = {}
-        for name, ids in self._manifest.stale().items():
+        for name, ids in stale[:most]:
             rewritten[name] = self._written(dataset.without(self._folder / name, ids))
         spooled = self._manifest.spool()
         new = self._written(dataset.part_bytes(data for _, data in spooled) if spooled else None)

@@ -22,7 +22,7 @@ _Test = Callable[[str], bool] | None
 """Whether a name fits one part of a pattern; None stands for any number of folders."""
 
 
-def walk(folder: str, endings: frozenset[str]) -> Iterator[str]:
+def walk(folder: str, endings: frozenset[str], first: bool = True) -> Iterator[str]:
     """Yield the videos of a folder and of those below it, sorted by path.
 
     Hidden names (a leading dot) are left out. Links to folders are not followed, and folders
@@ -31,11 +31,12 @@ def walk(folder: str, endings: frozenset[str]) -> Iterator[str]:
     Args:
         folder: Where to begin.
         endings: Extensions of videos, in lower case, with the dot.
+        first: The folder itself must be readable, whatever its permissions.
 
     Raises:
-        InputError: The folder, or one below it, cannot be read.
+        InputError: A folder cannot be read, for another reason than its permissions.
     """
-    for path, is_folder in _search(folder, (None, _by_extension(endings))):
+    for path, is_folder in _search(folder, (None, _by_extension(endings)), first):
         if not is_folder:
             yield path
 
@@ -59,7 +60,7 @@ def match(start: str, pattern: tuple[str, ...], endings: frozenset[str]) -> Iter
         return
     for path, is_folder in _search(start, tuple(tests)):
         if is_folder:
-            yield from walk(path, endings)
+            yield from walk(path, endings, first=False)
         else:
             yield path
 
@@ -73,15 +74,18 @@ def _by_pattern(part: str) -> Callable[[str], bool]:
     return lambda name: name.startswith(".") == hidden and fnmatch.fnmatch(name, part)
 
 
-def _search(folder: str, tests: tuple[_Test, ...]) -> Iterator[tuple[str, bool]]:
+def _search(
+    folder: str, tests: tuple[_Test, ...], first: bool = True
+) -> Iterator[tuple[str, bool]]:
     """Yield, sorted, what lies below a folder and fits, and whether it is a folder.
 
     Args:
         folder: Where to begin.
         tests: One for each part of the path below ``folder``.
+        first: ``folder`` must be readable.
     """
     done = len(tests)
-    pending = [_fitting(folder, _with_skipped({0}, tests), tests, first=True)]
+    pending = [_fitting(folder, _with_skipped({0}, tests), tests, first)]
     while pending:
         found = next(pending[-1], None)
         if found is None:

@@ -72,7 +72,12 @@ facts = dict(model="quick", weights_sha256="0" * 64, config_fingerprint="f", dty
 
 
 def quick_batch(sources, engines, sampling, options):
-    for index, source in enumerate(sources):
+    index = -1
+    for source in sources:
+        if source is None:
+            yield None
+            continue
+        index += 1
         data = Path(source.path).read_bytes()
         if data.startswith(b"bad"):
             yield BatchItem(index, source.path, None, "damaged", "it is bad")
@@ -93,7 +98,7 @@ engine = Fake(
     model=Fake(name="quick", weights_sha256="0" * 64, config=config, state_dict=dict),
     info=Fake(backend="torch", detail="", dtype="float32"),
 )
-batch.embed_batch, batch.engines_for = quick_batch, lambda *arguments, **named: [engine]
+batch.embed_patiently, batch.engines_for = quick_batch, lambda *arguments, **named: [engine]
 """
 
 
@@ -160,13 +165,14 @@ def job(
     deadline_seconds: float = 60.0,
     use: list[Engine] | None = None,
     root: Path | None = None,
+    lists: tuple[Path, ...] = (),
     **options: object,
 ) -> Done:
     """Run a job with one decoding process."""
     given = inputs if isinstance(inputs, list) else [inputs]
     events: list[VideoEvent] = []
     summary = run_job(
-        JobInputs(given, root=root),
+        JobInputs(given, lists, root),
         out,
         use or engines(),
         Sampling(clips=clips),
@@ -216,7 +222,7 @@ def ids(dataset: Path) -> Counter[str]:
 
 def known(out: Path, id: str, label: str = "0-of-1") -> Row:
     """Return the row of a video in the manifest."""
-    row = read_row(Destination(out).state / f"manifest-{label}.sqlite", id)
+    row = read_row(Destination.at(out).state / f"manifest-{label}.sqlite", id)
     assert row is not None, id
     return row
 

@@ -442,7 +442,7 @@ def test_closing_in_a_thread_of_its_own(model: CCLModel, videos: list[Path]) -> 
     items = embed_batch([BatchSource(path) for path in videos * 3], [engine], Sampling(), own)
     next(items)
     ready.append(items)
-    assert wait_until(lambda: not children() and len(threading.enumerate()) == 1)
+    assert wait_until(lambda: not children() and held()["threads"] == before["threads"])
     assert errors == []
     ready.clear()
     del items, engine

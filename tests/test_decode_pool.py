@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media import Recipe, cut, write_video
 
 from ccl_hub import decode_pool
+from ccl_hub.batch_options import LEAST_WORKER_BYTES
 from ccl_hub.config import Preprocessing
 from ccl_hub.crop import centre_crop
 from ccl_hub.decode_pool import Block, DecodeEvents, DecodePool
@@ -81,7 +83,7 @@ class Watched:
             frames=self._frames,
             end=self._end,
             failed=lambda number, code, reason: self.over.put((number, (code, reason))),
-            same=lambda number: self.over.put((number, ("same", ""))),
+            same=lambda number, sha256: self.over.put((number, ("same", sha256))),
             broken=self._broken,
         )
         own = DecodeSettings(**{**values, **settings})
@@ -444,9 +446,20 @@ def test_a_known_checksum_is_not_decoded(video: Path) -> None:
     with watched() as one:
         one.pool.submit(Job(0, video, checksum=True, known_sha256=sha256))
         one.pool.submit(Job(1, video, checksum=True, known_sha256="other"))
-        found = dict(one.over.get(timeout=60) for _ in range(2))
-        assert found == {0: ("same", ""), 1: GOOD}
-    assert one.facts[1].sha256 == sha256 and 0 not in one.frames
+        one.pool.submit(Job(2, video, checksum=True, only_hash=True))
+        found = dict(one.over.get(timeout=60) for _ in range(3))
+        assert found == {0: ("same", sha256), 1: GOOD, 2: ("same", sha256)}
+    assert one.facts[1].sha256 == sha256 and one.frames.keys() == {1}
+
+
+def test_a_damaged_video_is_no_matter_of_memory_with_a_small_limit(
+    tmp_path: Path, video: Path
+) -> None:
+    whole = write_video(tmp_path, Recipe("whole.mkv", "mpeg4", 60, (48, 32)))
+    cut(whole, tmp_path / "cut.mkv", 0.6)
+    with watched(memory_bytes=LEAST_WORKER_BYTES) as one:
+        assert one.decode([tmp_path / "cut.mkv", video]) == [GOOD, GOOD]
+        assert one.facts[0].completeness == "incomplete"
 
 
 def test_many_workers_at_once(video: Path) -> None:

@@ -444,9 +444,11 @@ def test_a_dataset_that_lost_its_state_is_not_mixed_with_another_number_of_shard
     out = tmp_path / "feats.parquet"
     job(small, out)
     shutil.rmtree(tmp_path / "feats.parquet.ccl")
+    with pytest.raises(InputError, match="not the state of the job that made it"):
+        job(small, out, shard=Shard(0, 2))
+    job(small, out, overwrite=True)
     with pytest.raises(InputError, match="made by runs of 1 shards, this is one of 2"):
         job(small, out, shard=Shard(0, 2))
-    job(small, out)
     assert set(ids(out).values()) == {1} and len(ids(out)) == 6
 
 
@@ -722,8 +724,8 @@ def test_a_good_video_that_turns_bad_loses_its_output(tmp_path: Path, name: str)
 def test_an_output_nobody_noted_goes_when_its_video_fails(tmp_path: Path) -> None:
     """A run may be killed between an output and its row, and the video be bad in the next."""
     folder, out = tiny_folder(tmp_path / "in", 1), tmp_path / "feats"
+    job(folder, out)
     (folder / "x.mp4").write_text("no video")
-    out.mkdir()
     (out / "x.mp4.npz").write_text("left behind")
     job(folder, out)
     assert set(outputs(out)) == {"000.mp4.npz", "failures.csv"}
@@ -774,7 +776,7 @@ def test_a_damaged_manifest_is_a_clear_error_and_can_be_removed(tmp_path: Path) 
         out = tmp_path / name
         job(folder, out)
         whole = rows(out) if "." in name else outputs(out)
-        path = Destination(out).state / "manifest-0-of-1.sqlite"
+        path = Destination.at(out).state / "manifest-0-of-1.sqlite"
         path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 40)
         with pytest.raises(OutputError, match=r"manifest-0-of-1.*cannot be read.*remove it"):
             job(folder, out)

@@ -32,7 +32,7 @@ def both(name: str) -> pytest.MarkDecorator:
 
 
 def manifest(out: Path) -> Path:
-    return Destination(out).state / "manifest-0-of-1.sqlite"
+    return Destination.at(out).state / "manifest-0-of-1.sqlite"
 
 
 def change(out: Path, query: str, *values: object) -> None:
@@ -57,15 +57,6 @@ def test_the_same_video_after_its_part_was_written_anew(
     assert job(videos, out, checksum=True).now == ["001.mp4"]
     assert ids(out) == {f"00{i}.mp4": 1 for i in range(3)}
     assert job(videos, out, checksum=True).now == []
-
-
-def test_rows_of_parts_that_do_not_count_are_no_obstacle(videos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "feats.parquet"
-    job(videos, out)
-    change(out, "UPDATE videos SET output = 'part-0-of-1-0000000000000000.parquet'")
-    change(out, "INSERT INTO stale VALUES ('part-0-of-1-1111111111111111.parquet', 'x')")
-    write_tiny(videos / "001.mp4", 51)
-    assert job(videos, out).now == ["001.mp4"]
 
 
 @both("name")
