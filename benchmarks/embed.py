@@ -236,7 +236,7 @@ class _Instant:
 
     def __init__(self, engine: Engine) -> None:
         self.model, self.info, self.shift = engine.model, engine.info, engine.shift
-        self.batch_frames = engine.batch_frames
+        self.batch_frames, self.calls_at_once = engine.batch_frames, engine.calls_at_once
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         dim = len(self.shift)
@@ -269,7 +269,7 @@ class _Recorder:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.model, self.info, self.shift = engine.model, engine.info, engine.shift
-        self.batch_frames = engine.batch_frames
+        self.batch_frames, self.calls_at_once = engine.batch_frames, engine.calls_at_once
         self.blocks: list[np.ndarray] = []
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:

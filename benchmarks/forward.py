@@ -78,10 +78,9 @@ def _rates(
     matrix = torch.randn(side, side, device=device, dtype=model.dtype)
     engines = {"": TorchEngine(model)}
     if not chosen.no_compile:
-        engines[" compiled"] = TorchEngine(model, compile=True)
+        engines[" compiled"] = TorchEngine(model, compile=True, batch_frames=len(frames))
     work: dict[str, tuple[Callable[[], object], float]] = {}
     for name, engine in engines.items():
-        engine.batch_frames = len(frames)
 
         def embed(engine: TorchEngine = engine) -> object:
             return WindowAssembler(indices, engine.shift).add(engine.run(resident))

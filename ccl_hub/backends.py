@@ -54,6 +54,7 @@ def make_engine(
     backend: str = "torch",
     threads: int = 0,
     calibration: Int8Model | Sequence[str | Path] | None = None,
+    batch_frames: int | None = None,
 ) -> Engine:
     """Return what computes a model.
 
@@ -66,6 +67,8 @@ def make_engine(
             ``torch.set_num_threads``, and takes no other.
         calibration: Of ``openvino-int8`` alone: videos to calibrate on, unless the cache holds
             the int8 model already; or an int8 model. None takes it from the cache.
+        batch_frames: Frames at once, of torch's backends; None for what suits the device. What
+            torch-compile gets is cut and filled up to it.
 
     Raises:
         InputError: Unknown backend; model, threads or calibration do not suit it; the CPU cannot
@@ -78,6 +81,8 @@ def make_engine(
         >>> make_engine(CCLModel().eval()).info.backend
         'torch'
     """
+    if isinstance(model, str | Path):
+        raise InputError(f"model is {str(model)!r}; load it first: CCLModel.from_pretrained(...).")
     if backend not in BACKENDS:
         raise InputError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
     if calibration is not None and backend != "openvino-int8":
@@ -90,7 +95,7 @@ def make_engine(
                 f"threads is {threads} for the backend {backend}; allowed: 0. Call "
                 "torch.set_num_threads() for the whole process instead."
             )
-        return TorchEngine(model, compile=backend == "torch-compile")
+        return TorchEngine(model, backend == "torch-compile", batch_frames)
     if backend == "onnx":
         from .engine_onnx import OnnxEngine
 

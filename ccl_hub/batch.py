@@ -18,6 +18,7 @@ import torch
 
 from .backends import TORCH_BACKENDS, make_engine
 from .batch_options import BatchItem, BatchOptions, BatchSource
+from .decode_worker import BLOCK_FRAMES
 from .engine import Engine
 from .errors import InputError
 from .model import CCLModel
@@ -107,22 +108,35 @@ def engines_for(
         device: Likewise.
         dtype: Likewise.
         backend: Likewise.
-        options: Gives the threads.
+        options: Gives the threads and the size of batches.
         most: Devices to use at most.
         calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
     """
     of_torch = backend in TORCH_BACKENDS
     threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
     if isinstance(model, CCLModel):
-        return [make_engine(model, backend, threads, calibration)]
+        frames = _batch_frames(model, options)
+        return [make_engine(model, backend, threads, calibration, frames)]
     if not of_torch and device == "auto":
         device = "cpu"
     net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype)
-    engines = [make_engine(net, backend, threads, calibration)]
+    frames = _batch_frames(net, options)
+    engines = [make_engine(net, backend, threads, calibration, frames)]
     if device in ("auto", "cuda") and net.device.type == "cuda":
         for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
-            engines.append(make_engine(copy.deepcopy(net).to(f"cuda:{number}"), backend))
+            engines.append(_copied(net, number, backend, frames))
     return engines
+
+
+def _batch_frames(model: CCLModel, options: BatchOptions) -> int | None:
+    if options.batch_clips is None:
+        return None
+    return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
+
+
+def _copied(model: CCLModel, number: int, backend: str, frames: int | None) -> Engine:
+    there = copy.deepcopy(model).to(f"cuda:{number}")
+    return make_engine(there, backend, batch_frames=frames)
 
 
 def embed_batch(

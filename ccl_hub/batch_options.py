@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import machine
+from .checks import whole_number
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class BatchOptions:
             ("memory_bytes", LEAST_WORKER_BYTES),
             ("batch_clips", 1),
         ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}; allowed: from {least} on, or None.")
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), least)
         if not 0 < self.deadline_seconds < float("inf"):
             raise InputError(
                 f"deadline_seconds is {self.deadline_seconds}; allowed: more than 0 seconds."

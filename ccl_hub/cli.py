@@ -150,13 +150,19 @@ def quantize_command(
     def work() -> int:
         from .inputs import find_videos
         from .model import CCLModel
-        from .quantize import build_int8
+        from .quantize import build_int8, find_int8
 
         paths = [video.path for video in find_videos(videos)]
-        made = build_int8(CCLModel.from_pretrained(name, revision), paths, force=force)
-        facts = {"path": str(made.path), **dataclasses.asdict(made.facts)}
+        model = CCLModel.from_pretrained(name, revision)
+        before = None if force else find_int8(model)
+        made = before or build_int8(model, paths, force=force)
+        facts = {"path": str(made.path), "made": before is None}
         if as_json:
-            typer.echo(json.dumps(facts))
+            typer.echo(json.dumps({**facts, **dataclasses.asdict(made.facts)}))
+        if before is not None:
+            typer.echo(
+                "there already, so these videos were not read; --force makes it anew", err=True
+            )
         typer.echo(
             f"{made.path}: lowest cosine to float32 {made.facts.frame_cosine:.4f} of "
             f"{made.facts.compared_frames} frames, {made.facts.clip_cosine:.4f} of their clips",

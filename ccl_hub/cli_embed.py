@@ -233,6 +233,8 @@ def _single(given: SimpleNamespace) -> Path | None:
                 "that exists) or a dataset that ends in .parquet."
             )
         return None
+    if not inputs:
+        raise InputError("no INPUT; give the video to embed.")
     if len(inputs) != 1 or inputs[0].is_dir():
         raise InputError(
             f"the output {str(out)!r} is a file for one video; for several give a folder, or a "
@@ -251,7 +253,7 @@ def _embed_one(video: Path, given: SimpleNamespace) -> int:
     from .batch_options import BatchOptions
     from .embed import write_video
 
-    batch = BatchOptions(workers=1)
+    batch = BatchOptions(workers=1, batch_clips=given.batch_size)
     (engine,) = engines_for(
         given.model, given.revision, given.device, given.dtype, given.backend, batch, most=1
     )

@@ -28,6 +28,9 @@ __all__ = ["ClipVectors", "WindowAssembler"]
 NEIGHBOURHOODS_AT_ONCE = 64
 """(p, t, n) computed at once; each takes 100 kB a tensor."""
 
+WINDOWS_AT_ONCE = 256
+"""Windows made at once; 100 000 can lie between two frames."""
+
 Indices = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
@@ -35,7 +38,8 @@ Vectors = npt.NDArray[np.float32]
 class ClipVectors(NamedTuple):
     """Vectors of b neighbouring windows.
 
-    ``clips``: (b, D) float32 video features. ``frames``: (b, T, D) float32 frame features.
+    ``clips``: (b, D) float32 video features. ``frames``: (b, T, D) float32 frame features, or
+    (b, 0, D) where nobody wants them.
     """
 
     clips: Vectors
@@ -50,6 +54,7 @@ class WindowAssembler:
     Args:
         indices: (W, T) frame indices of each window, in the order in which they are wanted.
         shift: (D,) BatchNorm shift; see :class:`ccl_hub.engine.Engine`.
+        with_frames: Give the features of frames, too.
 
     Example:
         >>> windows = WindowAssembler(np.array([[0, 2], [1, 3]]), torch.zeros(5))
@@ -63,9 +68,9 @@ class WindowAssembler:
         ((1, 2, 5), True)
     """
 
-    def __init__(self, indices: Indices, shift: Tensor) -> None:
+    def __init__(self, indices: Indices, shift: Tensor, with_frames: bool = True) -> None:
         self.frames: Indices = np.unique(indices)  # ascending: what must be added
-        self._indices, self._shift = indices, shift
+        self._indices, self._shift, self._with_frames = indices, shift, with_frames
         self._last = np.maximum.accumulate(indices.max(axis=1))  # (W,) needed up to this window
         later = np.minimum.accumulate(indices.min(axis=1)[::-1])[::-1]
         self._oldest = np.append(later, self._last[-1] + 1)  # (W+1,) needed from this window on
@@ -91,7 +96,11 @@ class WindowAssembler:
         rows = self._indices[self._done : end]
         positions = np.searchsorted(self._held, rows)  # (b,T)
         with torch.inference_mode():
-            vectors = self._windows(positions, maps)
+            parts = [
+                self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
+                for begin in range(0, max(1, len(positions)), WINDOWS_AT_ONCE)
+            ]
+        vectors = ClipVectors(*map(np.concatenate, zip(*parts, strict=True)))
         self._done = end
         keep = self._held >= self._oldest[end]
         self._held = self._held[keep]
@@ -121,7 +130,8 @@ class WindowAssembler:
         ]
         index = torch.from_numpy(where.reshape(b, t)).to(device)
         clips = torch.cat(parts)[index].mean(1)  # (b,T,D) -> (b,D)
-        frames = maps.vectors[torch.from_numpy(positions).to(device)]  # (b,T,D)
+        wanted = positions if self._with_frames else positions[:, :0]
+        frames = maps.vectors[torch.from_numpy(wanted).to(device)]  # (b,T,D)
         return ClipVectors(clips.cpu().numpy(), frames.cpu().numpy())
 
     def _neighbourhoods(self, distinct: Tensor, parts: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,10 +23,12 @@ import torch
 
 from . import __version__, sampling, video, writers
 from .arrays import as_array, pil_pixels
+from .backends import make_engine
+from .checks import whole_number
 from .crop import centre_crop
 from .dense import ClipVectors, WindowAssembler
 from .embeddings import EmbeddingProvenance, Embeddings
-from .engine import Engine, TorchEngine, check_finite
+from .engine import Engine, FrameMaps, check_finite, memory_is_enough
 from .errors import DecodeError, InputError
 from .model import CCLModel
 
@@ -50,6 +54,9 @@ Network: TypeAlias = CCLModel | Engine
 Progress: TypeAlias = Callable[[int, int], None]
 T = TypeVar("T")
 
+MOST_CPU_FRAMES = 128
+"""Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
+
 
 class ClipStream:
     """Embeddings of one video in parts, in order of time and bounded memory.
@@ -62,6 +69,7 @@ class ClipStream:
         limits: See :func:`embed_video`.
         decode_index: List the frames by decoding them, which leaves out those that cannot be;
             without it such a frame is a DecodeError in the middle of the stream.
+        with_frames: Give the vectors of frames, too.
 
     Raises:
         MediaError: The file cannot be embedded; its subclass and ``code`` say why.
@@ -83,8 +91,9 @@ class ClipStream:
         batch_size: int | None = None,
         limits: video.MediaLimits | None = None,
         decode_index: bool = False,
+        with_frames: bool = True,
     ) -> None:
-        self._engine = _engine(model)
+        self._engine, self._with_frames = _engine(model), with_frames
         self._batch_frames = _batch_frames(self._engine, batch_size)
         self._path, self._wanted = path, wanted
         pre = self._engine.model.preprocessing
@@ -101,7 +110,7 @@ class ClipStream:
             MediaError: A frame cannot be decoded.
             ModelError: The model gives NaN or infinity.
         """
-        windows = WindowAssembler(self.plan.indices, self._engine.shift)
+        windows = WindowAssembler(self.plan.indices, self._engine.shift, self._with_frames)
         frames = (frame for _, frame in self._reader.frames(windows.frames))
         yield from _assembled(self._engine, windows, frames, self._batch_frames)
 
@@ -200,6 +209,7 @@ def write_video(
         InputError: See :func:`embed_video`.
         ModelError: See :func:`embed_video`.
     """
+    out = Path(out)
     writers.check_output(out, level, source=Path(path))
 
     def written(stream: ClipStream) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
@@ -215,7 +225,8 @@ def write_video(
         return stream.provenance(), shapes
 
     wanted = sampling.Sampling(clips, every_seconds)
-    return _streamed(model, path, wanted, batch_size, None, written)
+    with_frames = out.suffix != ".npy" or level == "frame"
+    return _streamed(model, path, wanted, batch_size, None, written, with_frames)
 
 
 def _streamed(
@@ -225,6 +236,7 @@ def _streamed(
     batch_size: int | None,
     limits: video.MediaLimits | None,
     use: Callable[[ClipStream], T],
+    with_frames: bool = True,
 ) -> T:
     """Use a stream; once more if its index lists frames that cannot be decoded, without them."""
 
@@ -236,6 +248,7 @@ def _streamed(
             batch_size=batch_size,
             limits=limits,
             decode_index=decode_index,
+            with_frames=with_frames,
         ) as stream:
             return use(stream)
 
@@ -400,20 +413,17 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _engine(model: Network) -> Engine:
     """Return an engine for a model in eval mode; engines are made of such."""
-    if not isinstance(model, CCLModel):
-        return model
-    return TorchEngine(model)
+    return model if callable(model) and not isinstance(model, CCLModel) else make_engine(model)
 
 
 def _batch_frames(engine: Engine, batch_size: int | None) -> int:
     """Return how many frames go through the network at once."""
-    if batch_size is None:
-        # Of one video, torch computes each batch with all its threads together.
-        together = torch.get_num_threads() if engine.info.device == "cpu" else 1
-        return engine.batch_frames * (together if isinstance(engine, TorchEngine) else 1)
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; allowed: a whole number >= 1.")
-    return batch_size * engine.model.preprocessing.clip_frames
+    if batch_size is not None:
+        return whole_number("batch_size", batch_size) * engine.model.preprocessing.clip_frames
+    if engine.info.backend != "torch" or engine.info.device != "cpu":
+        return engine.batch_frames
+    # Of one video, torch computes each batch with all its threads together.
+    return min(engine.batch_frames * torch.get_num_threads(), MOST_CPU_FRAMES)
 
 
 def _assembled(
@@ -424,14 +434,36 @@ def _assembled(
 ) -> Iterator[ClipVectors]:
     """Compute resized frames (h,w,3), in order, and yield the windows that become whole."""
     crop_px = engine.model.preprocessing.crop_px
-    while not windows.finished:
-        batch = [centre_crop(frame, crop_px) for frame in islice(frames, batch_frames)]
-        if not batch:
-            raise DecodeError("a frame was promised by the index but never decoded.")
-        part = windows.add(engine(np.stack(batch)))  # (n,S,S,3)
+    cropped = (centre_crop(frame, crop_px) for frame in frames)
+    for maps in _computed(engine, _batches(cropped, batch_frames)):
+        with memory_is_enough():
+            part = windows.add(maps)
         if len(part.clips):
             check_finite(engine, *part)
             yield part
+    if not windows.finished:
+        raise DecodeError("a frame was promised by the index but never decoded.")
+
+
+def _batches(frames: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
+    """Yield (n,S,S,3) frames, n at most ``most``."""
+    while some := list(islice(frames, most)):
+        yield np.stack(some)
+
+
+def _computed(engine: Engine, batches: Iterator[np.ndarray]) -> Iterator[FrameMaps]:
+    """Compute batches, several at once where each takes one core; yield them in order."""
+    if engine.calls_at_once == 1:
+        yield from map(engine, batches)
+        return
+    under_way: deque[Future[FrameMaps]] = deque()
+    with ThreadPoolExecutor(engine.calls_at_once, "ccl-call") as pool:
+        for batch in batches:
+            under_way.append(pool.submit(engine, batch))
+            if len(under_way) > engine.calls_at_once:  # one waits, so that no core does
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def _watched(

@@ -13,6 +13,9 @@ ONNX Runtime and OpenVINO in modules of their own.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -25,12 +28,27 @@ from .errors import InputError, ModelError
 if TYPE_CHECKING:
     from .model import CCLModel
 
-__all__ = ["Engine", "EngineInfo", "FrameGraph", "FrameMaps", "TorchEngine", "check_finite"]
+__all__ = [
+    "Engine",
+    "EngineInfo",
+    "FrameGraph",
+    "FrameMaps",
+    "TorchEngine",
+    "check_finite",
+    "memory_is_enough",
+]
+
+GRAPH_VERSION = 1
+"""Of :class:`FrameGraph`; another number makes networks that are kept on disk anew."""
 
 CPU_BATCH_FRAMES = 16
 """Frames computed at once on a CPU core: more fall out of its cache (62 against 45 frames/s)."""
 
 GPU_BATCH_FRAMES = 512
+
+MOST_COMPILED = 64
+"""Networks that torch may compile in one process; its own limit is 8, and then it does without."""
+_compiling = threading.Lock()
 
 
 class FrameMaps(NamedTuple):
@@ -78,6 +96,11 @@ class Engine(Protocol):
     @property
     def batch_frames(self) -> int:
         """Frames at once that suit the device."""
+        ...
+
+    @property
+    def calls_at_once(self) -> int:
+        """Calls that are computed side by side, each on a core of its own."""
         ...
 
     @property
@@ -147,10 +170,11 @@ class TorchEngine:
     """The network in torch, on the device and in the dtype of the model.
 
     Args:
-        model: In eval mode; not changed.
+        model: In eval mode; not changed. Make another engine if you change it.
         compile: Fuse the network by ``torch.compile``, which takes a minute on the first call and
-            pays on a GPU. Batches are then filled up to :attr:`batch_frames`, so that one compiled
-            network serves all.
+            pays on a GPU. What comes is then cut and filled up to batches of
+            :attr:`batch_frames`, so that one compiled network serves all.
+        batch_frames: Frames at once; None for what suits the device.
 
     Raises:
         InputError: The model is in training mode.
@@ -163,38 +187,57 @@ class TorchEngine:
         (torch.Size([2, 512]), torch.Size([2, 49, 3, 512]))
     """
 
-    def __init__(self, model: CCLModel, compile: bool = False) -> None:
-        if model.training:
-            raise InputError("the model is in training mode; call model.eval() before embedding.")
+    calls_at_once = 1  # each takes every thread of torch
+
+    def __init__(
+        self, model: CCLModel, compile: bool = False, batch_frames: int | None = None
+    ) -> None:
         self.model = model
+        self._check_mode()
         graph = FrameGraph(model).eval()
         self.shift = graph.shift
         dtype = str(model.dtype).removeprefix("torch.")
         backend = "torch-compile" if compile else "torch"
         self.info = EngineInfo(backend, model.device.type, dtype)
-        self.batch_frames = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
-        self._fill = compile
+        suits = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
+        self.batch_frames = batch_frames or suits
+        self._compiles, self._compiled = compile, False
         self._graph = torch.compile(graph, dynamic=False) if compile else graph
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute frames; see :class:`Engine`."""
-        try:
-            with torch.inference_mode():
-                return self.run(self._fetched(frames))
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"the device has too little memory for {len(frames)} frames at once; use a "
-                "smaller batch_size (batch_clips of a batch)."
-            ) from error
+        self._check_mode()
+        with memory_is_enough(), torch.inference_mode():
+            return self.run(self._fetched(frames))
 
     def run(self, frames: Tensor) -> FrameMaps:
         """Compute (n,S,S,3) uint8 frames that are on the device already."""
-        count = len(frames)
-        missing = -count % self.batch_frames if self._fill else 0
-        if not missing:
+        if not self._compiles:
             return FrameMaps(*self._graph(frames))
-        filled = torch.cat([frames, frames[-1:].expand(missing, *frames.shape[1:])])
-        return FrameMaps(*(tensor[:count] for tensor in self._graph(filled)))
+        found = []
+        for some in torch.split(frames, self.batch_frames):
+            if missing := self.batch_frames - len(some):
+                filled = torch.cat([some, some[-1:].expand(missing, *some.shape[1:])])
+                found.append(FrameMaps(*(t[: len(some)] for t in self._run_compiled(filled))))
+            else:
+                found.append(FrameMaps(*self._run_compiled(some)))
+        if len(found) == 1:
+            return found[0]
+        return FrameMaps(*map(torch.cat, zip(*found, strict=True)))
+
+    def _run_compiled(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the compiled network; of several threads one compiles it, and the others wait."""
+        if self._compiled:
+            return self._graph(frames)  # type: ignore[no-any-return]
+        limit = max(MOST_COMPILED, torch._dynamo.config.recompile_limit)
+        with _compiling, torch._dynamo.config.patch(recompile_limit=limit):
+            maps: tuple[Tensor, Tensor] = self._graph(frames)
+            self._compiled = True
+        return maps
+
+    def _check_mode(self) -> None:
+        if self.model.training:
+            raise InputError("the model is in training mode; call model.eval() before embedding.")
 
     def _fetched(self, frames: np.ndarray) -> Tensor:
         """Copy frames to the device; from pinned memory a GPU fetches them while it computes."""
@@ -202,6 +245,22 @@ class TorchEngine:
         if self.model.device.type != "cuda":
             return batch.to(self.model.device)
         return batch.pin_memory().to(self.model.device, non_blocking=True)
+
+
+@contextmanager
+def memory_is_enough() -> Iterator[None]:
+    """Tell a device without memory from an error of ours.
+
+    Raises:
+        InputError: The device has too little memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"the device has too little memory ({str(error).splitlines()[0]}); use a smaller "
+            "batch_size (batch_clips of a batch), or close what else uses it."
+        ) from error
 
 
 def check_finite(engine: Engine, *vectors: np.ndarray) -> None:

@@ -38,7 +38,8 @@ class OnnxEngine:
 
     def __init__(self, model: CCLModel, threads: int = 0) -> None:
         check_model(model, "onnx")
-        self._free = threading.Semaphore(cores_to_use(threads))
+        self.calls_at_once = cores_to_use(threads)
+        self._free = threading.Semaphore(self.calls_at_once)
         require_packages("the backend onnx", ONNX_PACKAGES, "onnx", "use the backend torch")
         import onnxruntime
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -65,7 +66,7 @@ class OpenVinoEngine:
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
         check_model(model, "openvino")
-        cores = cores_to_use(threads)
+        self.calls_at_once = cores_to_use(threads)
         core = openvino_core()
         if precision == "bfloat16":
             _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
@@ -81,7 +82,7 @@ class OpenVinoEngine:
         else:
             network = convert(model)
             self.info = EngineInfo("openvino", "cpu", precision)
-        self._run = FrameRunner(network, precision, cores)
+        self._run = FrameRunner(network, precision, self.calls_at_once)
         if precision == "float32":
             check_same(self)
 
@@ -104,6 +105,8 @@ class FrameRunner:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
+            # By default every process binds its threads to the first cores of the machine.
+            "ENABLE_CPU_PINNING": False,
         }
         compiled = openvino_core().compile_model(network, "CPU", settings)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -153,7 +156,11 @@ def openvino_core() -> Any:
         ExportError: OpenVINO is not installed.
     """
     import_openvino()
-    return _core()
+    with _making_core:  # the cache alone would let two threads make one each
+        return _core()
+
+
+_making_core = threading.Lock()
 
 
 @cache

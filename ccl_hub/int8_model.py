@@ -1,8 +1,8 @@
 """Int8 models on disk: found by the weights they were made of, read only if their hash is right.
 
-    $CCL_CACHE/int8/WEIGHTS-CONFIGURATION/int8.json    which network it is, and how it was made
-                                          SHA256.xml   the network, of OpenVINO
-                                          SHA256.bin
+    $CCL_CACHE/int8/WEIGHTS-CONFIGURATION-GRAPH/int8.json    which network it is, how it was made
+                                                SHA256.xml   the network, of OpenVINO
+                                                SHA256.bin
 
 The record is written last. Two processes that build at once thus leave a whole model, that of the
 last; a network that no record names any more does no harm.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .config import parse_dataclass
+from .engine import GRAPH_VERSION
 from .errors import WeightsError
 from .files import write_atomically
 
@@ -152,7 +153,8 @@ def cache_folder() -> Path:
 def place_of(model: CCLModel, cache: str | Path | None) -> Path:
     """Return the folder of a model in a cache; see :func:`ccl_hub.quantize.build_int8`."""
     folder = cache_folder() if cache is None else Path(cache).expanduser()
-    return folder / "int8" / f"{tensors_sha256(model)[:16]}-{model.config.fingerprint()}"
+    kind = f"{tensors_sha256(model)[:16]}-{model.config.fingerprint()}-{GRAPH_VERSION}"
+    return folder / "int8" / kind
 
 
 def tensors_sha256(model: CCLModel) -> str:

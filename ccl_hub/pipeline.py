@@ -31,7 +31,7 @@ from .batch_options import BatchItem, BatchOptions, BatchSource
 from .decode_pool import Block, DecodeEvents, DecodePool
 from .decode_worker import BLOCK_FRAMES, DecodeSettings, Job
 from .dense import ClipVectors, WindowAssembler
-from .engine import Engine, FrameMaps, check_finite
+from .engine import Engine, FrameMaps, check_finite, memory_is_enough
 from .errors import CCLError, ModelError
 from .sampling import ClipPlan, Sampling
 from .video import MediaLimits, SourceFacts
@@ -50,12 +50,12 @@ class _Attempt:
     """The windows of a video, as far as they are made; some videos take a second attempt."""
 
     def __init__(self, plan: ClipPlan, shift: Tensor, with_frames: bool) -> None:
-        self.plan, self.windows = plan, WindowAssembler(plan.indices, shift)
+        self.plan, self.windows = plan, WindowAssembler(plan.indices, shift, with_frames)
         self.given = self.next = 0  # blocks handed to lanes, blocks assembled
         self.waiting: dict[int, FrameMaps] = {}
         self.assembling = False
         self.vectors: ClipVectors | None = None
-        self._with_frames, self._kept = with_frames, 0
+        self._kept = 0
 
     def add(self, maps: FrameMaps) -> None:
         """Keep the windows that the next block makes whole.
@@ -68,13 +68,12 @@ class _Attempt:
             return
         if self.vectors is None:
             count, (frames, dim) = len(self.plan.indices), part.frames.shape[1:]
-            shapes = (count, dim), (count, frames if self._with_frames else 0, dim)
+            shapes = (count, dim), (count, frames, dim)
             arrays = (np.empty(shape, np.float32) for shape in shapes)
             self.vectors = ClipVectors(*arrays)
         own = slice(self._kept, self._kept + len(part.clips))
         self.vectors.clips[own] = part.clips
-        if self._with_frames:
-            self.vectors.frames[own] = part.frames
+        self.vectors.frames[own] = part.frames
         self._kept = own.stop
 
 
@@ -295,7 +294,8 @@ class Pipeline:
                     break
                 attempt.next += 1
                 video.changed.notify_all()
-            attempt.add(ready)
+            with memory_is_enough():
+                attempt.add(ready)
         self._finish_if_whole(video)
 
     def _finish_if_whole(self, video: _Video) -> None:

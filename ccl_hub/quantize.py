@@ -12,10 +12,11 @@ slower way: on footage unlike that of the calibration the lowest was 0.999, 0.99
 from __future__ import annotations
 
 import logging
+import queue
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +27,10 @@ import numpy.typing as npt
 
 from . import __version__
 from .backends import check_model, cores_to_use
+from .batch_options import BatchOptions
 from .config import Preprocessing
-from .crop import centre_crop
+from .decode_pool import Block, DecodeEvents, DecodePool
+from .decode_worker import DecodeSettings, Job
 from .dense import WindowAssembler
 from .engine import CPU_BATCH_FRAMES, FrameGraph, FrameMaps, TorchEngine
 from .engine_openvino import (
@@ -37,7 +40,7 @@ from .engine_openvino import (
     openvino_core,
     without_telemetry,
 )
-from .errors import ExportError, InputError, MediaError
+from .errors import ExportError, InputError
 from .extras import require_packages
 from .files import make_folder
 from .int8_model import (
@@ -50,8 +53,8 @@ from .int8_model import (
     tensors_sha256,
     write_int8,
 )
-from .sampling import sample_eval
-from .video import VideoReader
+from .sampling import ClipPlan, Sampling
+from .video import MediaLimits
 
 if TYPE_CHECKING:
     from .model import CCLModel
@@ -157,10 +160,12 @@ def int8_for(model: CCLModel, calibration: Int8Model | Sequence[str | Path] | No
         ExportError: See :func:`build_int8`.
     """
     if isinstance(calibration, Int8Model):
-        if calibration.facts.tensors_sha256 != tensors_sha256(model):
+        made_of = calibration.facts
+        own = tensors_sha256(model), model.config.fingerprint()
+        if (made_of.tensors_sha256, made_of.config_fingerprint) != own:
             raise InputError(
-                f"{calibration.path}: made of {calibration.facts.model!r}, whose weights are not "
-                f"those of {model.name!r}; build one with build_int8(model, videos)."
+                f"{calibration.path}: made of {made_of.model!r}, whose weights or preprocessing "
+                f"are not those of {model.name!r}; build one with build_int8(model, videos)."
             )
         return calibration
     if calibration is not None:
@@ -194,15 +199,17 @@ def calibration_clips(
     Raises:
         InputError: Fewer than 16 clips can be read.
     """
+    if isinstance(videos, str | Path):
+        raise InputError(f"videos is {str(videos)!r}; allowed: a list of the paths of videos.")
     videos = list(videos)
     chosen = np.unique(np.linspace(0, len(videos) - 1, min(clips, len(videos))).astype(int))
     each = -(-clips // max(1, len(chosen)))
     found: list[Clips] = []
-    for number in chosen.tolist():
-        try:
-            found += _clips_of(videos[number], preprocessing, each)
-        except MediaError as error:
-            logger.warning("left out of calibration: %s", error)
+    for path, clips_or_why in _decoded([videos[i] for i in chosen], preprocessing, each):
+        if isinstance(clips_or_why, str):
+            logger.warning("%s: left out of calibration: %s", path, clips_or_why)
+        else:
+            found += clips_or_why
     if len(found) < FEWEST_CLIPS:
         raise InputError(
             f"calibration has {len(found)} clips of {preprocessing.clip_frames} frames from "
@@ -211,18 +218,56 @@ def calibration_clips(
     return np.stack(found)
 
 
-def _clips_of(path: str | Path, pre: Preprocessing, clips: int) -> Iterator[Clips]:
-    """Yield different clips of one video, each (T,S,S,3)."""
-    with VideoReader(path, resize=pre) as reader:
-        info = reader.info
-        plan = sample_eval(info.seconds, info.duration_seconds, pre, clips=clips)
-        rows = np.unique(plan.indices, axis=0)  # short videos repeat
-        frames = {
-            number: np.array(centre_crop(frame, pre.crop_px))
-            for number, frame in reader.frames(np.unique(rows))
-        }
-        for row in rows.tolist():
-            yield np.stack([frames[number] for number in row])
+def _decoded(
+    paths: list[str | Path], preprocessing: Preprocessing, clips: int
+) -> Iterator[tuple[str | Path, list[Clips] | str]]:
+    """Yield each video and its different clips, each (T,S,S,3), or why there are none.
+
+    Decoded in processes, as a batch does it: these may be the first of a million files.
+    """
+    plans: dict[int, ClipPlan] = {}
+    blocks: dict[int, list[Clips]] = {}
+    over: queue.SimpleQueue[tuple[int, str] | BaseException] = queue.SimpleQueue()
+
+    def plan(number: int, found: ClipPlan) -> None:
+        plans[number], blocks[number] = found, []
+
+    def take(number: int, block: Block) -> None:
+        blocks[number].append(block.frames.copy())
+        block.release()
+
+    def clips_of(number: int) -> list[Clips]:
+        rows = np.unique(plans.pop(number).indices, axis=0)  # short videos repeat
+        wanted, frames = np.unique(rows), np.concatenate(blocks.pop(number))
+        return list(frames[np.searchsorted(wanted, rows)])
+
+    options = BatchOptions()
+    events = DecodeEvents(
+        plan=plan,
+        frames=take,
+        end=lambda number, _: over.put((number, "")),
+        failed=lambda number, _, reason: over.put((number, reason)),
+        same=lambda number, _: over.put((number, "")),
+        broken=over.put,
+    )
+    settings = DecodeSettings(
+        preprocessing, Sampling(clips=clips), MediaLimits(), memory_bytes=options.worker_bytes
+    )
+    found: dict[int, list[Clips] | str] = {}
+    with closing(
+        DecodePool(settings, events, options.worker_count, options.deadline_seconds)
+    ) as pool:
+        for number, path in enumerate(paths):
+            pool.submit(Job(number, Path(path).absolute()))
+        for number, path in enumerate(paths):  # in order, so that it is the same every time
+            while number not in found:
+                message = over.get()
+                if isinstance(message, BaseException):
+                    raise message
+                done, why = message
+                found[done] = why or clips_of(done)
+                blocks.pop(done, None)
+            yield path, found.pop(number)
 
 
 # Quantisation -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .checks import whole_number
 from .embeddings import FACTS
 from .errors import InputError, MediaError
 from .files import absolute_path
@@ -98,12 +99,11 @@ class CCLEmbedder:
 
         self.sampling = Sampling(clips, every_seconds)
         self.level = _checked_level(level)
-        _check_at_least(0, retries=retries)
+        whole_number("retries", retries, 0)
         self.path_column, self.retries = path_column, retries
         self.storage_options = storage_options
-        self.actor_id, cpus = _actor()
-        if self.actor_id:  # an actor that Ray starts again keeps its id
-            remove_copies(self.actor_id)
+        cpus = _actor_cpus()
+        remove_copies()  # of actors that were killed, such as this one before
         own = options or BatchOptions()
         self.options = replace(
             own,
@@ -160,7 +160,6 @@ class CCLEmbedder:
                 max_bytes=None if limits is None else limits.max_bytes,
                 retries=self.retries,
                 options=self.storage_options,
-                owner=self.actor_id,
             ) as copies,
             closing(
                 embed_batch(sources(copies), self.engines, self.sampling, self.options)
@@ -259,8 +258,8 @@ def embed_paths(
     if videos_per_task is None:
         workers = cpus if options is None else options.workers or cpus
         videos_per_task = VIDEOS_PER_WORKER * workers
-    _check_at_least(1, videos_per_task=videos_per_task)
-    _check_at_least(0, retries=retries)
+    whole_number("videos_per_task", videos_per_task)
+    whole_number("retries", retries, 0)
     dataset = _dataset(paths, path_column, storage_options)
     fewest, most = concurrency if isinstance(concurrency, tuple) else (1, concurrency)
     return dataset.repartition(target_num_rows_per_block=videos_per_task).map_batches(
@@ -328,18 +327,18 @@ def _found_anywhere(model: str | Path) -> str | Path:
     return Path(model).absolute()
 
 
-def _actor() -> tuple[str, int | None]:
-    """Return the id and the CPUs of the Ray actor that this is; ("", None) outside of one."""
+def _actor_cpus() -> int | None:
+    """Return the CPUs of the Ray actor that this is; None outside of one."""
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
-        return "", None
+        return None
     if not ray.is_initialized():
-        return "", None
+        return None
     here = ray.get_runtime_context()
-    actor_id: str = here.get_actor_id() or ""
-    cpus = max(1, int(here.get_assigned_resources().get("CPU", 1)))
-    return actor_id, cpus if actor_id else None
+    if not here.get_actor_id():
+        return None
+    return max(1, int(here.get_assigned_resources().get("CPU", 1)))
 
 
 def _checked_level(level: str) -> str:
@@ -360,9 +359,3 @@ def _check_backend(backend: str, gpus_per_actor: float) -> None:
             f"backend is {backend!r} with gpus_per_actor={gpus_per_actor:g}; allowed: "
             f"{', '.join(TORCH_BACKENDS)}, which alone run on GPUs."
         )
-
-
-def _check_at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise InputError(f"{name} is {value}; allowed: a whole number >= {least}.")

@@ -102,6 +102,10 @@ def paths_of(table: Table, path_column: str) -> list[str | None]:
     pa = require("pyarrow")
     check_columns(table.column_names, path_column)
     column = table[path_column]
+    if pa.types.is_dictionary(column.type):  # as pandas writes categories
+        column = column.cast(column.type.value_type)
+    if not len(column):  # an empty array has any type
+        return []
     if column.type not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
         raise InputError(
             f"the column {path_column!r} is of type {column.type}; allowed: text, a local path or "

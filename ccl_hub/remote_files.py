@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -29,6 +31,7 @@ from .errors import (
     OutputError,
     UnreadableError,
 )
+from .folder_lock import is_held, only_writer
 
 __all__ = ["LocalCopies", "is_url", "open_filesystem", "remove_copies"]
 
@@ -40,6 +43,7 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 10.0
 COPIES_AT_ONCE = 4
 PREFIX = "ccl_hub_copies_"
+LOCK = ".lock"
 
 
 def is_url(path: str) -> bool:
@@ -86,8 +90,6 @@ class LocalCopies:
         max_bytes: Size at which copying stops, or None for any.
         retries: How often to try again, after 0.5 s, 1 s, 2 s, ... and at most 10 s.
         options: See :func:`open_filesystem`.
-        owner: Part of the name of the folder of copies, by which :func:`remove_copies` finds what
-            is left of a process that was killed.
     """
 
     def __init__(
@@ -96,18 +98,17 @@ class LocalCopies:
         max_bytes: int | None = None,
         retries: int = 3,
         options: Mapping[str, Any] | None = None,
-        owner: str = "",
     ) -> None:
         self._max_bytes, self._retries, self._options = max_bytes, retries, options
-        self._owner = owner
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> LocalCopies:
-        self._pool = ThreadPoolExecutor(COPIES_AT_ONCE, "ccl-copy")
+        self._pool, self._lock = ThreadPoolExecutor(COPIES_AT_ONCE, "ccl-copy"), ExitStack()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._lock.close()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -129,9 +130,10 @@ class LocalCopies:
         """
         if self._folder is None and any(path and is_url(path) for path in paths):
             try:
-                self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{self._owner}_")
+                self._folder = tempfile.TemporaryDirectory(prefix=PREFIX)
             except OSError as error:
                 raise _no_place(error) from error
+            self._lock.enter_context(only_writer(Path(self._folder.name), LOCK))
         waiting, copying = iter(enumerate(paths)), dict[Future[Path], int]()
         while True:
             for number, path in islice(waiting, COPIES_AT_ONCE - len(copying)):
@@ -154,7 +156,10 @@ class LocalCopies:
         if self._folder is None or not is_url(path):
             return Path(path)
         try:
-            filesystem, remote = open_filesystem(path, self._options)
+            # Some file systems connect, or read an archive, when they are made.
+            filesystem, remote = _retry(
+                path, self._retries, lambda: open_filesystem(path, self._options)
+            )
         except InputError as error:
             raise UnreadableError(str(error.__cause__), path) from error
         if "file" in _protocols(filesystem):
@@ -165,11 +170,17 @@ class LocalCopies:
         return target
 
 
-def remove_copies(owner: str) -> None:
-    """Delete what a killed process of this owner has left; see :class:`LocalCopies`."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}{owner}_*"):
-        logger.warning("%s: deleted; its process died", folder)
-        shutil.rmtree(folder, ignore_errors=True)
+def remove_copies() -> None:
+    """Delete the copies of processes that were killed; on Windows, which has no locks, none."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            # A folder that has no lock is just being made.
+            dead = os.name != "nt" and (folder / LOCK).exists() and not is_held(folder / LOCK)
+        except OSError:  # somebody else's, or gone by now; OutputError is one
+            continue
+        if dead:
+            logger.warning("%s: deleted; its process died", folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _protocols(filesystem: Any) -> tuple[str, ...]:

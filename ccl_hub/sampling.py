@@ -10,10 +10,12 @@ a clip is looped: an instant past its end is taken modulo its duration.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 
+from .checks import whole_number
 from .config import Preprocessing
 from .errors import InputError
 
@@ -164,8 +166,7 @@ def uniform_clip_starts(duration_seconds: float, clips: int, clip_seconds: float
     """
     _check_duration(duration_seconds)
     _check_positive("clip_seconds", clip_seconds)
-    if not 1 <= clips <= MAX_CLIPS:
-        raise InputError(f"clips is {clips}; allowed: 1 to {MAX_CLIPS}.")
+    whole_number("clips", clips, 1, MAX_CLIPS)
     room = max(0.0, duration_seconds - clip_seconds)
     if clips == 1:
         return np.array([room / 2])
@@ -344,8 +345,8 @@ def _check_clip(clip_frames: int, frame_interval_seconds: float) -> None:
 
 
 def _check_positive(name: str, value: float) -> None:
-    if not (np.isfinite(value) and value > 0):
-        raise InputError(f"{name} is {value}; allowed: more than 0 seconds.")
+    if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
+        raise InputError(f"{name} is {value!r}; allowed: more than 0 seconds.")
 
 
 def _check_duration(value: float) -> None:

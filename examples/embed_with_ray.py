@@ -49,6 +49,8 @@ def main() -> int:
     source = args.videos
     if Path(source).is_dir():
         source = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not source:
+            sys.exit(f"{args.videos}: no video in this folder or below it")
     if args.address:
         ray.init(address=args.address)
     else:

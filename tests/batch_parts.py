@@ -37,6 +37,7 @@ class FakeEngine:
 
     info = EngineInfo("torch", "cpu", "float32")
     batch_frames = 16
+    calls_at_once = 1
 
     def __init__(self, model: CCLModel, seconds: float = 0.0, dim: int = 3) -> None:
         self.model, self.seconds = model, seconds
@@ -58,6 +59,7 @@ class ToldEngine:
         self.engine, self.tell = engine, tell
         self.model, self.info = engine.model, engine.info
         self.batch_frames, self.shift = engine.batch_frames, engine.shift
+        self.calls_at_once = engine.calls_at_once
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         self.tell(frames)

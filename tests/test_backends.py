@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +24,12 @@ import torch
 from ccl_hub import CCLModel, backends
 from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, make_engine
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
+from ccl_hub.embed import embed_video
 from ccl_hub.engine import Engine, FrameMaps, TorchEngine
 from ccl_hub.errors import ExportError, InputError, WeightsError
 from ccl_hub.int8_model import Int8Model, cache_folder, find_int8
 from ccl_hub.quantize import LOWEST_COSINE, build_int8, calibration_clips
+from tests.batch_parts import ToldEngine, spread_faults
 from tests.media import Recipe, cut, write_video
 from tests.reference import randomise_norms
 
@@ -100,6 +107,44 @@ def built(
 
 
 # float32 ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_is_bound_to_a_core() -> None:
+    """Processes that bind theirs to the first cores of the machine would share these."""
+    pytest.importorskip("openvino")
+    seen, engine = set(), make_engine(small_model(), "openvino", threads=2)
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(engine, some_frames(200)) for _ in range(2)]
+        while not all(one.done() for one in running):
+            for status in Path("/proc/self/task").glob("*/status"):
+                with suppress(OSError):  # gone by now
+                    seen |= set(re.findall("Cpus_allowed_list:\t(.*)", status.read_text()))
+    assert len(seen) == 1, seen
+
+
+def test_a_single_video_takes_every_core(engine: Engine, videos: list[Path]) -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def call(frames: np.ndarray) -> FrameMaps:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.05)
+        maps = engine(frames)
+        with lock:
+            under_way -= 1
+        return maps
+
+    watched = ToldEngine(engine, lambda frames: None)
+    watched.engine = call  # type: ignore[assignment]
+    found = embed_video(watched, videos[1], every_seconds=0.125, batch_size=1)
+    wanted = embed_video(engine.model, videos[1], every_seconds=0.125)
+    assert most == 2
+    for name in ("clips", "frames"):
+        one, other = getattr(found, name), getattr(wanted, name)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * np.abs(other).max())
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 16, 33])
@@ -221,7 +266,7 @@ def test_int8_is_kept_with_its_hash_and_how_it_was_made(
     assert find_int8(small_model(seed=1), cache) is None, "found by its weights"
     monkeypatch.setenv("CCL_CACHE", str(cache))
     assert make_engine(model, "openvino-int8").info.detail == found.sha256[:12]
-    with pytest.raises(InputError, match="whose weights are not those"):
+    with pytest.raises(InputError, match="whose weights or preprocessing"):
         make_engine(small_model(seed=1), "openvino-int8", calibration=found)
 
 
@@ -375,6 +420,38 @@ def test_calibration_is_spread_over_the_videos_and_the_same_every_time(
         calibration_clips(videos[:1], pre, clips=4)
     with pytest.raises(InputError, match=r"has 0 clips of 4 frames from 0 videos; allowed: 16"):
         calibration_clips([], pre)
+
+
+def test_a_video_that_crashes_the_decoder_is_left_out_of_calibration(
+    videos: list[Path],
+    model: CCLModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spread_faults(tmp_path, monkeypatch)
+    bad = tmp_path / "abort-open-x.mp4"
+    bad.write_bytes(videos[1].read_bytes())
+    with caplog.at_level(logging.WARNING, "ccl_hub.quantize"):
+        clips = calibration_clips([*videos[1:5], bad], model.preprocessing, clips=32)
+    assert len(clips) >= 16 and "abort-open-x.mp4: left out of calibration" in caplog.text
+
+
+def test_an_int8_model_of_another_preprocessing_is_refused(
+    built: tuple[Int8Model, Path], model: CCLModel
+) -> None:
+    pre = replace(model.preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3)
+    other = CCLModel(CCLConfig(model.config.architecture, pre)).eval()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(InputError, match="weights or preprocessing"):
+        make_engine(other, "openvino-int8", calibration=built[0])
+
+
+def test_one_path_is_not_taken_for_letters(model: CCLModel) -> None:
+    with pytest.raises(InputError, match=r"videos is 'a\.mp4'; allowed: a list"):
+        calibration_clips("a.mp4", model.preprocessing)
+    with pytest.raises(InputError, match="load it first"):
+        make_engine("ccl_r18_mini")  # type: ignore[arg-type]
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

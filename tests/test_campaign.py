@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -256,6 +257,18 @@ def test_no_command_names_a_place_outside_its_folder(places, tmp_path, monkeypat
         found = commands(places, stage, tmp_path, monkeypatch)
         assert found
         assert str(tmp_path) not in str(found) and str(places) not in str(found)
+
+
+def test_a_recipe_that_is_a_file_is_kept_with_all_else(places, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text((Path(campaign.__file__).parent / "recipes" / "mini_gpu.toml").read_text())
+    out = tmp_path / "out"
+    assert main(arguments(places, "prepare", out, "--recipe", str(recipe))) == 0
+    (kept,) = (out / "recipes").iterdir()
+    assert kept.read_text() == recipe.read_text() and kept.name.startswith("mine-")
+    recipe.write_text("# another\n" + recipe.read_text())
+    assert main(arguments(places, "prepare", out, "--recipe", str(recipe))) == 0
+    assert len(list((out / "recipes").iterdir())) == 2
 
 
 def test_sets_of_one_name_and_unknown_recipes_are_refused(places, tmp_path, capsys):

@@ -139,6 +139,34 @@ def test_a_streamed_npy_has_the_bytes_of_a_whole_one(
     assert provenance == result.provenance
 
 
+def test_windows_denser_than_frames_are_made_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a screen recording: 700 windows become whole with its third frame."""
+    generator = torch.Generator().manual_seed(0)
+    maps = FrameMaps(
+        torch.randn(3, 5, generator=generator), torch.randn(3, 4, 3, 5, generator=generator)
+    )
+    indices = np.array([[0, 0, 1], [0, 1, 2]]).repeat(700, axis=0)
+    made: list[int] = []
+    windows, inner = WindowAssembler._windows, WindowAssembler(indices, torch.zeros(5))
+    monkeypatch.setattr(
+        WindowAssembler,
+        "_windows",
+        lambda self, positions, maps: (
+            made.append(len(positions)) or windows(self, positions, maps)
+        ),
+    )
+    found = inner.add(maps)
+    assert inner.finished and sum(made) == 1400 and max(made) <= 256
+    assert found.clips.shape == (1400, 5) and found.frames.shape == (1400, 3, 5)
+    without = WindowAssembler(indices, torch.zeros(5), with_frames=False).add(maps)
+    assert without.frames.shape == (1400, 0, 5)
+    assert np.array_equal(without.clips, found.clips)
+    few = WindowAssembler(indices[::700], torch.zeros(5)).add(maps)
+    assert np.array_equal(few.clips.repeat(700, axis=0), found.clips)
+
+
 def test_a_frame_that_never_comes_is_an_error(
     model: CCLModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,7 @@ def test_too_little_memory_names_the_batch_size(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(FrameGraph, "forward", fail)
-    with pytest.raises(InputError, match=r"too little memory for 1 frames .* batch_size"):
+    with pytest.raises(InputError, match=r"memory \(CUDA out of memory\); .* batch_size"):
         embed_frames(model, np.zeros((1, 40, 40, 3), np.uint8), [0.0])
 
 

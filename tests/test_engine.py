@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from ccl_hub import CCLModel
 from ccl_hub.batch import BatchOptions, BatchSource, embed_batch, engines_for
 from ccl_hub.embed import embed_video
-from ccl_hub.engine import FrameMaps, TorchEngine, check_finite
+from ccl_hub.engine import FrameMaps, TorchEngine, check_finite, memory_is_enough
 from ccl_hub.errors import InputError, ModelError
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips
@@ -62,20 +65,50 @@ def test_filled_batches_give_what_was_asked_for(
 
     monkeypatch.setattr(torch, "compile", compiled)
     model = tiny_model()
-    engine, plain = TorchEngine(model, compile=True), TorchEngine(model)
-    engine.batch_frames = 4
+    engine, plain = TorchEngine(model, compile=True, batch_frames=4), TorchEngine(model)
     for count in (1, 4, 11):
         found, wanted = engine(frames[:count]), plain(frames[:count])
         assert largest(found.vectors, wanted.vectors) < 1e-5
         assert largest(found.parts, wanted.parts) < 1e-5
         assert len(found.vectors) == len(found.parts) == count
-    assert seen == [4, 4, 12], "whole multiples of one size"
+    assert seen == [4] * 5, "one size, so that one compiled network serves all"
+
+
+def test_lanes_compile_an_engine_once_and_more_engines_than_torch_allows(
+    frames: np.ndarray,
+) -> None:
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        compiled.append(threading.get_ident())
+        time.sleep(0.1)
+        return graph.forward
+
+    inner, model = torch.compile, tiny_model()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch, "compile", lambda graph, dynamic: inner(graph, dynamic=dynamic, backend=backend)
+        )
+        # Networks on other devices are other ones, as those of other sizes are.
+        engines = [TorchEngine(model, compile=True, batch_frames=4 + n) for n in range(10)]
+    with ThreadPoolExecutor(4) as pool:
+        for engine in engines:
+            found = list(pool.map(engine, [frames[:3]] * 4))
+            assert all(torch.equal(one.vectors, found[0].vectors) for one in found)
+    torch._dynamo.reset()
+    assert len(compiled) == len(engines)
 
 
 def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(InputError, match=r"model\.eval\(\)"):
         TorchEngine(tiny_model().train())
-    engine = TorchEngine(tiny_model())
+    model = tiny_model()
+    engine = TorchEngine(model)
+    model.train()
+    with pytest.raises(InputError, match=r"model\.eval\(\)"):  # would change its statistics
+        engine(np.zeros((1, 112, 112, 3), np.uint8))
+    with pytest.raises(InputError, match=r"too little memory.*batch_size"), memory_is_enough():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nmore")
     check_finite(engine, np.zeros(3), np.ones((2, 2)))
     with pytest.raises(ModelError, match="NaN or infinity in float32"):
         check_finite(engine, np.zeros(3), np.array([np.inf]))
@@ -93,9 +126,7 @@ class TestGpu:
     ) -> None:
         wanted = TorchEngine(CCLModel.from_pretrained("ccl_r18_mini"))(frames)
         model = CCLModel.from_pretrained("ccl_r18_mini", device="cuda", dtype=dtype)
-        engine = TorchEngine(model, compile=compile)
-        if compile:
-            engine.batch_frames = 16
+        engine = TorchEngine(model, compile=compile, batch_frames=16)
         found = engine(frames)
         assert found.vectors.device.type == found.parts.device.type == "cuda"
         assert found.vectors.dtype == torch.float32

@@ -340,10 +340,10 @@ def fetched(*paths: str, **options: object) -> list[bytes | Exception]:
 
 def test_a_remote_file_is_copied_with_its_suffix_and_deleted(scratch: Path) -> None:
     fsspec.filesystem("memory").pipe("/in/a.MP4", b"0123456789")
-    with LocalCopies(owner="me") as copies:
+    with LocalCopies() as copies:
         ((number, copy),) = copies.fetch(["memory://in/a.MP4"])
         assert number == 0 and copy.read_bytes() == b"0123456789" and copy.suffix == ".MP4"
-        assert copy.parent.parent == scratch and copy.parent.name.startswith(f"{PREFIX}me_")
+        assert copy.parent.parent == scratch and copy.parent.name.startswith(PREFIX)
         copies.drop(copy)
         assert not copy.exists()
         list(copies.fetch(["memory://in/a.MP4"]))  # not dropped
@@ -443,13 +443,45 @@ def test_no_place_for_copies_is_not_about_the_video(
         embedder({"path": ["memory://in/a.mp4"]})
 
 
+KILLED = """
+import os, sys, tempfile
+import fsspec
+from ccl_hub.remote_files import LocalCopies
+tempfile.tempdir = sys.argv[1]
+fsspec.filesystem("memory").pipe("/a.mp4", b"x")
+with LocalCopies() as copies:
+    list(copies.fetch(["memory://a.mp4"]))
+    os.kill(os.getpid(), 9)
+"""
+
+
 def test_what_a_killed_process_left_is_removed(scratch: Path) -> None:
-    mine, other = scratch / f"{PREFIX}ab_1", scratch / f"{PREFIX}abc_1"
-    for folder in (mine, other):
-        folder.mkdir()
-        (folder / "video.mp4").write_bytes(b"x")
-    remove_copies("ab")
-    assert not mine.exists() and other.exists()
+    subprocess.run([sys.executable, "-c", KILLED, scratch], cwd=ROOT, check=False)
+    (left,) = scratch.iterdir()
+    assert (left / "0.mp4").read_bytes() == b"x"
+    fsspec.filesystem("memory").pipe("/in/a.mp4", b"y")
+    beginning = scratch / f"{PREFIX}new"
+    beginning.mkdir()
+    with LocalCopies() as copies:
+        ((_, copy),) = copies.fetch(["memory://in/a.mp4"])
+        remove_copies()
+        assert copy.read_bytes() == b"y" and beginning.exists() and not left.exists()
+
+
+def test_an_archive_that_cannot_be_read_costs_its_own_rows(flaky: type, scratch: Path) -> None:
+    """Such file systems read, or connect, when they are made."""
+    (scratch / "torn.zip").write_bytes(b"PK torn")
+    urls = [f"zip://a.mp4::file://{scratch}/{name}.zip" for name in ("none", "torn")]
+    missing, torn = fetched(*urls, retries=1)
+    assert (missing.code, torn.code) == ("not_found", "unreadable")
+    assert "zip" in str(torn)
+
+
+def test_categories_and_empty_batches(model_folder: Path, media: dict[str, Path]) -> None:
+    embedder = CCLEmbedder(model_folder, clips=1)
+    paths = pa.array([str(media["long"])] * 2).dictionary_encode()
+    assert embedder(pa.table({"path": paths})).num_rows == 2
+    assert embedder({"path": np.array([])}).num_rows == 0
 
 
 def test_a_remote_video_equals_the_local_one_and_keeps_its_name(

@@ -20,6 +20,7 @@ wrong arguments or data; 75 stopped by time or signal: the same command goes on;
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ccl_hub.errors import CCLError, ConfigError, OutputError
@@ -129,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _only_stage_in(plan.out), signalled.listening():
             restore(plan.out)
             make_folder(plan.out / DONE)
+            plan = replace(plan, recipe=_kept(plan.recipe))
             try:
                 with _interrupted_after(killing - time.monotonic()):
                     STAGES[stage](plan, lambda: signalled() or time.monotonic() > end)
@@ -225,6 +227,19 @@ def _only_stage_in(folder: Path) -> Iterator[None]:
         os.environ.pop("PYTHONPATH", None)
         if before is not None:
             os.environ["PYTHONPATH"] = before
+
+
+def _kept(recipe: str) -> str:
+    """Keep a recipe that is a file with all else, and return its name from there.
+
+    Its content is part of the name: a finished part is known by its command.
+    """
+    if not os.path.isabs(recipe):  # noqa: PTH117 - a name
+        return recipe
+    data = Path(recipe).read_bytes()
+    name = Path("recipes", f"{Path(recipe).stem}-{hashlib.sha256(data).hexdigest()[:8]}.toml")
+    write_atomically(make_folder(name.parent) / name.name, lambda file: file.write(data))
+    return str(name)
 
 
 Stop = Callable[[], bool]
