@@ -158,7 +158,7 @@ def embed(
     memory_limit: Annotated[
         int | None,
         typer.Option(
-            help="Memory of a decoding process, such as 2G. [default: a fair share, 4G at most]",
+            help="Memory of a decoding process, 128M or more. [default: a fair share, 4G at most]",
             parser=_size,
             metavar="SIZE",
         ),

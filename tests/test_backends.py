@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,9 +21,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from ccl_hub import CCLModel, backends
 from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, make_engine
+from ccl_hub.cli import hub_app
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.embed import embed_video
 from ccl_hub.engine import Engine, FrameMaps, TorchEngine
@@ -340,6 +343,27 @@ def test_a_damaged_record_is_refused(
             find_int8(model, cache)
     finally:
         record.write_text(text)
+
+
+def test_the_command_says_whether_it_made_one(
+    built: tuple[Int8Model, Path],
+    model: CCLModel,
+    clips_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, cache = built
+    monkeypatch.setenv("CCL_CACHE", str(shutil.copytree(cache, tmp_path / "cache")))
+    folder = model.save_pretrained(tmp_path / "model")
+    words = ["quantize", str(folder), str(clips_folder), "--json"]
+    kept = CliRunner().invoke(hub_app, words)
+    assert kept.exit_code == 0, kept.output
+    facts = json.loads(kept.stdout)
+    assert facts["made"] is False and facts["sha256"] == found.sha256
+    assert "there already" in kept.stderr and "--force" in kept.stderr
+    made = CliRunner().invoke(hub_app, [*words, "--force"])
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["made"] is True and "there already" not in made.stderr
 
 
 BUILD = """
