@@ -22,6 +22,7 @@ from .names import output_name, video_id
 from .walk import match, walk
 
 __all__ = [
+    "IMAGE_EXTENSIONS",
     "VIDEO_EXTENSIONS",
     "VideoInput",
     "common_root",
@@ -39,6 +40,9 @@ VIDEO_EXTENSIONS = (
     *(".y4m", ".mjpeg", ".mjpg"),
 )
 """Names of files that a folder is searched for: containers that are opened, not still images."""
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""Names of still images: not taken from folders, but embedded where they are named."""
 
 _GLOB_CHARACTERS = re.compile(r"[*?[]")
 

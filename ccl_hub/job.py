@@ -38,7 +38,8 @@ __all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "run_job"]
 
 logger = logging.getLogger(__name__)
 
-TRANSIENT_CODES = frozenset({"crashed", "timeout", "unreadable", "not_found"})
+STORAGE_CODES = frozenset({"unreadable", "not_found"})
+TRANSIENT_CODES = frozenset({"crashed", "timeout", *STORAGE_CODES})
 """Failures that may be the machine's: tried again in the next run."""
 
 IO_THREADS = 4
@@ -142,6 +143,7 @@ def run_job(
         check_pyarrow()  # before anything there is touched
     began = time.monotonic()
     batch = replace(batch or BatchOptions(), frames=own.has_frames(destination))
+    inputs.choose_root(None)  # before anything is made
     settings = _settings(engines[0], sampling, own, destination)
     summary = JobSummary(destination.path)
     with open_state(destination, own.shard, settings, own.overwrite, inputs.choose_root) as state:
@@ -180,6 +182,7 @@ class _Work:
         mtime_ns: Likewise.
         before: What was known of it.
         holds: Its output is intact, and the file as it was or gone.
+        only_hash: It is only hashed, for the first time.
     """
 
     video: VideoInput
@@ -187,6 +190,7 @@ class _Work:
     mtime_ns: int
     before: Row | None
     holds: bool = False
+    only_hash: bool = False
 
 
 class _Run:
@@ -212,18 +216,19 @@ class _Run:
                 before = work.before
                 changed = before is None or _is_changed(work, before)
                 work.holds = intact and (not changed or work.size_bytes < 0)
-                if self._is_kept(work, intact):
-                    self._tell(_event(before, kept=True))  # type: ignore[arg-type]
+                if before is not None and self._is_kept(work, before, intact):
+                    here = replace(before, path=as_text(work.video.path))
+                    self._tell(_event(here, kept=True))
                     yield None
                     continue
-                known, only_hash = "", False
+                known = ""
                 again = self._options.retry_failed and before is not None and before.code
                 if checksum and before is not None and intact and not again:
                     known = before.source_sha256
-                    only_hash = not known and not changed  # no run has asked for it so far
+                    work.only_hash = not known and not changed
                 self._under_way[number] = work
                 number += 1
-                yield BatchSource(work.video.path, checksum, known, only_hash)
+                yield BatchSource(work.video.path, checksum, known, work.only_hash)
 
     def _warn_if_outside(self, video: VideoInput) -> None:
         root = self._state.root
@@ -240,21 +245,14 @@ class _Run:
     ) -> tuple[_Work, Future[bool] | None]:
         """Find out what is known of a video; its output is looked at in a thread."""
         before = self._state.find(video.id)
-        try:
-            found = video.path.stat()
-            mtime_ns = min(max(found.st_mtime_ns, -(1 << 63)), (1 << 63) - 1)  # as SQLite takes
-            work = _Work(video, found.st_size, mtime_ns, before)
-        except (OSError, ValueError):
-            work = _Work(video, -1, 0, before)
+        work = _Work(video, *_size_and_time(video.path), before)
         if before is None or before.state == FAILED:
             return work, None
         return work, pool.submit(self._sink.intact, before)
 
-    def _is_kept(self, work: _Work, intact: bool) -> bool:
+    def _is_kept(self, work: _Work, before: Row, intact: bool) -> bool:
         """Whether what is known of a video still holds."""
-        before, options = work.before, self._options
-        if before is None:
-            return False
+        options = self._options
         changed = _is_changed(work, before)
         if before.state == FAILED:
             retry = options.retry_failed or before.code in TRANSIENT_CODES
@@ -275,12 +273,12 @@ class _Run:
                         while writes:
                             self._keep(*writes.popleft())
                         self._state.manifest.commit()
-                        continue
-                    work = self._under_way.pop(item.index)
-                    future = None
-                    if item.embeddings is not None:
-                        future = pool.submit(self._sink.prepare, work.video.id, item.embeddings)
-                    writes.append((work, item, future))
+                    else:
+                        work = self._under_way.pop(item.index)
+                        future = None
+                        if (made := item.embeddings) is not None:
+                            future = pool.submit(self._sink.prepare, work.video.id, made)
+                        writes.append((work, item, future))
                     while writes and (len(writes) > WRITES_AT_ONCE or _is_ready(writes[0][2])):
                         self._keep(*writes.popleft())
                     if self.stopped:
@@ -300,21 +298,36 @@ class _Run:
             now = self._state.manifest.find(work.video.id) or work.before
             row = replace(
                 now,
+                path=as_text(work.video.path),
                 size_bytes=work.size_bytes,
                 mtime_ns=work.mtime_ns,
                 source_sha256=item.source_sha256,
             )
-            self._state.manifest.record(row)
+            own = work.size_bytes, work.mtime_ns
+            # It may have changed since it was looked at: then its hash says nothing of the output.
+            if not work.only_hash or _size_and_time(work.video.path) == own:
+                self._state.manifest.record(row)
             self._tell(_event(row, kept=True))
             return
         row = _row(work, item)
         prepared = None if future is None else future.result()
-        # A failure that may pass takes nothing away from a file that has not changed.
-        if not (work.holds and row.code in TRANSIENT_CODES):
+        # A failure that may pass takes nothing away from a file that has not changed; if hashes
+        # tell, only one of which none could be taken counts as such.
+        passing = STORAGE_CODES if self._options.checksum else TRANSIENT_CODES
+        if not (work.holds and row.code in passing):
             self._sink.keep(row, prepared)
         self._tell(_event(row, kept=False))
         if row.state == FAILED and self._options.fail_fast:
             self.stopped = True
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return size and time of change, in bytes and as SQLite takes it in ns; -1 of no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return -1, 0
+    return found.st_size, min(max(found.st_mtime_ns, -(1 << 63)), (1 << 63) - 1)
 
 
 def _is_changed(work: _Work, before: Row) -> bool:

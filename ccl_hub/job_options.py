@@ -9,7 +9,7 @@ from pathlib import Path
 from .errors import InputError
 from .files import absolute_path
 from .inputs import VideoInput, common_root, find_videos
-from .job_state import Destination, Shard
+from .job_state import Destination, Shard, is_folder
 from .writers import LEVELS, SUFFIXES
 
 __all__ = ["JobInputs", "JobOptions"]
@@ -49,7 +49,7 @@ class JobInputs:
         own = common_root(self.inputs, self.lists)
         if earlier is None:
             return own
-        if not earlier.is_dir() and not own.is_relative_to(earlier):
+        if not is_folder(earlier) and not own.is_relative_to(earlier):
             raise InputError(
                 f"{own}: videos were named from the folder {earlier} so far, which is gone. If it "
                 "was moved, give its new place as the root (--root); if these are other videos, "

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, OutputError
-from .files import make_folder, write_atomically
+from .files import absolute_path, make_folder, write_atomically
 from .folder_lock import is_held, only_writer
-from .inputs import VIDEO_EXTENSIONS, output_name, shard_of
+from .inputs import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, output_name, shard_of
 from .manifest import Manifest, Row, read_row
 from .writers import SUFFIXES
 
@@ -32,6 +32,7 @@ __all__ = [
     "Destination",
     "JobState",
     "Shard",
+    "is_folder",
     "is_part",
     "open_state",
     "read_settings",
@@ -94,7 +95,7 @@ class Destination:
         """
         if Path(path).suffix == DATASET_SUFFIX:
             return cls(Path(os.path.realpath(path)), True)
-        return cls(Path(path).absolute(), False)
+        return cls(Path(absolute_path(path)), False)
 
     @property
     def state(self) -> Path:
@@ -105,12 +106,15 @@ class Destination:
 
     def holds(self, path: Path) -> bool:
         """Whether a file is the job's own: an output, or part of its state."""
-        if path.is_relative_to(self.state):
-            return True
-        if not path.is_relative_to(self.path):
+        listed = _FAILURES.fullmatch(path.name) is not None
+        in_state = self.state.name in path.parts
+        if not (listed or in_state or path.suffix in (*SUFFIXES, DATASET_SUFFIX)):
             return False
-        own = path.parent == self.path and _FAILURES.fullmatch(path.name) is not None
-        return own or self.is_dataset or path.suffix in SUFFIXES
+        place = Path(os.path.realpath(path.parent))
+        own, state = (Path(os.path.realpath(one)) for one in (self.path, self.state))
+        if place.is_relative_to(state):
+            return True
+        return place == own if listed else place.is_relative_to(own)
 
     def failures(self, shard: Shard) -> Path:
         """File that lists the videos of a shard that are not done."""
@@ -230,6 +234,11 @@ def root_of(settings: dict[str, Any] | None) -> Path | None:
     return Path(root) if isinstance(root, str) else None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there and can be looked at; ``Path.is_dir`` raises if it may not be."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def _say_waiting(destination: Destination) -> None:
     logger.warning(
         "%s: another run is writing the same shard here; waiting for it to end.", destination.path
@@ -254,11 +263,20 @@ def _claim(
         )
     found = read_settings(destination)
     earlier = root_of(found)
-    root = choose_root(earlier)
+    anew = found is None or any(found.get(key) != settings[key] for key in settings)
+    root = choose_root(None if anew and overwrite else earlier)
     settings = {**settings, "root": str(root)}
-    if found is not None and earlier is not None and not earlier.is_dir():
+    if found is not None and earlier is not None and earlier != root and not is_folder(earlier):
         found = {**found, "root": str(root)}  # the videos have moved
-    differs = _difference(destination, shard, found, settings)
+    stray = _stray_output(destination) if found is None else None
+    if stray is not None and not overwrite:
+        raise InputError(
+            f"{destination.path}: holds {stray}, but not the state of the job that made it "
+            f"({destination.state}), so embeddings of two kinds could be mixed; give another "
+            "destination, bring the state back, or overwrite=True (--overwrite) to remove the "
+            "parts of a dataset, or to write over the outputs of these videos and leave others."
+        )
+    differs = "its state is gone" if stray else _difference(destination, shard, found, settings)
     if differs and not overwrite:
         raise InputError(
             f"{destination.path}: {differs}; give another destination, or overwrite=True "
@@ -294,12 +312,6 @@ def _difference(
             if found.get(key) != settings.get(key)
         )
         return f"holds embeddings made otherwise ({shown}), which must not be mixed"
-    stray = _stray_output(destination) if found is None else None
-    if stray is not None:
-        return (
-            f"holds {stray}, but not the state of the job that made it ({destination.state}), so "
-            "that embeddings of two kinds could be mixed"
-        )
     made = {*_manifests(destination), *_labels(destination.path, "part-*")}
     counts = {count for _, count in made} - {shard.count}
     if destination.is_dataset and counts:
@@ -314,11 +326,13 @@ def _stray_output(destination: Destination) -> Path | None:
     """Return an output of a job whose state is not there, if there is one."""
     if destination.is_dataset:
         return next((p for p in destination.path.glob("part-*") if is_part(p.name)), None)
-    for folder, _, names in os.walk(destination.path):
+    for folder, inner, names in os.walk(destination.path):
+        # Other destinations have their own state.
+        inner[:] = [name for name in inner if not Path(folder, name, STATE_NAME).exists()]
         for name in names:
             stem, suffix = os.path.splitext(name)  # noqa: PTH122
             kind = os.path.splitext(stem)[1].partition("~")[0]  # noqa: PTH122
-            if suffix in SUFFIXES and kind.lower() in VIDEO_EXTENSIONS:
+            if suffix in SUFFIXES and kind.lower() in (*VIDEO_EXTENSIONS, *IMAGE_EXTENSIONS):
                 return Path(folder, name)
     return None
 

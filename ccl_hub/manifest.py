@@ -146,19 +146,20 @@ class Manifest:
     def together(self) -> Iterator[None]:
         """Let changes count together or not at all, whatever interrupts them."""
         # Interrupted twice it stays False: nothing is committed from then on.
-        before, self._whole = self._whole, False
-        with self._guarded():
-            self._db.execute("SAVEPOINT together")
+        before = self._whole
         try:
+            self._whole = False
+            with self._guarded():
+                self._db.execute("SAVEPOINT together")
             yield
+            with self._guarded():
+                self._db.execute("RELEASE together")
         except BaseException:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK TO together")
                 self._db.execute("RELEASE together")
                 self._whole = before
             raise
-        with self._guarded():
-            self._db.execute("RELEASE together")
         self._whole = before
         self._commit_sometimes()
 
@@ -253,14 +254,19 @@ class Manifest:
             spooled: The videos in it.
             rewritten: Old part -> the one that takes its place, None if nothing of it is left.
         """
+        if not self._whole:
+            raise OutputError(f"{self._path}: a change was interrupted; run the command again.")
+        move = "UPDATE videos SET output = ? WHERE output = ?"
         with self._guarded(), self.together():
+            # In two steps: a new part may have the name of another one that goes.
             for old, part in rewritten.items():
                 self._db.execute("DELETE FROM parts WHERE name = ?", (old,))
                 self._db.execute("DELETE FROM stale WHERE part = ?", (old,))
                 if part is not None:
-                    self.add_part(part)
-                    query = "UPDATE videos SET output = ? WHERE output = ?"
-                    self._db.execute(query, (part.name, old))
+                    self._db.execute(move, (f"to {part.name}", old))
+            for part in filter(None, rewritten.values()):
+                self.add_part(part)
+                self._db.execute(move, (part.name, f"to {part.name}"))
             if new is not None:
                 self.add_part(new)
                 for id in spooled:

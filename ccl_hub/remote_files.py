@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
@@ -100,7 +100,7 @@ class LocalCopies:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._max_bytes, self._retries, self._options = max_bytes, retries, options
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
 
     def __enter__(self) -> LocalCopies:
         self._pool, self._lock = ThreadPoolExecutor(COPIES_AT_ONCE, "ccl-copy"), ExitStack()
@@ -108,9 +108,9 @@ class LocalCopies:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._lock.close()
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.close()
 
     def fetch(self, paths: Sequence[str | None]) -> Iterator[tuple[int, Path | MediaError]]:
         """Copy what is remote, a few files at once.
@@ -129,11 +129,7 @@ class LocalCopies:
             ImportError: See :func:`open_filesystem`.
         """
         if self._folder is None and any(path and is_url(path) for path in paths):
-            try:
-                self._folder = tempfile.TemporaryDirectory(prefix=PREFIX)
-            except OSError as error:
-                raise _no_place(error) from error
-            self._lock.enter_context(only_writer(Path(self._folder.name), LOCK))
+            self._folder = self._make_folder()
         waiting, copying = iter(enumerate(paths)), dict[Future[Path], int]()
         while True:
             for number, path in islice(waiting, COPIES_AT_ONCE - len(copying)):
@@ -144,9 +140,19 @@ class LocalCopies:
                 number, failure = copying.pop(future), future.exception()
                 yield number, failure if isinstance(failure, MediaError) else future.result()
 
+    def _make_folder(self) -> Path:
+        """Make a folder that is found by :func:`remove_copies` only once it is locked."""
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
+            with suppress(OutputError):  # a disk without locks: it is never taken for dead
+                self._lock.enter_context(only_writer(folder, LOCK))
+            return folder.rename(folder.with_name(folder.name[1:]))
+        except OSError as error:
+            raise _no_place(error) from error
+
     def drop(self, path: Path) -> None:
         """Delete a copy that is no longer needed; leave other files alone."""
-        if self._folder is not None and path.parent == Path(self._folder.name):
+        if self._folder is not None and path.parent == self._folder:
             path.unlink()
 
     def _local(self, number: int, path: str | None) -> Path:
@@ -164,7 +170,7 @@ class LocalCopies:
             raise UnreadableError(str(error.__cause__), path) from error
         if "file" in _protocols(filesystem):
             return Path(remote)
-        target = Path(self._folder.name) / f"{number}{_suffix(remote)}"
+        target = self._folder / f"{number}{_suffix(remote)}"
         most = self._max_bytes
         _retry(path, self._retries, lambda: _copy(filesystem, remote, target, most, path))
         return target
@@ -174,7 +180,6 @@ def remove_copies() -> None:
     """Delete the copies of processes that were killed; on Windows, which has no locks, none."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            # A folder that has no lock is just being made.
             dead = os.name != "nt" and (folder / LOCK).exists() and not is_held(folder / LOCK)
         except OSError:  # somebody else's, or gone by now; OutputError is one
             continue

@@ -32,8 +32,9 @@ from ccl_hub.batch_options import BatchOptions, BatchSource
 from ccl_hub.embeddings import Embeddings
 from ccl_hub.errors import InputError
 from ccl_hub.files import absolute_path
+from ccl_hub.job_options import JobInputs
 from ccl_hub.job_state import Shard
-from ccl_hub.manifest import Manifest
+from ccl_hub.manifest import Manifest, Part, Row
 from ccl_hub.names import LONGEST_OUTPUT_BYTES, output_name
 from ccl_hub.sampling import Sampling
 
@@ -107,6 +108,44 @@ def test_the_jobs_own_files_are_no_videos(videos: Path, tmp_path: Path, name: st
     assert job(found, out).summary.counts == {"done": 3}
 
 
+def test_a_destination_may_hold_another_one(videos: Path, tmp_path: Path) -> None:
+    job(videos, tmp_path / "feats" / "inner")
+    job(videos, tmp_path / "feats", clips=2)
+    assert len(outputs(tmp_path / "feats" / "inner")) == 3
+    shutil.rmtree(tmp_path / "feats" / ".ccl")
+    for path in (tmp_path / "feats").glob("*.npz"):
+        path.rename(path.with_name("still.jpg.npz"))
+    with pytest.raises(InputError, match=r"still\.jpg\.npz"):
+        job(videos, tmp_path / "feats")
+
+
+def test_overwrite_needs_no_root_that_is_gone(tmp_path: Path) -> None:
+    first, second = tiny_folder(tmp_path / "a", 1), tiny_folder(tmp_path / "b", 2)
+    out = tmp_path / "feats"
+    job(first, out)
+    shutil.rmtree(first)
+    assert job(second, out, clips=2, overwrite=True).now == ["000.mp4", "001.mp4"]
+    assert len(outputs(out)) == 2
+
+
+def test_the_jobs_own_files_are_known_by_any_name(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (videos / "sub").mkdir()
+    (tmp_path / "link").symlink_to(videos)
+    monkeypatch.chdir(videos / "sub")
+    for inputs, out in ((Path("../*"), Path("..")), (tmp_path / "link" / "*", videos)):
+        assert job([inputs], out, root=videos).summary.counts == {"done": 3}
+        assert job([inputs], out, root=videos).summary.counts == {"done": 3}
+        assert job([inputs], out, root=videos).summary.all_done
+
+
+def test_nothing_is_made_for_inputs_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no input"):
+        job([], tmp_path / "feats")
+    assert not list(tmp_path.iterdir())
+
+
 # The inputs --------------------------------------------------------------------------------------
 
 
@@ -119,7 +158,10 @@ def test_a_folder_that_moves_goes_on_once_its_root_is_given(tmp_path: Path, name
     videos, out = tmp_path / "moved" / "videos", tmp_path / "moved" / name
     with pytest.raises(InputError, match=r"moved.*--root.*other videos.*--root"):
         job(videos, out)
-    assert job(videos, out, root=videos).now == []
+    done = job(videos, out, root=videos)
+    assert done.now == [] and {event.path for event in done.events} == {
+        str(path) for path in videos.iterdir()
+    }
     assert job(videos, out).now == []  # the new place is noted
     with pytest.raises(InputError, match="root is"):
         job(videos, out, root=tmp_path)
@@ -212,6 +254,47 @@ def test_a_folder_that_a_pattern_meets_may_be_unreadable(
 
 
 # Failures that pass ------------------------------------------------------------------------------
+
+
+@both
+def test_a_change_that_comes_before_the_first_hash_is_not_lost(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The file is looked at, found as before, and replaced before it is hashed."""
+    out, inner = tmp_path / name, JobInputs.videos
+    job(videos, out)
+    before = rows(out) if out.suffix else outputs(out)
+
+    def replaced(self: JobInputs, *arguments: object) -> Iterator[object]:
+        *some, last = inner(self, *arguments)
+        yield from some
+        yield last
+        write_tiny(last.path, 50, frames=7)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobInputs, "videos", replaced)
+        job(videos, out, checksum=True)
+    assert job(videos, out, checksum=True).now == ["002.mp4"]
+    assert (rows(out) if out.suffix else outputs(out)) != before
+
+
+@both
+def test_with_hashes_a_changed_video_that_crashes_loses_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    videos, out = tiny_folder(tmp_path / "in", 1), tmp_path / name
+    path = write_tiny(videos / "crash-1.mp4", 1)
+    job(videos, out, checksum=True)
+    stamp = path.stat()
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "sitecustomize.py").write_text(FAULTY_READER)
+    monkeypatch.syspath_prepend(modules)
+    assert job(videos, out, checksum=True).codes["crash-1.mp4"] == "crashed"
+    assert known(out, "crash-1.mp4").state == "failed"
 
 
 @both
@@ -366,6 +449,21 @@ def test_an_interrupted_change_does_not_spoil_what_follows(tmp_path: Path) -> No
         manifest.commit()
     with Manifest(tmp_path / "m.sqlite") as manifest:
         assert [id for id, _ in manifest.spool()] == ["a", "c"]
+
+
+def test_a_new_part_may_have_the_name_of_one_that_goes(tmp_path: Path) -> None:
+    def row(id: str, output: str) -> Row:
+        return Row(id, id, 1, 1, "", "done", "", "", output, 0, "", 1.0, 1.0)
+
+    with Manifest(tmp_path / "m.sqlite") as manifest:
+        for name in ("A", "B"):
+            manifest.add_part(Part(name, 1, ""))
+            manifest.record(row(f"in {name}", name))
+        manifest.replace_parts(None, [], {"A": Part("B", 1, ""), "B": Part("C", 1, "")})
+        assert [part.name for part in manifest.parts()] == ["B", "C"]
+        assert [row.output for row in manifest.rows("done")] == ["B", "C"]
+        manifest.replace_parts(None, [], {"C": Part("B", 1, ""), "B": None})
+        assert [part.name for part in manifest.parts()] == ["B"]
 
 
 def test_a_manifest_that_was_never_made_is_empty(videos: Path, tmp_path: Path) -> None:
