@@ -43,12 +43,20 @@ class PeakMemory:
             self.bytes = max(self.bytes, _resident(os.getpid()))
 
 
-def _resident(process: int) -> int:
-    """Sum over a process and its descendants."""
+def _resident(process: int, parent: bytes = b"") -> int:
+    """Sum over a process and its descendants.
+
+    A child that has not become another program yet, and so has the command line of its parent,
+    shares the memory of that and does not count.
+    """
     try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+        if command == parent:
+            return 0
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
         tasks = Path(f"/proc/{process}/task").iterdir()
         children = [int(c) for task in tasks for c in (task / "children").read_text().split()]
     except (OSError, IndexError):  # it has just ended
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(map(_resident, children))
+    own = pages * os.sysconf("SC_PAGE_SIZE")
+    return own + sum(_resident(child, command) for child in children)
