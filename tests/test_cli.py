@@ -66,7 +66,7 @@ def test_options_json_and_quiet(tmp_path: Path) -> None:
         ([BALLS, "--out", "x.npy", "--clips", "2", "--every", "1"], 2, "give one"),
         ([BALLS, "--out", "no/x.npy"], 1, "folder exists"),
         ([BALLS], 2, "--out"),
-        (["--out", "x.npy"], 2, "one video"),
+        (["--out", "x.npy"], 2, "no INPUT"),
         (["--out", "x"], 2, "no input"),
         ([BALLS, BALLS, "--out", "x.npy"], 2, "for several give a folder"),
         ([], 2, "--out"),

@@ -157,7 +157,6 @@ def test_npy_levels_and_options_of_the_batch(
         ([".", "--ext", "/", "--out", "x"], "allowed: a list of endings"),
         ([".", "--out", "x.csv"], "a dataset that ends in .parquet"),
         ([".", "--out", "x.npz"], "is a file for one video"),
-        (["--out", "x.npz"], "no INPUT"),
         ([".", "--out", "x.parquet", "--format", "npy"], "whose parts are Parquet"),
         ([".", "--out", "x", "--memory-limit", "64M"], "memory_bytes is 67108864; allowed"),
         ([".", "--out", "x", "--level", "clip"], "hold every level"),
