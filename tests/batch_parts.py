@@ -122,14 +122,15 @@ def children() -> list[int]:
     But for Python's own, which other tests have it start, and which stays.
     """
     tasks = Path("/proc/self/task").glob("*/children")
-    found = [int(number) for task in tasks for number in task.read_text().split()]
-    return [number for number in found if "resource_tracker" not in _command(number)]
+    found = [int(number) for task in tasks for number in text_of(task).split()]
+    command = "/proc/{}/cmdline"
+    return [n for n in found if "resource_tracker" not in text_of(Path(command.format(n)))]
 
 
-def _command(process: int) -> str:
-    """Return the command line of a process; "" if it has ended."""
+def text_of(path: Path) -> str:
+    """Return what the system says of a process or thread; "" if it has ended."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_text()
+        return path.read_text()
     except OSError:
         return ""
 

@@ -38,6 +38,7 @@ from tests.batch_parts import (
     long_video,
     make_video,
     spread_faults,
+    text_of,
     wait_until,
     with_damaged_frames,
 )
@@ -537,7 +538,7 @@ def test_killing_the_program_kills_hanging_workers(
 
     def busy() -> list[int]:
         tasks = Path(f"/proc/{pid}/task").glob("*/children")
-        found = [int(number) for task in tasks for number in task.read_text().split()]
+        found = [int(number) for task in tasks for number in text_of(task).split()]
         return [n for n in found if "SigIgn:\t0000000001001002" in _status(n)]
 
     assert wait_until(lambda: len(busy()) == 2)
@@ -551,10 +552,7 @@ def test_killing_the_program_kills_hanging_workers(
 
 
 def _status(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return ""
+    return text_of(Path(f"/proc/{pid}/status"))
 
 
 def _runs(pid: int) -> bool:
@@ -583,7 +581,7 @@ def test_memory_descriptors_and_threads_stay_flat(
     assert late[0] - early[0] < 20
     assert max(fds for _, fds, _ in facts) - early[1] <= 12  # workers are replaced meanwhile
     assert {workers for *_, workers in facts} <= {1, 2}, [
-        (c, Path(f"/proc/{c}/cmdline").read_text()) for c in children()
+        (c, text_of(Path(f"/proc/{c}/cmdline"))) for c in children()
     ]
 
 
