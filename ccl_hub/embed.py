@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -23,13 +20,11 @@ import torch
 
 from . import __version__, sampling, video, writers
 from .arrays import as_array, pil_pixels
-from .backends import make_engine
-from .checks import whole_number
-from .crop import centre_crop
 from .dense import ClipVectors, WindowAssembler
 from .embeddings import EmbeddingProvenance, Embeddings
-from .engine import Engine, FrameMaps, check_finite, memory_is_enough
+from .engine import Engine
 from .errors import DecodeError, InputError
+from .frame_loop import assembled, engine_of, frames_at_once
 from .model import CCLModel
 
 if TYPE_CHECKING:
@@ -53,9 +48,6 @@ ImageLike: TypeAlias = "str | Path | np.ndarray | Image"
 Network: TypeAlias = CCLModel | Engine
 Progress: TypeAlias = Callable[[int, int], None]
 T = TypeVar("T")
-
-MOST_CPU_FRAMES = 128
-"""Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
 
 
 class ClipStream:
@@ -93,8 +85,8 @@ class ClipStream:
         decode_index: bool = False,
         with_frames: bool = True,
     ) -> None:
-        self._engine, self._with_frames = _engine(model), with_frames
-        self._batch_frames = _batch_frames(self._engine, batch_size)
+        self._engine, self._with_frames = engine_of(model), with_frames
+        self._batch_frames = frames_at_once(self._engine, batch_size)
         self._path, self._wanted = path, wanted
         pre = self._engine.model.preprocessing
         self._reader = video.VideoReader(
@@ -112,7 +104,7 @@ class ClipStream:
         """
         windows = WindowAssembler(self.plan.indices, self._engine.shift, self._with_frames)
         frames = (frame for _, frame in self._reader.frames(windows.frames))
-        yield from _assembled(self._engine, windows, frames, self._batch_frames)
+        yield from assembled(self._engine, windows, frames, self._batch_frames)
 
     def provenance(self) -> EmbeddingProvenance:
         """What made the embeddings; to be asked for after the last part."""
@@ -252,7 +244,7 @@ def _streamed(
         ) as stream:
             return use(stream)
 
-    engine = _engine(model)
+    engine = engine_of(model)
     try:
         return attempt(decode_index=False)
     except DecodeError as error:
@@ -286,8 +278,8 @@ def embed_frames(
         InputError: Shape, dtype, order or number of times is not allowed.
         ModelError: The model gives NaN or infinity.
     """
-    wanted, engine = sampling.Sampling(clips, every_seconds), _engine(model)
-    batch_frames = _batch_frames(engine, batch_size)
+    wanted, engine = sampling.Sampling(clips, every_seconds), engine_of(model)
+    batch_frames = frames_at_once(engine, batch_size)
     frames = as_array(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise InputError(
@@ -306,7 +298,7 @@ def embed_frames(
     plan = wanted.plan(times, duration, pre)
     windows = WindowAssembler(plan.indices, engine.shift)
     small = (video.resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
-    parts = _assembled(engine, windows, small, batch_frames)
+    parts = assembled(engine, windows, small, batch_frames)
 
     def provenance() -> EmbeddingProvenance:
         facts = make_provenance(engine, wanted)
@@ -409,61 +401,6 @@ def gather(
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Join arrays; a single one is not copied."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _engine(model: Network) -> Engine:
-    """Return an engine for a model in eval mode; engines are made of such."""
-    return model if callable(model) and not isinstance(model, CCLModel) else make_engine(model)
-
-
-def _batch_frames(engine: Engine, batch_size: int | None) -> int:
-    """Return how many frames go through the network at once."""
-    if batch_size is not None:
-        return whole_number("batch_size", batch_size) * engine.model.preprocessing.clip_frames
-    if engine.info.backend != "torch" or engine.info.device != "cpu":
-        return engine.batch_frames
-    # Of one video, torch computes each batch with all its threads together.
-    return min(engine.batch_frames * torch.get_num_threads(), MOST_CPU_FRAMES)
-
-
-def _assembled(
-    engine: Engine,
-    windows: WindowAssembler,
-    frames: Iterator[np.ndarray],
-    batch_frames: int,
-) -> Iterator[ClipVectors]:
-    """Compute resized frames (h,w,3), in order, and yield the windows that become whole."""
-    crop_px = engine.model.preprocessing.crop_px
-    cropped = (centre_crop(frame, crop_px) for frame in frames)
-    for maps in _computed(engine, _batches(cropped, batch_frames)):
-        with memory_is_enough():
-            part = windows.add(maps)
-        if len(part.clips):
-            check_finite(engine, *part)
-            yield part
-    if not windows.finished:
-        raise DecodeError("a frame was promised by the index but never decoded.")
-
-
-def _batches(frames: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
-    """Yield (n,S,S,3) frames, n at most ``most``."""
-    while some := list(islice(frames, most)):
-        yield np.stack(some)
-
-
-def _computed(engine: Engine, batches: Iterator[np.ndarray]) -> Iterator[FrameMaps]:
-    """Compute batches, several at once where each takes one core; yield them in order."""
-    if engine.calls_at_once == 1:
-        yield from map(engine, batches)
-        return
-    under_way: deque[Future[FrameMaps]] = deque()
-    with ThreadPoolExecutor(engine.calls_at_once, "ccl-call") as pool:
-        for batch in batches:
-            under_way.append(pool.submit(engine, batch))
-            if len(under_way) > engine.calls_at_once:  # one waits, so that no core does
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
 
 
 def _watched(

@@ -226,7 +226,7 @@ def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -
         example: An input.
         axes: The name of the input, and its free axes.
     """
-    program = torch.export.export(module, (example,), dynamic_shapes=axes, strict=False)
+    program = torch.export.export(module, (example,), dynamic_shapes=axes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds paths of the source files
     return program
