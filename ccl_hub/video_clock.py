@@ -49,18 +49,18 @@ class ClockRules:
 
     Args:
         max_gap_seconds: Longest time from a frame to the next.
-        filled: (start, end) in seconds of the container's clock: gaps in the video that another
-            stream fills, which are real, however long.
+        heard: (start, end) in seconds of the container's clock over which another stream, such as
+            sound, goes on: a gap in there is real, however long.
     """
 
     max_gap_seconds: float
-    filled: tuple[tuple[float, float], ...] = ()
+    heard: tuple[tuple[float, float], ...] = ()
 
     def is_gap(self, begin: float, end: float) -> bool:
         """Whether a frame at ``begin`` may be followed by one at ``end``, which is later."""
         return end - begin <= self.max_gap_seconds or any(
-            abs(begin - start) <= _NEAR_SECONDS and abs(end - stop) <= _NEAR_SECONDS
-            for start, stop in self.filled
+            start <= begin + _NEAR_SECONDS and end - _NEAR_SECONDS <= stop
+            for start, stop in self.heard
         )
 
 

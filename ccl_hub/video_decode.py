@@ -40,8 +40,8 @@ MOST_REORDERED = 32
 """How far from its place in decode order a frame may be shown; codecs allow about half of it."""
 
 COMPARED_FRAMES = 32
-"""Frames whose order is compared where packets say that it is that of decoding, and the decoder
-that it may not be."""
+"""Frames whose order is compared where packets and decoder differ on whether it is that of
+decoding."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class PacketIndex:
         seek_ticks = np.where(dts == NO_TIME, pts, np.minimum(pts, dts))
         return cls(shown, pts[shown], start_packets(pts, keys)[shown], seek_ticks, pts, order)
 
+    @property
+    def held_back(self) -> int:
+        """How many frames a decoder must hold back to give them in this order."""
+        return int((self.by_pts - np.arange(len(self.by_pts))).max(initial=0))
+
     def is_plausible(self, max_gap_ticks: float) -> bool:
         """Return True if these can be the times of frames.
 
@@ -93,11 +98,11 @@ class PacketIndex:
     def frames_to_compare(self, reorder_depth: int) -> int:
         """Return how many frames must come out in the order of this index for it to be believed.
 
-        Files copied from a container without presentation times hold times of decoding instead:
-        then the decoder reorders frames, but their times do not say so.
+        Where the decoder holds back frames, but by their times it need not, these may be times of
+        decoding, as in files copied from a container that has no others.
         """
-        reorders = bool(np.any(np.diff(self.by_pts) < 0))
-        return COMPARED_FRAMES if reorder_depth and not reorders else 1
+        agrees = (self.held_back > 0) == (reorder_depth > 0)
+        return 1 if agrees else COMPARED_FRAMES
 
     def frame_at(self, pts: int | None) -> int | None:
         """Return the number of the shown frame with this time, if any."""

@@ -46,6 +46,9 @@ Ticks = npt.NDArray[np.int64]
 MOST_SILENT_SECONDS = 2.0
 """A stream whose packets are further apart does not go on between them."""
 
+SHORTEST_SOUND_SECONDS = 5.0
+"""What goes on for less fills no gap that could be taken for a break."""
+
 _TS_DISCONT = cast("int", av.format.Flags.ts_discont.value)
 _ONE_TO_ONE_FORMATS = ("mov", "matroska")
 _ONE_TO_ONE_CODECS = frozenset(
@@ -95,7 +98,7 @@ class Scan:
         frame_durations: Duration of each decoded frame, 0 if unknown; decoding pass only.
         end_seconds: Latest end of any packet of the video stream.
         others_end_seconds: Latest end of any packet of any other stream.
-        filled: (start, end) in seconds of gaps in the video that another stream fills.
+        heard: (start, end) in seconds of the container's clock over which another stream goes on.
         declared_frames: Packets that the container says the stream has, or None.
         listed_frames: Packets in the container's own list, which has no empty ones, or None.
         declared_is_total: False where that number only grows while reading (fragments).
@@ -120,7 +123,7 @@ class Scan:
     frame_durations: array[int] = field(default_factory=lambda: array("q"))
     end_seconds: float = 0.0
     others_end_seconds: float = 0.0
-    filled: list[tuple[float, float]] = field(default_factory=list)
+    heard: list[tuple[float, float]] = field(default_factory=list)
     declared_frames: int | None = None
     listed_frames: int | None = None
     declared_is_total: bool = False
@@ -170,9 +173,9 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context
     exact = _IdrTest(codec.extradata) if codec.name == "h264" else None
-    gaps = _GapTest(found, stream.index)
+    sound = _Sound(found, stream.index)
     for packet in packets_of(container, found):
-        gaps.note(packet)
+        sound.note(packet)
         if packet.stream_index != stream.index:
             continue
         if len(found.pts) >= limits.max_frames:
@@ -190,28 +193,35 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
             _note_frames(decode_packet(opened, packet, found), found)
         if single:
             break
+    sound.end()
     if decode:
         _note_frames(decode_packet(opened, None, found), found)
     _note_declared(container, stream, found)
     return found
 
 
-def first_frames(opened: Opened, found: Scan, more: Callable[[int], int]) -> list[FrameFacts]:
+def first_frames(
+    opened: Opened, found: Scan, wanted: Callable[[int], int]
+) -> tuple[list[FrameFacts], int]:
     """Decode until some frames came out, or all.
 
     Args:
         opened: Just opened.
         found: Counts damaged packets.
-        more: Called with how far the decoder reorders frames, once the first is out; returns how
-            many are wanted.
+        wanted: Called with how many frames the decoder holds back to reorder them, as far as it
+            knows by then; returns how many are wanted.
+
+    Returns:
+        The frames, and how many the decoder holds back.
     """
+    context = opened.stream.codec_context
     facts: list[FrameFacts] = []
     for packet in chain(packets_of(opened.container, found, opened.stream), (None,)):
         for frame in decode_packet(opened, packet, found):
             facts.append(FrameFacts.of(frame))
-            if len(facts) >= more(opened.stream.codec_context.reorder_depth):
-                return facts
-    return facts
+            if len(facts) >= wanted(context.reorder_depth):
+                return facts, context.reorder_depth
+    return facts, context.reorder_depth
 
 
 def only_video(opened: Opened) -> None:
@@ -330,17 +340,15 @@ def _note_frames(frames: list[av.VideoFrame], found: Scan) -> None:
         found.frame_durations.append(frame.duration or 0)
 
 
-class _GapTest:
-    """Notes the ends of streams, and gaps in the video that another stream fills.
+class _Sound:
+    """Notes over which times other streams go on, and where streams end.
 
     A clock that jumps does so in every stream; where sound goes on, the picture stood still.
     """
 
     def __init__(self, found: Scan, video: int) -> None:
         self._found, self._video = found, video
-        self._shown: float | None = None
-        self._heard: dict[int, float] = {}
-        self._progress: dict[int, float] = {}
+        self._runs: dict[int, tuple[float, float]] = {}
 
     def note(self, packet: Packet[Any]) -> None:
         """Take the next packet of any stream."""
@@ -348,22 +356,24 @@ class _GapTest:
             return
         begin = float(packet.pts * packet.time_base)
         end = begin + float((packet.duration or 0) * packet.time_base)
-        if packet.stream_index != self._video:
-            self._found.others_end_seconds = max(self._found.others_end_seconds, end)
-            ahead = begin - self._heard.get(packet.stream_index, begin)
-            self._heard[packet.stream_index] = begin
-            if 0 <= ahead <= MOST_SILENT_SECONDS:
-                self._progress[packet.stream_index] = (
-                    self._progress.get(packet.stream_index, 0.0) + ahead
-                )
+        if packet.stream_index == self._video:
+            self._found.end_seconds = max(self._found.end_seconds, end)
             return
-        self._found.end_seconds = max(self._found.end_seconds, end)
-        if self._shown is not None and begin - self._shown > MOST_SILENT_SECONDS:
-            heard = max(self._progress.values(), default=0.0)
-            if heard >= begin - self._shown - 2 * MOST_SILENT_SECONDS:
-                self._found.filled.append((self._shown, begin))
-        self._shown = begin
-        self._progress.clear()
+        self._found.others_end_seconds = max(self._found.others_end_seconds, end)
+        start, latest = self._runs.get(packet.stream_index, (begin, begin))
+        if not 0 <= begin - latest <= MOST_SILENT_SECONDS:
+            self._keep(start, latest)
+            start = begin
+        self._runs[packet.stream_index] = start, begin
+
+    def end(self) -> None:
+        """Note what was going on at the end of the file."""
+        for start, latest in self._runs.values():
+            self._keep(start, latest)
+
+    def _keep(self, start: float, end: float) -> None:
+        if end - start >= SHORTEST_SOUND_SECONDS:
+            self._found.heard.append((start, end))
 
 
 class _IdrTest:

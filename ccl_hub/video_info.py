@@ -141,7 +141,7 @@ def _scanned(opener: Opener, limits: MediaLimits, whole: Wholeness, *, decode: b
     with opener() as opened:
         only_video(opened)
         again = scan(opened, limits, decode=decode)
-    again.others_end_seconds, again.filled = found.others_end_seconds, found.filled
+    again.others_end_seconds, again.heard = found.others_end_seconds, found.heard
     return again
 
 
@@ -155,9 +155,10 @@ def _believed(
     if not index.is_plausible(limits.max_gap_seconds / float(found.time_base)):
         return None, None
     with opener() as opened:
-        facts = first_frames(opened, found, index.frames_to_compare)
+        facts, depth = first_frames(opened, found, index.frames_to_compare)
     came_out = [one.pts for one in facts]
-    if not facts or came_out != index.shown_pts[: len(facts)].tolist():
+    expected = index.shown_pts[: len(facts)].tolist()
+    if not facts or came_out != expected or index.held_back > depth:
         return None, None
     return index, facts[0]
 
@@ -205,7 +206,7 @@ def _times(
         for column in (found.frame_pts, found.frame_dts, found.frame_durations)
     )
     most = limits.max_joint_seconds if found.may_restart else limits.max_gap_seconds
-    rules = ClockRules(most, tuple(found.filled))
+    rules = ClockRules(most, tuple(found.heard))
     times = frame_times(Stamps(pts, dts, durations, unit, step), rules)
     end = _end(times.seconds, durations[-1] * unit, step)
     if found.one_to_one and times.source == "pts" and not times.mends:

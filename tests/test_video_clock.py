@@ -149,8 +149,8 @@ def test_a_clock_that_may_restart_has_short_pauses() -> None:
     stamps = [0, 40, 80, 600_000, 600_040]
     assert seconds(stamps, rules=RESTARTS) == regular(5)
     assert seconds([0, 40, 9_000, 9_040], rules=RESTARTS) == [0, 0.04, 9, 9.04]
-    filled = ClockRules(10, filled=((0.06, 600.0),))
-    assert seconds(stamps, rules=filled) == [0, 0.04, 0.08, 600, 600.04]
+    heard = ClockRules(10, heard=((0.0, 20.0), (0.5, 599.5)))
+    assert seconds(stamps, rules=heard) == [0, 0.04, 0.08, 600, 600.04]
 
 
 def test_pieces_joined_are_as_long_as_what_they_show() -> None:
