@@ -87,6 +87,9 @@ class Scan:
     Args:
         time_base: Seconds per tick of the video stream.
         nominal_step_seconds: Frame duration by the stated frame rate; 0.04 where none is stated.
+        container: FFmpeg's name of the container.
+        codec: FFmpeg's name of the codec.
+        decoded: The video was decoded, too.
         may_restart: The clock of such a container may start anew in mid-file.
         pts: Presentation time of each video packet, in decode order.
         dts: Decode time of each video packet.
@@ -112,6 +115,9 @@ class Scan:
 
     time_base: Fraction
     nominal_step_seconds: float
+    container: str = ""
+    codec: str = ""
+    decoded: bool = False
     may_restart: bool = False
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
@@ -168,10 +174,17 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     container, stream, _ = opened
     base = stream.time_base
     unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
-    found = Scan(unit, _nominal_step(stream), bool(container.format.flags & _TS_DISCONT))
-    # A photograph may carry further images behind it: previews, gain maps.
-    single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context
+    found = Scan(
+        unit,
+        _nominal_step(stream),
+        container.format.name,
+        codec.codec.name,
+        decode,
+        may_restart=bool(container.format.flags & _TS_DISCONT),
+    )
+    # A photograph may carry further images behind it: previews, gain maps.
+    single = found.container == "jpeg_pipe"
     exact = _IdrTest(codec.extradata) if codec.name == "h264" else None
     sound = _Sound(found, stream.index)
     for packet in packets_of(container, found):

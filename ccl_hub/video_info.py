@@ -116,24 +116,22 @@ def probe(
         MediaError: One of its kinds.
     """
     whole = wholeness(path)
-    with opener() as opened:
-        names = opened.container.format.name, opened.stream.codec_context.codec.name
-        tells = may_be_one_to_one(opened)
-    index, facts = None, None
-    if tells and not decode_index:
-        found = _scanned(opener, limits, whole, decode=False)
+    found = _scanned(opener, limits, whole, decode_index)
+    index, facts = None, found.facts
+    if not found.decoded:
         index, facts = _believed(opener, found, limits)
-    if index is None:
-        found = _scanned(opener, limits, whole, decode=True)
-        facts = found.facts
+        if index is None:
+            found = _scanned(opener, limits, whole, decode_index=True)
+            facts = found.facts
     if facts is None:
         _refuse_empty(found)
-    return _info(path, names, found, facts, index, whole, limits), index
+    return _info(path, found, facts, index, whole, limits), index
 
 
-def _scanned(opener: Opener, limits: MediaLimits, whole: Wholeness, *, decode: bool) -> Scan:
+def _scanned(opener: Opener, limits: MediaLimits, whole: Wholeness, decode_index: bool) -> Scan:
     """Read the file once; again without its other streams if one of them may have ended it."""
     with opener() as opened:
+        decode = decode_index or not may_be_one_to_one(opened)
         found = scan(opened, limits, decode=decode)
         alone = len(opened.container.streams) == 1
     if alone or not (found.read_error or len(found.pts) < (_expected_packets(found, whole) or 0)):
@@ -220,7 +218,6 @@ def _times(
 
 def _info(
     path: Path,
-    names: tuple[str, str],
     found: Scan,
     facts: FrameFacts,
     index: PacketIndex | None,
@@ -230,7 +227,7 @@ def _info(
     """Put together what the scan found."""
     times, end = _times(found, index, limits)
     seconds = times.seconds
-    still = names[0].endswith("_pipe")
+    still = found.container.endswith("_pipe")
     duration = 0.0 if still and len(seconds) == 1 else end
     if limits.max_seconds is not None and duration > limits.max_seconds:
         raise MediaLimitError(
@@ -246,8 +243,8 @@ def _info(
     return VideoInfo(
         path=path,
         size_bytes=path.stat().st_size,
-        container=names[0],
-        codec=names[1],
+        container=found.container,
+        codec=found.codec,
         width_px=facts.width_px,
         height_px=facts.height_px,
         rotation_degrees=facts.rotation_degrees,

@@ -16,9 +16,7 @@ import pytest
 from media import Recipe, irregular_ticks, numbered_frame, read_number, write_video
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.embed import ClipStream
 from ccl_hub.model import CCLModel
-from ccl_hub.sampling import Sampling
 from ccl_hub.video import MediaLimits, VideoInfo, VideoReader
 
 PAPER = Preprocessing()
@@ -135,13 +133,8 @@ def test_frames_that_come_out_in_another_order_are_never_given_under_a_wrong_num
     path = copied(write_video(tmp_path, H264), tmp_path / "v.mkv", decoded_when_shown)
     with VideoReader(path, resize=PAPER) as reader, pytest.raises(DecodeError):
         list(reader.frames([0, 1, 2, 3, 4]))
-    assert embedded_duration(path, clips=2) == pytest.approx(3.0)
-
-
-def embedded_duration(path: Path, clips: int) -> float:
-    model = CCLModel().eval()
-    with ClipStream(model, path, Sampling(clips=clips), decode_index=True) as stream:
-        return stream._reader.info.duration_seconds
+    made = CCLModel().eval().embed(path, clips=2).provenance
+    assert (made.source_frames, made.duration_seconds) == (75, pytest.approx(3.0))
 
 
 def damaged_end(path: Path) -> Path:
