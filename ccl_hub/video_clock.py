@@ -116,10 +116,10 @@ def frame_times(stamps: Stamps, rules: ClockRules) -> FrameTimes:
         rules: What is a gap.
 
     Example:
-        >>> pts, dts = np.array([1, 4, 3, 5]), np.array([2, 3, 4, NO_TIME])
-        >>> frames = Stamps(pts, dts, np.zeros(4, np.int64), Fraction(1, 25), 0.04)
-        >>> frame_times(frames, ClockRules(60.0)).seconds.tolist()
-        [0.0, 0.04, 0.08, 0.12]
+        >>> pts, dts = np.array([1, 4, 3, 5, 2]), np.array([2, 3, 4, 5, NO_TIME])
+        >>> frames = Stamps(pts, dts, np.zeros(5, np.int64), Fraction(1, 25), 0.04)
+        >>> frame_times(frames, ClockRules(60.0)).seconds.round(6).tolist()
+        [0.0, 0.04, 0.08, 0.12, 0.16]
     """
     count = len(stamps.pts)
     if not count:

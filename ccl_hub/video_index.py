@@ -26,6 +26,7 @@ from av.video.stream import VideoStream
 
 from .errors import MediaLimitError
 from .video_clock import NO_TIME
+from .video_container import Wholeness
 from .video_open import MediaLimits, Opened
 from .video_pixels import display_size
 
@@ -90,6 +91,7 @@ class Scan:
         container: FFmpeg's name of the container.
         codec: FFmpeg's name of the codec.
         decoded: The video was decoded, too.
+        whole: Whether the file ends where its container says.
         may_restart: The clock of such a container may start anew in mid-file.
         pts: Presentation time of each video packet, in decode order.
         dts: Decode time of each video packet.
@@ -118,6 +120,7 @@ class Scan:
     container: str = ""
     codec: str = ""
     decoded: bool = False
+    whole: Wholeness = "unknown"
     may_restart: bool = False
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))

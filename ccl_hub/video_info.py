@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .errors import DecodeError, MediaLimitError, NoVideoError
 from .video_clock import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times
-from .video_container import Wholeness, wholeness
+from .video_container import wholeness
 from .video_decode import Opener, PacketIndex
 from .video_index import (
     FrameFacts,
@@ -115,30 +115,31 @@ def probe(
     Raises:
         MediaError: One of its kinds.
     """
-    whole = wholeness(path)
-    found = _scanned(opener, limits, whole, decode_index)
+    found = _scanned(opener, path, limits, decode_index)
     index, facts = None, found.facts
     if not found.decoded:
         index, facts = _believed(opener, found, limits)
         if index is None:
-            found = _scanned(opener, limits, whole, decode_index=True)
+            found = _scanned(opener, path, limits, decode_index=True)
             facts = found.facts
     if facts is None:
         _refuse_empty(found)
-    return _info(path, found, facts, index, whole, limits), index
+    return _info(path, found, facts, index, limits), index
 
 
-def _scanned(opener: Opener, limits: MediaLimits, whole: Wholeness, decode_index: bool) -> Scan:
+def _scanned(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Scan:
     """Read the file once; again without its other streams if one of them may have ended it."""
     with opener() as opened:
         decode = decode_index or not may_be_one_to_one(opened)
         found = scan(opened, limits, decode=decode)
         alone = len(opened.container.streams) == 1
-    if alone or not (found.read_error or len(found.pts) < (_expected_packets(found, whole) or 0)):
+    found.whole = wholeness(path)
+    if alone or not (found.read_error or len(found.pts) < (_expected_packets(found) or 0)):
         return found
     with opener() as opened:
         only_video(opened)
         again = scan(opened, limits, decode=decode)
+    again.whole = found.whole
     again.others_end_seconds, again.heard = found.others_end_seconds, found.heard
     return again
 
@@ -161,14 +162,14 @@ def _believed(
     return index, facts[0]
 
 
-def _expected_packets(found: Scan, whole: Wholeness) -> int | None:
+def _expected_packets(found: Scan) -> int | None:
     """Return how many packets the container says there are.
 
     AVI counts places in time; an empty one, of a frame that was dropped, shows the frame before
     for longer and is not in the container's list.
     """
     declared, listed = found.declared_frames, found.listed_frames
-    if declared is not None and listed is not None and whole == "whole":
+    if declared is not None and listed is not None and found.whole == "whole":
         return min(declared, listed)
     return declared
 
@@ -221,7 +222,6 @@ def _info(
     found: Scan,
     facts: FrameFacts,
     index: PacketIndex | None,
-    whole: Wholeness,
     limits: MediaLimits,
 ) -> VideoInfo:
     """Put together what the scan found."""
@@ -234,8 +234,8 @@ def _info(
             f"the video lasts {duration:.1f} s; allowed: at most {limits.max_seconds} s "
             "(MediaLimits.max_seconds)."
         )
-    completeness, problems = _judge(found, whole, times, duration, end - float(seconds[-1]))
-    declared, expected = _expected_packets(found, whole), None
+    completeness, problems = _judge(found, times, duration, end - float(seconds[-1]))
+    declared, expected = _expected_packets(found), None
     if declared is not None:  # packets that show nothing do not count
         expected = len(seconds)
         if completeness == "incomplete":
@@ -274,10 +274,10 @@ def _end(seconds: Seconds, stated: Fraction, nominal: float) -> float:
 
 
 def _judge(
-    found: Scan, whole: Wholeness, times: FrameTimes, duration: float, last: float
+    found: Scan, times: FrameTimes, duration: float, last: float
 ) -> tuple[Completeness, list[str]]:
     """Decide whether the video is as long as its container says, and say why not."""
-    packets, declared = len(found.pts), _expected_packets(found, whole)
+    packets, declared = len(found.pts), _expected_packets(found)
     counted = declared is not None and found.declared_is_total
     problems = []
     if found.read_error:
@@ -290,11 +290,13 @@ def _judge(
     if times.mends and times.source == "pts":  # an impossible stamp may be the latest
         shown = float(times.end_tick * found.time_base) + last
     end = max(shown, found.others_end_seconds, duration)
-    slack = (last if whole == "whole" else last / 2) + 0.002  # a whole file may round by a frame
+    slack = (
+        last if found.whole == "whole" else last / 2
+    ) + 0.002  # a whole file may round by a frame
     short = found.declared_seconds is not None and end < found.declared_seconds - slack
     reach = f"it ends at {end:.3f} s of {found.declared_seconds or 0:.3f} s"
     if not counted:
-        if whole == "cut":
+        if found.whole == "cut":
             problems.append("the file is cut short")
         if short:
             problems.append(reach)
@@ -302,6 +304,6 @@ def _judge(
         return "incomplete", problems
     if counted and short:
         return "unknown", [f"all frames are in the file, but {reach}"]
-    if counted or found.declared_seconds is not None or whole == "whole":
+    if counted or found.declared_seconds is not None or found.whole == "whole":
         return "complete", []
     return "unknown", ["the container states neither a frame count nor a duration"]
