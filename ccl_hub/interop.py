@@ -318,6 +318,8 @@ def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) 
     Returns:
         An ``onnx.ModelProto``.
     """
+    import onnx
+
     exported = torch.onnx.export(
         program,
         input_names=inputs,
@@ -328,6 +330,8 @@ def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) 
         verbose=False,
     )
     proto = cast("torch.onnx.ONNXProgram", exported).model_proto
+    # The oldest that the operators allow: torch states a newer one, which older readers refuse.
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     graph = proto.graph
     graph.ClearField("value_info")
     for item in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
