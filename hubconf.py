@@ -27,10 +27,10 @@ def _package():
     # Of the files as they were: force_reload=True puts others in the place of an imported package.
     if vars(ccl_hub).setdefault("_code", _code(imported)) != _code(beside):
         raise ImportError(
-            f"this process has imported ccl_hub {ccl_hub.__version__} from {imported} already; the "
-            f"code in {beside} is another one, and a process can have only one. Load this model "
-            "in a new process, before anything else imports ccl_hub, or go on with the imported "
-            "code: ccl_hub.CCLModel.from_pretrained(...)."
+            f"this process has imported ccl_hub {ccl_hub.__version__} from {imported}; the code "
+            f"in {beside} is another one, and a process can have only one. Load this model in a "
+            "new process, before anything else imports ccl_hub, or go on with the imported code: "
+            "ccl_hub.CCLModel.from_pretrained(...)."
         )
     return ccl_hub
 
