@@ -10,7 +10,8 @@ must know, above all how to prepare pixels, travels inside it: as ``metadata_pro
 the extra file ``ccl.json`` of a .pt2.
 
 Neither kind is ever loaded as weights by this package: that is safetensors alone. An ONNX file
-holds no code. A .pt2 of ours holds no pickle either, but ``torch.export.load`` would run the
+holds no code, and states the oldest version of the format that its operators allow, so that runtimes
+some years old read it. A .pt2 of ours holds no pickle either, but ``torch.export.load`` would run the
 pickles in one that does: open only a .pt2 whose origin you trust.
 """
 

@@ -211,6 +211,9 @@ def test_the_commands_take_them_and_show_no_token(hub: Hub, tmp_path: Path) -> N
     assert made["model"] == f"{NAME}/{INNER}"
     assert SECRET not in done.stdout + done.stderr
     assert SECRET.encode() not in out.read_bytes()
+    verify = ["hub_main", "verify", NAME, *options, "--token-env", "MY_TOKEN"]
+    done = command(hub, tmp_path, *verify)
+    assert done.returncode == 0 and "DIFFER" not in done.stdout, done.stdout + done.stderr
     info = command(hub, tmp_path, "hub_main", "info", NAME, *options, "--local-files-only")
     assert info.returncode == 0, info.stderr
     assert json.loads(info.stdout)["sha256"] == made["weights_sha256"]
