@@ -23,6 +23,7 @@ from .cli_common import (
     TokenEnv,
     guard,
     hub_options,
+    token_of,
 )
 from .cli_embed import embed_app
 from .files import check_place
@@ -227,14 +228,15 @@ def publish_command(
         str | None, typer.Option(help="Branch to commit to, made if missing. [default: main]")
     ] = None,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "",
+    token_env: TokenEnv = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Check a model folder and publish it on the Hub in one commit.
 
     Weights must load strictly and give their golden vectors, and the model card must be complete.
-    Log in first with 'hf auth login', or set HF_TOKEN. Prints the registry entry to paste.
-    Exit codes: 0 published; 1 not; 2 wrong usage.
+    Log in first with 'hf auth login', or name a token that may write. Prints the registry entry
+    to paste. Exit codes: 0 published; 1 not; 2 wrong usage.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ccl_hub").setLevel(logging.INFO)
@@ -243,7 +245,13 @@ def publish_command(
         from .publish import publish
 
         done = publish(
-            folder, repo, private=private, branch=branch, message=message, dry_run=dry_run
+            folder,
+            repo,
+            private=private,
+            branch=branch,
+            message=message,
+            dry_run=dry_run,
+            token=token_of(token_env),
         )
         typer.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.registry_entry())
         place = f"{repo}@{done.revision}"

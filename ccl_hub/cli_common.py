@@ -32,6 +32,7 @@ __all__ = [
     "TokenEnv",
     "guard",
     "hub_options",
+    "token_of",
 ]
 
 DONE, FAILED, USAGE_OR_PARTIAL, INTERRUPTED = 0, 1, 2, 130
@@ -74,21 +75,31 @@ def hub_options(
 ) -> HubOptions:
     """Put together what the commands say of the Hub.
 
+    Raises:
+        InputError: A value is not allowed; see also :func:`token_of`.
+    """
+    token = token_of(token_env)
+    return HubOptions(token, cache_dir, local_files_only, force_download, subfolder)
+
+
+def token_of(variable: str | None) -> str | None:
+    """Return the token in an environment variable; None if none is named.
+
     A token itself is no argument: other users see those of running programs, and shells keep them.
 
     Raises:
-        InputError: There is no such variable, or a value is not allowed.
+        InputError: There is no such variable, or it is empty.
     """
-    token = None
-    if token_env is not None:
-        token = os.environ.get(token_env, "").strip()  # as the Hub's client does with HF_TOKEN
-        if not token:  # what was given is not shown: it may be the token itself
-            raise InputError(
-                "--token-env must name an environment variable that holds a token, and there is "
-                "none of the name given. If you gave a token, take it for known to others: revoke "
-                "it, and put the new one into a variable."
-            )
-    return HubOptions(token, cache_dir, local_files_only, force_download, subfolder)
+    if variable is None:
+        return None
+    token = os.environ.get(variable, "").strip()  # as the Hub's client does with HF_TOKEN
+    if not token:  # what was given is not shown: it may be the token itself
+        raise InputError(
+            "--token-env must name an environment variable that holds a token, and there is none "
+            "of the name given. If you gave a token, take it for known to others: revoke it, and "
+            "put the new one into a variable."
+        )
+    return token
 
 
 def guard(

@@ -277,6 +277,7 @@ def list_files(
 def commit(
     repo: str,
     files: Mapping[str, bytes],
+    options: HubOptions,
     *,
     remove: Sequence[str] = (),
     private: bool = False,
@@ -288,6 +289,7 @@ def commit(
     Args:
         repo: ``org/name``; made if missing.
         files: Content by name.
+        options: Their token is sent.
         remove: Names that must be gone if the repository has them.
         private: Make the repository private; one that exists must be private already.
         branch: Branch to commit to, made if missing; the main branch if None.
@@ -302,7 +304,7 @@ def commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api = _api()
+    api = _api(options.token)
     with _our_errors(repo, branch, "publish"):
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
@@ -350,7 +352,7 @@ def card_metadata(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", card.data.to_dict())
 
 
-def _api(token: str | bool | None = None) -> Any:
+def _api(token: str | bool | None) -> Any:
     import huggingface_hub
 
     return huggingface_hub.HfApi(token=token, library_name="ccl-hub", library_version=__version__)

@@ -16,7 +16,8 @@ class HubOptions:
     """How the files of a model are had from the Hub; each field means what huggingface_hub means.
 
     Nothing is fetched for a local folder or a bundled model: all but ``subfolder`` then have no
-    effect, as in transformers, so that one call serves both.
+    effect, as in transformers, so that one call serves both. (A ``revision`` is refused there: it
+    would name other weights than those that are loaded.)
 
     Args:
         token: A token to send; False sends none; None sends that of ``HF_TOKEN`` or

@@ -10,9 +10,9 @@ must know, above all how to prepare pixels, travels inside it: as ``metadata_pro
 the extra file ``ccl.json`` of a .pt2.
 
 Neither kind is ever loaded as weights by this package: that is safetensors alone. An ONNX file
-holds no code, and states the oldest version of the format that its operators allow, so that runtimes
-some years old read it. A .pt2 of ours holds no pickle either, but ``torch.export.load`` would run the
-pickles in one that does: open only a .pt2 whose origin you trust.
+holds no code; it states the oldest version of the format that its operators allow, so that
+runtimes some years old read it. A .pt2 of ours holds no pickle either, but ``torch.export.load``
+would run the pickles in one that does: open only a .pt2 whose origin you trust.
 """
 
 from __future__ import annotations

@@ -384,6 +384,7 @@ class CCLModel(nn.Module):
         branch: str | None = None,
         message: str = "",
         dtype: torch.dtype | None = None,
+        token: str | bool | None = None,
     ) -> Published:
         """Check and publish this model in one commit, with golden values.
 
@@ -395,6 +396,7 @@ class CCLModel(nn.Module):
             branch: Branch to commit to; the main branch if None.
             message: Of the commit.
             dtype: As in :meth:`save_pretrained`.
+            token: One that may write, instead of that you are logged in with.
 
         Returns:
             The commit, hash and size to pin.
@@ -406,7 +408,14 @@ class CCLModel(nn.Module):
         from .publish import push
 
         return push(
-            self, repo, card=card, private=private, branch=branch, message=message, dtype=dtype
+            self,
+            repo,
+            card=card,
+            private=private,
+            branch=branch,
+            message=message,
+            dtype=dtype,
+            token=token,
         )
 
     # Raw media in, embeddings out ---------------------------------------------------------------
