@@ -28,7 +28,7 @@ from .cli_common import (
     guard,
 )
 from .errors import CCLError, InputError
-from .files import check_place
+from .files import check_folder, check_place
 from .inputs import common_root, find_videos, parse_shard
 from .writers import LEVELS, SUFFIXES, check_output
 
@@ -328,6 +328,7 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
             f"--format is {given.format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
             "leave it out, or give a folder."
         )
+    check_folder(out)
     common_root(inputs.inputs, inputs.lists)
     for one in inputs.inputs:
         next(find_videos([one], extensions=inputs.extensions))

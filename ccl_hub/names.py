@@ -56,7 +56,10 @@ def video_id(path: PurePath, root: PurePath) -> str:
         >>> video_id(PurePath("/other/x.mp4"), PurePath("/data"))
         '_abs/other/x.mp4'
     """
-    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    try:
+        parts = path.relative_to(root).parts
+    except ValueError:
+        parts = ()
     if not parts or parts[0] == OUTSIDE:
         # "C:" is one letter, so that a server of that name is not taken for it.
         drive = [part for part in re.split(r"[\\/:]+", path.drive) if part]
