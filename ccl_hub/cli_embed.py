@@ -298,7 +298,8 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
     from .sampling import Sampling
 
     # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
-    logging.getLogger("ccl_hub.walk").addFilter(_once())
+    for reader in ("walk", "lists"):
+        logging.getLogger(f"ccl_hub.{reader}").addFilter(_once())
     wanted, destination = Sampling(given.clips, given.every), Destination.at(out)
     inputs = JobInputs(
         given.inputs or [],
@@ -415,7 +416,7 @@ def _count(
 
 
 def _once() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter for what is told each time the folders are searched."""
+    """Return a filter for what is told each time the folders and lists are read."""
     told: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:

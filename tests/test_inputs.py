@@ -311,7 +311,6 @@ def test_what_gives_no_video_is_named_when_it_is_reached(tmp_path: Path) -> None
         )
     assert fault("") == "an input is ''; give the name of a file or folder."
     assert "an input is 'a\\x00.mp4'" in fault("a\0.mp4")
-    assert "holds a character that no file name can have" in fault("a\ud800.mp4")
     assert fault() == "no input; give at least one video file, folder, pattern or list."
     for single in ("x.mp4", Path("x.mp4")):
         with pytest.raises(InputError, match="put a single path into a list"):
@@ -453,10 +452,52 @@ def test_tables(name: str, content: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("l.txt", b"a.mp4\ncaf\xe9.mp4\nb\xff.mp4\n\xed\xa0\x80.mp4\nc.mp4\n", 2),
+        (
+            "l.csv",
+            b"path,label\na.mp4,\xe9\ncaf\xe9.mp4,\nb\xff.mp4,\n\xed\xa0\x80.mp4,\nc.mp4,",
+            2,
+        ),
+        (
+            "l.tsv",
+            b"caf\xe9\tpath\n1\ta.mp4\n1\tcaf\xe9.mp4\n1\tb\xff.mp4\n1\t\xed\xa0\x80.mp4\n1\tc.mp4",
+            1,
+        ),
+    ],
+)
+def test_a_name_that_is_not_utf8_is_taken_as_it_is(
+    name: str, content: bytes, line: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One such name spoils no list, and the file of that name is found."""
+    raws = [b"a.mp4", b"caf\xe9.mp4", b"b\xff.mp4", b"\xed\xa0\x80.mp4", b"c.mp4"]
+    assert listed(tmp_path / name, content) == [os.fsdecode(raw) for raw in raws]
+    make(tmp_path, *(os.fsdecode(raw) for raw in raws))
+    found = list(find_videos([], lists=[tmp_path / name]))
+    assert len(found) == 5 and all(video.path.is_file() for video in found)
+    assert {video.id for video in found} == set(ids(tmp_path))
+    assert caplog.messages[0].startswith(f"{tmp_path / name}: line {line} is not UTF-8; ")
+    assert len(caplog.messages) == 2  # once each time that the list is read
+
+
+def test_a_parquet_list_may_hold_bytes_and_text_that_is_none(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    raws = [b"a.mp4", b"caf\xe9.mp4"]
+    text = pa.array(raws, pa.binary()).view(pa.string())  # as a writer that checks nothing
+    for number, column in enumerate((text, text.dictionary_encode(), pa.array(raws))):
+        path = parquet(tmp_path / f"{number}.parquet", {"path": column})
+        assert [Path(one).name for one in listed_paths(path)] == ["a.mp4", os.fsdecode(raws[1])]
+
+
+def test_a_name_that_no_file_can_have_costs_one_video() -> None:
+    one, other = find_videos(["/data/a\ud800.mp4", "/data/b.mp4"])
+    assert re.fullmatch(rf"a\\xed\\xa0\\x80{MARK}\.mp4", one.id) and other.id == "b.mp4"
+
+
+@pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("l.txt", b"a.mp4\n\ncaf\xe9.mp4\n", "line 3: not UTF-8 (byte 0xe9); save the list as"),
-        ("l.csv", b"path\na.mp4\ncaf\xe9.mp4\n", "line 3: not UTF-8 (byte 0xe9); save the list"),
         ("l.txt", "a.mp4\n".encode("utf-16"), "line 1: not UTF-8 (byte 0xff)"),
         ("l.txt", b"a.mp4\nb\0.mp4\n", "line 2: a zero byte in a path; save it as UTF-8 text."),
         ("l.txt", b"\n \n", "the list names no video; write at least one path into it."),
