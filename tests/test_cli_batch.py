@@ -190,6 +190,47 @@ def test_wrong_usage_needs_no_torch(tmp_path: Path, arguments: list) -> None:
     assert "torch was imported" in done.stderr, "the trap works"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize(
+    ("out", "advice"),
+    [
+        *(
+            (f"x{suffix}", "give the name of a file")
+            for suffix in (".npy", ".npz", ".safetensors")
+        ),
+        *((name, "give the name of a folder") for name in ("x", "x.parquet")),
+    ],
+)
+def test_an_output_that_is_a_pipe_is_refused_before_any_work(
+    tmp_path: Path, out: str, advice: str
+) -> None:
+    (tmp_path / "v.mp4").write_text("no video")
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    os.mkfifo(tmp_path / out)
+    done = fresh("v.mp4", "--out", out, cwd=tmp_path, env={"path": [str(tmp_path)]})
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"ccl-embed: {out}: is a pipe, and never replaced; {advice}")
+    assert done.stderr.count("\n") == 1 and (tmp_path / out).is_fifo()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+@pytest.mark.parametrize("place", ["v.mp4.npz", "failures.csv"])
+def test_a_pipe_among_the_outputs_stays(
+    tmp_path: Path, program: Program, model: Path, place: str
+) -> None:
+    """Also where a video fails, whose earlier output would be removed."""
+    (tmp_path / "v.mp4").write_text("no video")
+    out = tmp_path / "feats"
+    arguments = (tmp_path / "v.mp4", "--model", model, "--out", out, "--retry-failed")
+    assert program.run(*arguments).code == 2
+    (out / place).unlink(missing_ok=True)
+    os.mkfifo(out / place)
+    done = program.run(*arguments)
+    assert done.code == 1 and f"{out / place}: is a pipe" in done.stderr
+    assert done.stderr.count("\n") == 1 and (out / place).is_fifo()
+
+
 def test_other_settings_are_wrong_usage(
     tmp_path: Path, program: Program, model: Path, videos: Path
 ) -> None:
