@@ -103,8 +103,8 @@ def _lines(source: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
         if not warned and not line.isascii() and _not_utf8(line):
             warned = True
             logger.warning(
-                "%s: line %d is not UTF-8; what is not is taken for the bytes of a name. If no "
-                "file is called so, save the list as UTF-8.",
+                "%s: line %d is not UTF-8; its bytes are taken for the name of a file. If there "
+                "is none of that name, save the list as UTF-8.",
                 *(source, number),
             )
         yield number, line
