@@ -36,8 +36,8 @@ VIDEO_EXTENSIONS = (
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".wmv", ".ts"),  # what most people have
     # MP4 and QuickTime: of phones, of Smooth Streaming and CMAF tracks, of action and 360-degree
     # cameras (GoPro .lrv .glv .360, DJI .lrf, Insta360 .insv); AVIF may move.
-    *(".m4v", ".mp4v", ".mpg4", ".f4v", ".qt", ".mqv", ".hdmov", ".3gp", ".3gpp", ".3gp2"),
-    *(".3g2", ".3gpp2", ".mj2", ".mjp2", ".ismv", ".cmfv", ".dvb", ".avif"),
+    *(".m4v", ".mp4v", ".mpg4", ".mpeg4", ".f4v", ".qt", ".mqv", ".hdmov", ".mj2", ".mjp2"),
+    *(".3gp", ".3gpp", ".3gp2", ".3g2", ".3gpp2", ".ismv", ".cmfv", ".dvb", ".avif"),
     *(".lrv", ".glv", ".360", ".lrf", ".insv"),
     *(".mk3d", ".divx", ".xvid"),  # Matroska, AVI
     # MPEG: of camcorders (.mts .mod .tod), receivers and recorders (.tp .trp .rec .vro), discs.

@@ -100,7 +100,7 @@ def test_extensions_are_compared_in_any_case_with_or_without_dot(tmp_path: Path)
         assert "allowed: a list of endings such as '.mp4'" in fault(tmp_path, extensions=wrong)
 
 
-MP4 = ".mp4 .mov .m4v .mp4v .mpg4 .qt .mqv .hdmov .3gp .3gpp .3gp2 .3g2 .3gpp2 .mj2 .mjp2"
+MP4 = ".mp4 .mov .m4v .mp4v .mpg4 .mpeg4 .qt .mqv .hdmov .3gp .3gpp .3gp2 .3g2 .3gpp2 .mj2 .mjp2"
 SUFFIXES = {
     ("mp4", "mpeg4"): f"{MP4} .ismv .cmfv .dvb .lrv .glv .360 .lrf .insv",
     ("matroska", "mpeg4"): ".mkv .webm .mk3d",
