@@ -131,9 +131,8 @@ def write_atomically(
     """Write a file by temporary file, fsync and rename.
 
     Args:
-        path: The final place; replaced if it exists. A symbolic link is followed, so that what it
-            points to is replaced. What
-            :func:`special_kind` names is never replaced.
+        path: The final place; replaced if it exists, unless :func:`special_kind` names it. A
+            symbolic link is followed, so that what it points to is replaced.
         write: Called once with the open binary file.
         temporary_folder: Where the temporary file is, on the same disk; beside ``path`` if None.
 
