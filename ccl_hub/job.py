@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .batch_options import BatchItem, BatchOptions, BatchSource
 from .dataset import check_pyarrow
-from .errors import CCLError
+from .errors import CCLError, code_and_reason
 from .files import write_atomically
 from .inputs import VideoInput
 from .job_options import JobInputs, JobOptions
@@ -309,13 +309,22 @@ class _Run:
                 self._state.manifest.record(row)
             self._tell(_event(row, kept=True))
             return
-        row = _row(work, item)
-        prepared = None if future is None else future.result()
+        row, prepared = _row(work, item), None
+        try:
+            prepared = None if future is None else future.result()
+        except CCLError:  # the destination cannot be written: no other result can
+            raise
+        except Exception as error:
+            row = _spoiled(row, error)
         # A failure that may pass takes nothing away from a file that has not changed; if hashes
         # tell, only one of which none could be taken counts as such.
         passing = STORAGE_CODES if self._options.checksum else TRANSIENT_CODES
         if not (work.holds and row.code in passing):
-            self._sink.keep(row, prepared)
+            try:
+                self._sink.keep(row, prepared)
+            except MemoryError as error:
+                row = _spoiled(row, error)
+                self._sink.keep(row, None)
         self._tell(_event(row, kept=False))
         if row.state == FAILED and self._options.fail_fast:
             self.stopped = True
@@ -377,6 +386,12 @@ def _row(work: _Work, item: BatchItem) -> Row:
         duration_seconds=seconds,
         finished=time.time(),
     )
+
+
+def _spoiled(row: Row, error: Exception) -> Row:
+    """Return the row of a video whose result could not be kept."""
+    code, reason = code_and_reason(error)
+    return replace(row, state=FAILED, code=code, reason=reason, duration_seconds=0.0)
 
 
 def _event(row: Row, kept: bool) -> VideoEvent:

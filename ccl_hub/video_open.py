@@ -74,6 +74,10 @@ class MediaLimits:
             hours at 60 frames per second.
         max_seconds: Duration of a video, or None for any.
         max_bytes: Size of the file, or None for any.
+        max_windows: Windows of a video, with ``every_seconds``; and 2 more for each frame on which
+            a window begins, so that only those count that repeat a picture, in a pause of the
+            video or in a jump of its clock. Each takes 18 kB with its frames. None for any number
+            up to 1,000,000.
 
     Raises:
         InputError: If a limit is not positive.
@@ -83,9 +87,10 @@ class MediaLimits:
     max_frames: int = 24 * 3600 * 60
     max_seconds: float | None = None
     max_bytes: int | None = None
+    max_windows: int | None = 20_000
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_frames", "max_seconds", "max_bytes"):
+        for name in ("max_pixels", "max_frames", "max_seconds", "max_bytes", "max_windows"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"MediaLimits.{name} is {value!r}; allowed: above 0.")
