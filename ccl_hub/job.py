@@ -12,12 +12,12 @@ import io
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .batch_options import BatchItem, BatchOptions, BatchSource
 from .dataset import check_pyarrow
@@ -45,6 +45,8 @@ TRANSIENT_CODES = frozenset({"crashed", "timeout", *STORAGE_CODES})
 IO_THREADS = 4
 AHEAD_VIDEOS = 64
 WRITES_AT_ONCE = 8
+MOST_WAITING_BYTES = 256 << 20
+"""Vectors that may wait to be written before the next result is looked at."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,10 @@ class _Work:
     only_hash: bool = False
 
 
+_Write: TypeAlias = tuple[_Work, BatchItem, Future[Prepared] | None]
+"""A result on its way to the destination."""
+
+
 class _Run:
     """The loop of one run."""
 
@@ -265,7 +271,7 @@ class _Run:
 
     def keep_all(self, items: Iterator[BatchItem | None]) -> None:
         """Keep every result; a few are written at once while the next are computed."""
-        writes: deque[tuple[_Work, BatchItem, Future[Prepared] | None]] = deque()
+        writes: deque[_Write] = deque()
         with ThreadPoolExecutor(IO_THREADS) as pool:
             try:
                 for item in items:
@@ -279,7 +285,7 @@ class _Run:
                         if (made := item.embeddings) is not None:
                             future = pool.submit(self._sink.prepare, work.video.id, made)
                         writes.append((work, item, future))
-                    while writes and (len(writes) > WRITES_AT_ONCE or _is_ready(writes[0][2])):
+                    while writes and (_are_many(writes) or _is_ready(writes[0][2])):
                         self._keep(*writes.popleft())
                     if self.stopped:
                         break
@@ -355,6 +361,13 @@ def _looked_ahead(
             yield work, future is not None and future.result()
     for work, future in waiting:
         yield work, future is not None and future.result()
+
+
+def _are_many(writes: Collection[_Write]) -> bool:
+    """Whether results that wait to be written take too much to take one more."""
+    made = [item.embeddings for _, item, _ in writes if item.embeddings is not None]
+    held = sum(one.clips.nbytes + one.frames.nbytes for one in made)
+    return len(writes) > WRITES_AT_ONCE or held > MOST_WAITING_BYTES
 
 
 def _is_ready(future: Future[Any] | None) -> bool:

@@ -42,6 +42,9 @@ DEFAULT_CLIPS = 10
 MAX_CLIPS = 1_000_000
 """Most clips one call may ask for; more is a mistaken ``every_seconds``."""
 
+WINDOWS_PER_FRAME = 3
+"""Most windows that begin on one frame, on average, in a video with more than ``max_windows``."""
+
 _TIE_SECONDS = 1e-6
 """What rounding may do to a time: instants and frames this near each other are at one time."""
 
@@ -169,7 +172,7 @@ def _check_windows(
         begins += preprocessing.frame_interval_seconds / 2  # when each has its first frame
         choose = _CHOOSERS[preprocessing.frame_choice]
         first = choose(frame_seconds, begins, duration_seconds)
-        allowed = most + 2 * len(np.unique(first))
+        allowed = max(most, WINDOWS_PER_FRAME * len(np.unique(first)))
         text = str(len(begins) + 1)
         if len(begins) < allowed:
             return
@@ -177,9 +180,10 @@ def _check_windows(
     unit = 10.0 ** (math.floor(math.log10(enough)) - 1)  # of the second digit
     raise MediaLimitError(
         f"a window every {every_seconds:g} s of {len(frame_seconds)} frames in "
-        f"{duration_seconds:.0f} s makes {text} windows; allowed: {allowed}, which is {most} "
-        "(MediaLimits.max_windows) and 2 for each frame on which one begins. Use every_seconds "
-        f"(--every) of at least {math.ceil(enough / unit) * unit:g}, or a number of clips."
+        f"{duration_seconds:.0f} s makes {text} windows; allowed: {allowed}, the larger of {most} "
+        f"(MediaLimits.max_windows) and {WINDOWS_PER_FRAME} for each frame on which one begins. "
+        f"Use every_seconds (--every) of at least {math.ceil(enough / unit) * unit:g}, or a "
+        "number of clips."
     )
 
 

@@ -23,8 +23,8 @@ PART_ROWS = 16_384
 REWRITTEN_AT_ONCE = 4
 """Parts written anew each time that a part is full: the rest can wait for the end."""
 
-MOST_SPOOLED_BYTES = 256 << 20
-"""A video with more makes a part of its own: SQLite keeps no value above 1 GB."""
+MOST_SPOOLED_BYTES = 64 << 20
+"""A video with more makes a part of its own: through SQLite it would be in memory more often."""
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,10 @@ class MediaLimits:
             hours at 60 frames per second.
         max_seconds: Duration of a video, or None for any.
         max_bytes: Size of the file, or None for any.
-        max_windows: Windows of a video, with ``every_seconds``; and 2 more for each frame on which
-            a window begins, so that only those count that repeat a picture, in a pause of the
-            video or in a jump of its clock. Each takes 18 kB with its frames. None for any number
-            up to 1,000,000.
+        max_windows: Windows of a video, with ``every_seconds``, or 3 for each frame on which one
+            begins, if that is more: what has more shows the same pictures again and again, in a
+            pause or by a clock that jumps. Each window takes 18 kB with its frames. None for
+            1,000,000, as everywhere.
 
     Raises:
         InputError: If a limit is not positive.
