@@ -162,6 +162,24 @@ def test_batches_hold_the_frames_drawn_for_their_videos():
     assert len({int(s) for batch in batches for s in batch.seeds.ravel()}) == 36
 
 
+def test_clips_are_drawn_by_the_frame_choice():
+    store, some = CountedFrames(rate=3.0), {"seed": 3, "epoch": 1, "views": 5}
+    drawn = [
+        draw_clips(store, 4, **some, **{**CLIP, "frame_choice": choice})
+        for choice in ("nearest", "on_screen")
+    ]
+    assert 0 < (drawn[0] != drawn[1]).sum() < drawn[0].size
+    assert set((drawn[0] - drawn[1]).ravel().tolist()) == {0, 1}  # nearest may be yet to come
+    loader = ClipLoader(store, EpochSampler(20, 3, 1, 20), **{**CLIP, "frame_choice": "on_screen"})
+    batch = next(iter(loader))
+    place = batch.video_ids.tolist().index(4)
+    expected = draw_clips(
+        store, 4, **{**some, "views": 1}, **{**CLIP, "frame_choice": "on_screen"}
+    )
+    np.testing.assert_array_equal(batch.frames[0, place, :, 0, 0, 1].numpy(), expected[0])
+    loader.close()
+
+
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("prefetch", [1, 4])
 def test_clips_do_not_depend_on_threads(workers, prefetch):
