@@ -35,7 +35,7 @@ from training.loader import ClipLoader, EpochSampler, ResidentFrames, draw_clips
 from training.sources import list_videos
 from training.store import FrameSource, FrameStore, VideoFolderStore
 
-CLIP = {"clip_frames": 8, "frame_interval_seconds": 0.16}
+CLIP = {"clip_frames": 8, "frame_interval_seconds": 0.16, "frame_choice": "on_screen"}
 
 
 @dataclass

@@ -20,9 +20,22 @@ from typing import Any, TypeVar
 
 from .errors import ConfigError
 
-__all__ = ["SCHEMA_VERSION", "Architecture", "CCLConfig", "Preprocessing", "Provenance"]
+__all__ = [
+    "FRAME_CHOICES",
+    "SCHEMA_VERSION",
+    "Architecture",
+    "CCLConfig",
+    "Preprocessing",
+    "Provenance",
+]
 
 SCHEMA_VERSION = 1
+
+FRAME_CHOICES = {
+    "nearest": "the nearest in time",
+    "on_screen": "the one that a player shows then",
+}
+"""Values of ``Preprocessing.frame_choice``, in words; :mod:`ccl_hub.sampling` has the rules."""
 
 T = TypeVar("T")
 
@@ -79,6 +92,10 @@ class Preprocessing:
         crop_px: Side of the square crop; in the centre at inference (paper: 112).
         mean: Per-channel mean of RGB in [0, 1], subtracted.
         std: Per-channel standard deviation of RGB in [0, 1], divided by.
+        frame_choice: Which frame an instant takes. ``"on_screen"``: the one that a player shows
+            then, the last whose time has come; every checkpoint trained from now on.
+            ``"nearest"``: the nearest in time, be it yet to come; every checkpoint whose
+            ``config.json`` says nothing, so that its embeddings stay as they were.
     """
 
     clip_frames: int = 8
@@ -89,6 +106,7 @@ class Preprocessing:
     crop_px: int = 112
     mean: tuple[float, ...] = (0.43216, 0.394666, 0.37645)
     std: tuple[float, ...] = (0.22803, 0.22145, 0.216989)
+    frame_choice: str = "nearest"
 
     def __post_init__(self) -> None:
         _require(self.clip_frames >= 1, "clip_frames", self.clip_frames, "a whole number >= 1")
@@ -118,11 +136,28 @@ class Preprocessing:
             _require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
             _require(all(map(math.isfinite, value)), name, value, "finite numbers")
         _require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
+        _require(
+            self.frame_choice in FRAME_CHOICES,
+            "frame_choice",
+            self.frame_choice,
+            " or ".join(map(repr, FRAME_CHOICES)),
+        )
 
     @property
     def clip_seconds(self) -> float:
         """Length of the time span a clip covers: ``clip_frames`` segments (1.28 s by default)."""
         return self.clip_frames * self.frame_interval_seconds
+
+    def identity(self) -> dict[str, Any]:
+        """Return what hashes are made of: every field, less those younger than the hashes.
+
+        A field that came later is left out at the value that stands for how it was before, so
+        that a hash of then is a hash of now.
+        """
+        values = dataclasses.asdict(self)
+        if self.frame_choice == "nearest":
+            del values["frame_choice"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -218,6 +253,7 @@ class CCLConfig:
         """Return a 16-digit hash of what decides an embedding: architecture and preprocessing."""
         values = self.to_dict()
         del values["provenance"], values["schema_version"]
+        values["preprocessing"] = self.preprocessing.identity()
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .decode_worker import BLOCK_FRAMES, DecodeSettings, Job, frame_bytes
-from .errors import CCLError, MediaLimitError
+from .errors import CCLError, MediaLimitError, code_and_reason
 from .sampling import ClipPlan
 from .shared_memory import SharedMemory
 from .video import SourceFacts
@@ -214,6 +214,8 @@ class DecodePool:
                 self._hear(worker, worker.connection.recv())
         except (EOFError, OSError):
             return self._lose(worker, "crashed", _how_it_died(worker.process))
+        except MemoryError as error:  # what it said may have come half
+            return self._lose(worker, *code_and_reason(error))
         limit = self._deadline_seconds if worker.ready else _START_SECONDS
         if (worker.job is not None or not worker.ready) and worker.busy_seconds() > limit:
             late = f"not decoded after {limit:g} s; allow more by deadline_seconds (--deadline)."

@@ -16,7 +16,6 @@ import contextlib
 import os
 import signal
 import sys
-import traceback
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
@@ -29,7 +28,7 @@ import numpy as np
 
 from .config import Preprocessing
 from .crop import centre_crop
-from .errors import DecodeError, InputError, MediaError, MediaLimitError
+from .errors import DecodeError, MediaError, MediaLimitError, code_and_reason
 from .files import file_sha256
 from .sampling import ClipPlan, Sampling
 from .shared_memory import SharedMemory
@@ -146,7 +145,7 @@ class _Worker:
                 ("failed", job.number, "unreadable", error.strerror or str(error))
             )
         except Exception as error:  # of a library, at input that nobody thought of
-            self.connection.send(("failed", job.number, "internal", _what_happened(error)))
+            self.connection.send(("failed", job.number, *code_and_reason(error)))
         else:
             self.connection.send(("end", job.number, facts))
 
@@ -191,10 +190,9 @@ class _Worker:
             decode_index=decode_index,
         ) as reader:
             info = reader.info
-            try:
-                plan = own.sampling.plan(info.seconds, info.duration_seconds, own.preprocessing)
-            except InputError as error:  # more windows than are allowed
-                raise MediaLimitError(str(error)) from error
+            plan = own.sampling.plan(
+                info.seconds, info.duration_seconds, own.preprocessing, own.limits.max_windows
+            )
             self.connection.send(("plan", job.number, plan))
             self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
@@ -224,15 +222,6 @@ class _Worker:
                 raise SystemExit
             self.free.append(message[1])
         return self.free.popleft()
-
-
-def _what_happened(error: Exception) -> str:
-    """Describe an error that nobody expected, and where it came from."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: "
-        f"{error}; convert the video, and please report this."
-    )
 
 
 def main(connection_handle: int, memory_token: str) -> None:

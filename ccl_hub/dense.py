@@ -14,6 +14,7 @@ frames cost little more than the frames themselves, at any frame rate, constant 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +23,9 @@ import torch
 from torch import Tensor
 
 from .engine import FrameMaps
+from .errors import DecodeError
 
-__all__ = ["ClipVectors", "WindowAssembler"]
+__all__ = ["ClipArrays", "ClipVectors", "WindowAssembler"]
 
 NEIGHBOURHOODS_AT_ONCE = 64
 """(p, t, n) computed at once; each takes 100 kB a tensor."""
@@ -44,6 +46,52 @@ class ClipVectors(NamedTuple):
 
     clips: Vectors
     frames: Vectors
+
+
+class ClipArrays:
+    """The vectors of all windows of one video, in arrays that are made once for all of them.
+
+    Many small ones, made between those that come and go, would leave the memory in pieces, and
+    to join them would take as much again.
+
+    Args:
+        windows: W.
+
+    Example:
+        >>> arrays = ClipArrays(2)
+        >>> arrays.add(ClipVectors(np.ones((1, 4), np.float32), np.ones((1, 8, 4), np.float32)))
+        >>> arrays.add(ClipVectors(np.zeros((1, 4), np.float32), np.ones((1, 8, 4), np.float32)))
+        >>> arrays.vectors.clips.tolist(), arrays.vectors.frames.shape
+        ([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], (2, 8, 4))
+    """
+
+    def __init__(self, windows: int) -> None:
+        self._windows, self._kept = windows, 0
+        self._vectors: ClipVectors | None = None
+
+    @property
+    def vectors(self) -> ClipVectors:
+        """Those of every window.
+
+        Raises:
+            DecodeError: Some are missing.
+        """
+        if self._vectors is None or self._kept < self._windows:
+            raise DecodeError(f"{self._kept} of {self._windows} windows were made.")
+        return self._vectors
+
+    def add(self, part: ClipVectors) -> None:
+        """Keep the next windows."""
+        count = len(part.clips)
+        if count == self._windows:
+            self._vectors, self._kept = part, count  # all at once: kept as they are
+        elif count:
+            if self._vectors is None:
+                shapes = ((self._windows, *array.shape[1:]) for array in part)
+                self._vectors = ClipVectors(*(np.empty(shape, np.float32) for shape in shapes))
+            for whole, array in zip(self._vectors, part, strict=True):
+                whole[self._kept : self._kept + count] = array
+            self._kept += count
 
 
 class WindowAssembler:
@@ -85,6 +133,15 @@ class WindowAssembler:
 
     def add(self, maps: FrameMaps) -> ClipVectors:
         """Take the next n of :attr:`frames`; give the windows that are whole now, b may be 0."""
+        parts = list(self.add_in_parts(maps))
+        return ClipVectors(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def add_in_parts(self, maps: FrameMaps) -> Iterator[ClipVectors]:
+        """Like :meth:`add`, a few windows at a time; to be read to its end.
+
+        A clock that jumps can put thousands of windows between two frames, and in one piece they
+        would be there twice.
+        """
         count = len(maps.vectors)
         self._held = np.concatenate([self._held, self.frames[self._added : self._added + count]])
         self._added += count
@@ -95,18 +152,15 @@ class WindowAssembler:
         end = int(np.searchsorted(self._last, newest, side="right"))
         rows = self._indices[self._done : end]
         positions = np.searchsorted(self._held, rows)  # (b,T)
-        with torch.inference_mode():
-            parts = [
-                self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
-                for begin in range(0, max(1, len(positions)), WINDOWS_AT_ONCE)
-            ]
-        vectors = ClipVectors(*map(np.concatenate, zip(*parts, strict=True)))
+        for begin in range(0, max(1, len(positions)), WINDOWS_AT_ONCE):
+            with torch.inference_mode():
+                part = self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
+            yield part
         self._done = end
         keep = self._held >= self._oldest[end]
         self._held = self._held[keep]
         kept = torch.from_numpy(keep).to(maps.vectors.device)
         self._maps = FrameMaps(*(tensor[kept] for tensor in maps)) if keep.any() else None
-        return vectors
 
     def _windows(self, positions: Indices, maps: FrameMaps) -> ClipVectors:
         """Vectors of windows (b,T) given as positions among the held frames."""

@@ -20,10 +20,10 @@ import torch
 
 from . import __version__, sampling, video, writers
 from .arrays import as_array, pil_pixels
-from .dense import ClipVectors, WindowAssembler
+from .dense import ClipArrays, ClipVectors, WindowAssembler
 from .embeddings import EmbeddingProvenance, Embeddings
 from .engine import Engine
-from .errors import DecodeError, InputError
+from .errors import TOO_LITTLE_MEMORY, DecodeError, InputError, MediaLimitError
 from .frame_loop import assembled, engine_of, frames_at_once
 from .model import CCLModel
 
@@ -92,8 +92,11 @@ class ClipStream:
         self._reader = video.VideoReader(
             path, resize=pre, limits=limits, decode_index=decode_index
         )
-        info = self._reader.info
-        self.plan = wanted.plan(info.seconds, info.duration_seconds, pre)
+        info, most = self._reader.info, (limits or video.MediaLimits()).max_windows
+        try:
+            self.plan = wanted.plan(info.seconds, info.duration_seconds, pre, most)
+        except MediaLimitError as error:
+            raise MediaLimitError(error.reason, path) from error
 
     def __iter__(self) -> Iterator[ClipVectors]:
         """Yield the vectors of some neighbouring clips at a time.
@@ -246,10 +249,13 @@ def _streamed(
 
     engine = engine_of(model)
     try:
-        return attempt(decode_index=False)
-    except DecodeError as error:
-        logger.info("%s; trying again with the frames that can be decoded", error)
-        return attempt(decode_index=True)
+        try:
+            return attempt(decode_index=False)
+        except DecodeError as error:
+            logger.info("%s; trying again with the frames that can be decoded", error)
+            return attempt(decode_index=True)
+    except MemoryError as error:
+        raise MediaLimitError(TOO_LITTLE_MEMORY, path) from error
 
 
 def embed_frames(
@@ -276,6 +282,7 @@ def embed_frames(
 
     Raises:
         InputError: Shape, dtype, order or number of times is not allowed.
+        MediaLimitError: ``every_seconds`` makes too many windows of them.
         ModelError: The model gives NaN or infinity.
     """
     wanted, engine = sampling.Sampling(clips, every_seconds), engine_of(model)
@@ -295,7 +302,7 @@ def embed_frames(
     times = times - times[0]
     duration = float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0))
     pre = engine.model.preprocessing
-    plan = wanted.plan(times, duration, pre)
+    plan = wanted.plan(times, duration, pre, video.MediaLimits().max_windows)
     windows = WindowAssembler(plan.indices, engine.shift)
     small = (video.resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
     parts = assembled(engine, windows, small, batch_frames)
@@ -386,21 +393,12 @@ def gather(
         plan: Its clips.
         provenance: Asked for after the last part, when all is known.
     """
-    clips, frames = zip(*parts, strict=True)
-    all_clips = _joined(clips)  # (W,D)
-    return Embeddings(
-        all_clips,
-        plan.clip_seconds,
-        _joined(frames),  # (W,T,D)
-        plan.frame_seconds,
-        all_clips.mean(axis=0, dtype=np.float64).astype(np.float32),
-        provenance(),
-    )
-
-
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join arrays; a single one is not copied."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    arrays = ClipArrays(len(plan.indices))
+    for part in parts:
+        arrays.add(part)
+    clips, frames = arrays.vectors
+    mean = clips.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return Embeddings(clips, plan.clip_seconds, frames, plan.frame_seconds, mean, provenance())
 
 
 def _watched(

@@ -249,10 +249,11 @@ class TorchEngine:
 
 @contextmanager
 def memory_is_enough() -> Iterator[None]:
-    """Tell a device without memory from an error of ours.
+    """Tell a device, or a machine, without memory from an error of ours.
 
     Raises:
         InputError: The device has too little memory.
+        MemoryError: The machine has, as torch finds it on the CPU.
     """
     try:
         yield
@@ -261,6 +262,10 @@ def memory_is_enough() -> Iterator[None]:
             f"the device has too little memory ({str(error).splitlines()[0]}); use a smaller "
             "batch_size (batch_clips of a batch), or close what else uses it."
         ) from error
+    except RuntimeError as error:  # torch has no class of its own for it
+        if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+        raise MemoryError(str(error).splitlines()[0]) from error
 
 
 def check_finite(engine: Engine, *vectors: np.ndarray) -> None:

@@ -25,6 +25,7 @@ next. ``MediaError.code`` is a short stable word for tables and scripts.
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 __all__ = [
@@ -47,6 +48,13 @@ __all__ = [
     "UnsupportedMediaError",
     "WeightsError",
 ]
+
+
+TOO_LITTLE_MEMORY = (
+    "its result takes more memory than is free; ask for fewer windows (every_seconds, --every) or "
+    "for no frames, close what else uses the memory, and try what failed again (--retry-failed)."
+)
+"""Reason of a :class:`MediaLimitError` where the process that embeds has a MemoryError."""
 
 
 class CCLError(Exception):
@@ -147,3 +155,18 @@ class ExportError(CCLError):
 
 class TrainingError(CCLError):
     """A training run cannot start or go on."""
+
+
+def code_and_reason(error: Exception) -> tuple[str, str]:
+    """Return what a batch says of a video at which something failed that nobody foresaw.
+
+    Args:
+        error: Being handled; a MemoryError is "too_large", any other "internal".
+    """
+    if isinstance(error, MemoryError):
+        return MediaLimitError.code, TOO_LITTLE_MEMORY
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return "internal", (
+        f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: "
+        f"{error}; convert the video, and please report this."
+    )

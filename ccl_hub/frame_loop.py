@@ -70,16 +70,17 @@ def assembled(
     Raises:
         DecodeError: There are too few frames.
         InputError: The device has too little memory for so many at once.
+        MemoryError: This machine has.
         ModelError: The model gives NaN or infinity.
     """
     crop_px = engine.model.preprocessing.crop_px
     cropped = (centre_crop(frame, crop_px) for frame in frames)
     for maps in _computed(engine, _batches(cropped, batch_frames)):
         with memory_is_enough():
-            part = windows.add(maps)
-        if len(part.clips):
-            check_finite(engine, *part)
-            yield part
+            for part in windows.add_in_parts(maps):
+                if len(part.clips):
+                    check_finite(engine, *part)
+                    yield part
     if not windows.finished:
         raise DecodeError("a frame was promised by the index but never decoded.")
 

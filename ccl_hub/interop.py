@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from . import __version__
-from .config import Preprocessing
+from .config import FRAME_CHOICES, Preprocessing
 from .errors import ExportError, InputError
 from .extras import require_packages
 from .files import check_place, write_atomically
@@ -182,7 +182,8 @@ def _input_in_words(pre: Preprocessing) -> str:
         size = f"a shorter side of {pre.resize_height_px}, aspect ratio kept"
     return (
         f"clips (batch, 3, time, height, width), float32, RGB. {pre.clip_frames} frames every "
-        f"{pre.frame_interval_seconds} s; each resized to {size}, bilinear with antialiasing; "
+        f"{pre.frame_interval_seconds} s, each {FRAME_CHOICES[pre.frame_choice]}; resized to "
+        f"{size}, bilinear with antialiasing; "
         f"centre crop {pre.crop_px} x {pre.crop_px}; divided by 255; minus mean {list(pre.mean)}; "
         f"divided by std {list(pre.std)}. Other lengths, and sides from {SMALLEST_SIDE_PX} up, "
         "are computed too."

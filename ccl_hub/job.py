@@ -12,16 +12,16 @@ import io
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .batch_options import BatchItem, BatchOptions, BatchSource
 from .dataset import check_pyarrow
-from .errors import CCLError, MediaError
+from .errors import CCLError, MediaError, code_and_reason
 from .files import write_atomically
 from .inputs import VideoInput
 from .job_options import JobInputs, JobOptions
@@ -46,6 +46,8 @@ TRANSIENT_CODES = frozenset({"crashed", "timeout", *STORAGE_CODES})
 IO_THREADS = 4
 AHEAD_VIDEOS = 64
 WRITES_AT_ONCE = 8
+MOST_WAITING_BYTES = 256 << 20
+"""Vectors that may wait to be written before the next result is looked at."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,10 @@ class _Work:
     only_hash: bool = False
 
 
+_Write: TypeAlias = tuple[_Work, BatchItem, Future[Prepared] | None]
+"""A result on its way to the destination."""
+
+
 class _Run:
     """The loop of one run."""
 
@@ -288,7 +294,7 @@ class _Run:
 
     def keep_all(self, items: Iterator[BatchItem | None]) -> None:
         """Keep every result; a few are written at once while the next are computed."""
-        writes: deque[tuple[_Work, BatchItem, Future[Prepared] | None]] = deque()
+        writes: deque[_Write] = deque()
         with ThreadPoolExecutor(IO_THREADS) as pool:
             try:
                 for item in items:
@@ -302,7 +308,7 @@ class _Run:
                         if (made := item.embeddings) is not None:
                             future = pool.submit(self._sink.prepare, work.video.id, made)
                         writes.append((work, item, future))
-                    while writes and (len(writes) > WRITES_AT_ONCE or _is_ready(writes[0][2])):
+                    while writes and (_are_many(writes) or _is_ready(writes[0][2])):
                         self._keep(*writes.popleft())
                     if self.stopped:
                         break
@@ -332,13 +338,22 @@ class _Run:
                 self._state.manifest.record(row)
             self._tell(_event(row, kept=True))
             return
-        row = _row(work, item)
-        prepared = None if future is None else future.result()
+        row, prepared = _row(work, item), None
+        try:
+            prepared = None if future is None else future.result()
+        except CCLError:  # the destination cannot be written: no other result can
+            raise
+        except Exception as error:
+            row = _spoiled(row, error)
         # A failure that may pass takes nothing away from a file that has not changed; if hashes
         # tell, only one of which none could be taken counts as such.
         passing = STORAGE_CODES if self._options.checksum else TRANSIENT_CODES
         if not (work.holds and row.code in passing):
-            self._sink.keep(row, prepared)
+            try:
+                self._sink.keep(row, prepared)
+            except MemoryError as error:
+                row = _spoiled(row, error)
+                self._sink.keep(row, None)
         self._tell(_event(row, kept=False))
         if row.state == FAILED and self._options.fail_fast:
             self.stopped = True
@@ -371,6 +386,13 @@ def _looked_ahead(
         yield work, future is not None and future.result()
 
 
+def _are_many(writes: Collection[_Write]) -> bool:
+    """Whether results that wait to be written take too much to take one more."""
+    made = [item.embeddings for _, item, _ in writes if item.embeddings is not None]
+    held = sum(one.clips.nbytes + one.frames.nbytes for one in made)
+    return len(writes) > WRITES_AT_ONCE or held > MOST_WAITING_BYTES
+
+
 def _is_ready(future: Future[Any] | None) -> bool:
     return future is None or future.done()
 
@@ -400,6 +422,12 @@ def _row(work: _Work, item: BatchItem) -> Row:
         duration_seconds=seconds,
         finished=time.time(),
     )
+
+
+def _spoiled(row: Row, error: Exception) -> Row:
+    """Return the row of a video whose result could not be kept."""
+    code, reason = code_and_reason(error)
+    return replace(row, state=FAILED, code=code, reason=reason, duration_seconds=0.0)
 
 
 def _event(row: Row, kept: bool) -> VideoEvent:

@@ -180,7 +180,7 @@ class Manifest:
 
     # The spool and the parts of a dataset --------------------------------------------------------
 
-    def add_to_spool(self, id: str, rows: int, data: bytes) -> None:
+    def add_to_spool(self, id: str, rows: int, data: bytes | memoryview) -> None:
         """Keep the rows of a video until there are enough for a part."""
         with self._guarded():
             self._db.execute("INSERT OR REPLACE INTO spool VALUES (?, ?, ?)", (id, rows, data))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .config import CCLConfig
+from .config import FRAME_CHOICES, CCLConfig
 
 __all__ = ["CARD_NAME", "FOLDER_PLACE", "Card", "Figure", "problems", "render"]
 
@@ -155,8 +155,9 @@ def _what_it_is(config: CCLConfig) -> str:
         '"R18+1" network trained without labels by Cycle-Contrastive Learning (NeurIPS 2020, '
         "https://arxiv.org/abs/2010.14810): a video must find its own frames, and a frame its own "
         f"video. A clip is {preprocessing.clip_frames} frames "
-        f"{preprocessing.frame_interval_seconds:g} s apart, resized to {size}, of which the "
-        f"central {preprocessing.crop_px} px are seen."
+        f"{preprocessing.frame_interval_seconds:g} s apart, each "
+        f"{FRAME_CHOICES[preprocessing.frame_choice]}, resized to {size}, of which the central "
+        f"{preprocessing.crop_px} px are seen."
     )
 
 

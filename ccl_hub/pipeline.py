@@ -17,6 +17,7 @@ import atexit
 import contextlib
 import queue
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +31,9 @@ from .backends import TORCH_BACKENDS
 from .batch_options import BatchItem, BatchOptions, BatchSource
 from .decode_pool import Block, DecodeEvents, DecodePool
 from .decode_worker import BLOCK_FRAMES, DecodeSettings, Job
-from .dense import ClipVectors, WindowAssembler
+from .dense import ClipArrays, WindowAssembler
 from .engine import Engine, FrameMaps, check_finite, memory_is_enough
-from .errors import CCLError, ModelError
+from .errors import CCLError, ModelError, code_and_reason
 from .sampling import ClipPlan, Sampling
 from .video import MediaLimits, SourceFacts
 
@@ -54,27 +55,12 @@ class _Attempt:
         self.given = self.next = 0  # blocks handed to lanes, blocks assembled
         self.waiting: dict[int, FrameMaps] = {}
         self.assembling = False
-        self.vectors: ClipVectors | None = None
-        self._kept = 0
+        self.arrays = ClipArrays(len(plan.indices))
 
     def add(self, maps: FrameMaps) -> None:
-        """Keep the windows that the next block makes whole.
-
-        In arrays for all of them: many small ones, made between those that come and go, would
-        leave the memory in pieces.
-        """
-        part = self.windows.add(maps)
-        if not len(part.clips):
-            return
-        if self.vectors is None:
-            count, (frames, dim) = len(self.plan.indices), part.frames.shape[1:]
-            shapes = (count, dim), (count, frames, dim)
-            arrays = (np.empty(shape, np.float32) for shape in shapes)
-            self.vectors = ClipVectors(*arrays)
-        own = slice(self._kept, self._kept + len(part.clips))
-        self.vectors.clips[own] = part.clips
-        self.vectors.frames[own] = part.frames
-        self._kept = own.stop
+        """Keep the windows that the next block makes whole."""
+        for part in self.windows.add_in_parts(maps):
+            self.arrays.add(part)
 
 
 class _Video:
@@ -203,13 +189,19 @@ class Pipeline:
 
     def _begin(self, number: int, plan: ClipPlan) -> None:
         """Start a video, or start it anew."""
-        video = self._videos[number]
-        attempt = _Attempt(plan, video.device.engine.shift, self._options.frames)
-        with video.changed:
-            video.attempt, video.facts = attempt, None
+        video = self._videos.get(number)
+        if video is None:  # over: its result was more than the memory holds
+            return
+        with self._costs(video):
+            attempt = _Attempt(plan, video.device.engine.shift, self._options.frames)
+            with video.changed:
+                video.attempt, video.facts = attempt, None
 
     def _frames(self, number: int, block: Block) -> None:
-        video = self._videos[number]
+        video = self._videos.get(number)
+        if video is None:
+            block.release()
+            return
         attempt = video.attempt
         if attempt is None:  # a worker gives the plan first
             raise CCLError(f"{video.source.path}: its frames came before its plan.")
@@ -217,18 +209,36 @@ class Pipeline:
         attempt.given += 1
 
     def _end(self, number: int, facts: SourceFacts) -> None:
-        video = self._videos[number]
+        video = self._videos.get(number)
+        if video is None:
+            return
         with video.changed:
             video.facts = facts
         self._finish_if_whole(video)
 
     def _fail(self, number: int, code: str, reason: str, sha256: str = "") -> None:
-        video = self._videos[number]
+        video = self._videos.get(number)
+        if video is None:
+            return
         with video.changed:
             if video.over:
                 return
             video.over = True
+            video.attempt = None  # and the memory that it takes
         self._give(video, BatchItem(video.index, video.source.path, None, code, reason, sha256))
+
+    @contextlib.contextmanager
+    def _costs(self, video: _Video) -> Iterator[None]:
+        """Let an error in the making of a result cost its video, and not the batch.
+
+        Errors raised on purpose are about the device or the model, and so about every video.
+        """
+        try:
+            yield
+        except CCLError:
+            raise
+        except Exception as error:
+            self._fail(video.index, *code_and_reason(error))
 
     # The lanes ---------------------------------------------------------------------------------
 
@@ -259,16 +269,24 @@ class Pipeline:
     def _compute(self, engine: Engine, batch: list[_Entry]) -> None:
         """Compute blocks together, and hand each to its video."""
         wanted = [entry for entry in batch if entry.video.wants(entry.attempt)]
-        frames = [entry.block.frames.copy() for entry in wanted]
-        for entry in batch:
-            entry.block.release()
-        if self._closing or not frames:
+        try:
+            try:
+                frames = [entry.block.frames.copy() for entry in wanted]
+            finally:
+                for entry in batch:
+                    entry.block.release()
+            if self._closing or not frames:
+                return
+            maps = engine(np.concatenate(frames) if len(frames) > 1 else frames[0])  # (n,S,S,3)
+        except MemoryError as error:
+            for entry in wanted:
+                self._fail(entry.video.index, *code_and_reason(error))
             return
-        maps = engine(np.concatenate(frames) if len(frames) > 1 else frames[0])  # (n,S,S,3)
         begin = 0
         for entry, own in zip(wanted, frames, strict=True):
             end = begin + len(own)
-            self._assemble(entry, FrameMaps(*(tensor[begin:end] for tensor in maps)))
+            with self._costs(entry.video):
+                self._assemble(entry, FrameMaps(*(tensor[begin:end] for tensor in maps)))
             begin = end
 
     def _assemble(self, entry: _Entry, maps: FrameMaps) -> None:
@@ -307,7 +325,11 @@ class Pipeline:
             if not attempt.windows.finished:
                 return
             video.over = True
-        self._give(video, self._item(video, attempt, facts))
+        try:
+            item = self._item(video, attempt, facts)
+        except Exception as error:
+            item = BatchItem(video.index, video.source.path, None, *code_and_reason(error))
+        self._give(video, item)
 
     def _item(self, video: _Video, attempt: _Attempt, facts: SourceFacts) -> BatchItem:
         """Make the result of a whole video."""
@@ -316,9 +338,8 @@ class Pipeline:
         if not self._options.frames:  # copies: views would keep the whole
             none = plan.frame_seconds[:, :0].copy(), plan.indices[:, :0].copy()
             plan = replace(plan, frame_seconds=none[0], indices=none[1])
-        parts = [] if attempt.vectors is None else [attempt.vectors]
-        result = embed.gather(parts, plan, lambda: provenance)
-        attempt.vectors = None
+        result = embed.gather([attempt.arrays.vectors], plan, lambda: provenance)
+        attempt.arrays = ClipArrays(0)
         try:
             check_finite(engine, result.clips, result.frames)
         except ModelError as error:

@@ -1,14 +1,21 @@
 """From presentation times to the frames of each clip: pure functions on numpy arrays.
 
 A clip is T instants, one in each of T neighbouring segments of ``frame_interval_seconds``; each
-instant takes the frame that is nearest in presentation time, so 25, 50 and variable frame rates
-sample the same moments. Evaluation takes the segment centres; training draws one offset inside
-each segment (paper, Section 4.1: clips of M frames, one frame of every M/L). A video shorter than
-a clip is looped: an instant past its end is taken modulo its duration.
+instant takes a frame by its presentation time, so 25, 50 and variable frame rates sample the same
+moments. Evaluation takes the segment centres; training draws one offset inside each segment
+(paper, Section 4.1: clips of M frames, one frame of every M/L). A video shorter than a clip is
+looped: an instant past its end is taken modulo its duration.
+
+Which frame an instant takes, :attr:`ccl_hub.config.Preprocessing.frame_choice` says:
+``"on_screen"``, what a player shows at that instant (:func:`on_screen_frames`), or ``"nearest"``,
+the rule of the first checkpoints (:func:`nearest_frames`). At usual rates the two differ by a
+frame at most; where a frame stays on screen for long, only the first shows what was there.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
@@ -17,13 +24,14 @@ import numpy.typing as npt
 
 from .checks import whole_number
 from .config import Preprocessing
-from .errors import InputError
+from .errors import InputError, MediaLimitError
 
 __all__ = [
     "ClipPlan",
     "Sampling",
     "clip_instants",
     "nearest_frames",
+    "on_screen_frames",
     "sample_eval",
     "sample_train",
     "uniform_clip_starts",
@@ -34,8 +42,11 @@ DEFAULT_CLIPS = 10
 MAX_CLIPS = 1_000_000
 """Most clips one call may ask for; more is a mistaken ``every_seconds``."""
 
+WINDOWS_PER_FRAME = 3
+"""Most windows that begin on one frame, on average, in a video with more than ``max_windows``."""
+
 _TIE_SECONDS = 1e-6
-"""Two frames this nearly equally far from an instant count as a tie, won by the earlier one."""
+"""What rounding may do to a time: instants and frames this near each other are at one time."""
 
 Seconds = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -105,9 +116,32 @@ class Sampling:
         return f"clips={self.clip_count}"
 
     def plan(
-        self, frame_seconds: Seconds, duration_seconds: float, preprocessing: Preprocessing
+        self,
+        frame_seconds: Seconds,
+        duration_seconds: float,
+        preprocessing: Preprocessing,
+        max_windows: int | None = None,
     ) -> ClipPlan:
-        """Choose the frames of a video; see :func:`sample_eval`."""
+        """Choose the frames of a video.
+
+        Args:
+            frame_seconds: See :func:`sample_eval`.
+            duration_seconds: Likewise.
+            preprocessing: Likewise.
+            max_windows: See :class:`ccl_hub.video.MediaLimits`; None for 1,000,000.
+
+        Raises:
+            InputError: If an argument is out of range.
+            MediaLimitError: ``every_seconds`` makes too many windows of this video.
+        """
+        if self.every_seconds is not None:
+            _check_windows(
+                np.asarray(frame_seconds),
+                duration_seconds,
+                self.every_seconds,
+                preprocessing,
+                MAX_CLIPS if max_windows is None else max_windows,
+            )
         return sample_eval(
             frame_seconds,
             duration_seconds,
@@ -115,6 +149,42 @@ class Sampling:
             clips=self.clip_count,
             every_seconds=self.every_seconds,
         )
+
+
+def _check_windows(
+    frame_seconds: Seconds,
+    duration_seconds: float,
+    every_seconds: float,
+    preprocessing: Preprocessing,
+    most: int,
+) -> None:
+    """Refuse windows that only a clock asks for: many that all begin on the same few frames.
+
+    A result grows with its windows, and so would that of a recording whose clock jumps by a day.
+    """
+    room, most = max(0.0, duration_seconds - preprocessing.clip_seconds), min(most, MAX_CLIPS)
+    steps = room / every_seconds
+    if steps <= most - 1:
+        return
+    allowed, text = most, f"more than {MAX_CLIPS}"
+    if steps <= MAX_CLIPS - 1:
+        begins = np.arange(math.ceil(steps), dtype=np.float64) * every_seconds
+        begins += preprocessing.frame_interval_seconds / 2  # when each has its first frame
+        choose = _CHOOSERS[preprocessing.frame_choice]
+        first = choose(frame_seconds, begins, duration_seconds)
+        allowed = max(most, WINDOWS_PER_FRAME * len(np.unique(first)))
+        text = str(len(begins) + 1)
+        if len(begins) < allowed:
+            return
+    enough = room / max(1, most - 1)
+    unit = 10.0 ** (math.floor(math.log10(enough)) - 1)  # of the second digit
+    raise MediaLimitError(
+        f"a window every {every_seconds:g} s of {len(frame_seconds)} frames in "
+        f"{duration_seconds:.0f} s makes {text} windows; allowed: {allowed}, the larger of {most} "
+        f"(MediaLimits.max_windows) and {WINDOWS_PER_FRAME} for each frame on which one begins. "
+        f"Use every_seconds (--every) of at least {math.ceil(enough / unit) * unit:g}, or a "
+        "number of clips."
+    )
 
 
 def clip_instants(
@@ -232,20 +302,64 @@ def nearest_frames(frame_seconds: Seconds, instants: Seconds, duration_seconds: 
         >>> nearest_frames(np.array([0.0, 0.1, 0.2]), np.array([0.04, 0.06, 0.32]), 0.3).tolist()
         [0, 1, 0]
     """
+    times, looped = _looped(frame_seconds, instants, duration_seconds)
+    if len(times) == 1:
+        return np.zeros(looped.shape, dtype=np.int64)
+    after = np.clip(np.searchsorted(times, looped), 1, len(times) - 1)
+    nearer = (times[after] - looped) < (looped - times[after - 1]) - _TIE_SECONDS
+    return np.where(nearer, after, after - 1).astype(np.int64)
+
+
+def on_screen_frames(
+    frame_seconds: Seconds, instants: Seconds, duration_seconds: float
+) -> Indices:
+    """Return the index of the frame that a player shows at each instant.
+
+    That is the last frame whose time has come, by up to 1e-6 s of rounding; before the first
+    frame, the first. Instants at or past the end loop, as in :func:`nearest_frames`.
+
+    Args:
+        frame_seconds: (N,) float64 presentation times, ascending, N at least 1.
+        instants: Times in seconds, any shape, each 0 or more.
+        duration_seconds: End of the last frame; 0 for a still image.
+
+    Returns:
+        int64 indices in [0, N), the shape of ``instants``.
+
+    Raises:
+        InputError: If there are no frames, times do not ascend, or a number is not finite.
+
+    Example:
+        >>> slides = np.array([0.0, 10.0, 20.0])
+        >>> on_screen_frames(slides, np.array([0.0, 9.0, 10.0, 29.0, 31.0]), 30.0).tolist()
+        [0, 0, 1, 2, 0]
+    """
+    times, looped = _looped(frame_seconds, instants, duration_seconds)
+    come = np.searchsorted(times, looped + _TIE_SECONDS, side="right")
+    return np.maximum(come - 1, 0).astype(np.int64)
+
+
+def _looped(
+    frame_seconds: Seconds, instants: Seconds, duration_seconds: float
+) -> tuple[Seconds, Seconds]:
+    """Return times and instants as arrays that are allowed, instants past the end looped."""
     times = _check_times(frame_seconds)
     _check_duration(duration_seconds)
     wanted = np.asarray(instants, dtype=np.float64)
     if not np.all(np.isfinite(wanted)) or np.any(wanted < 0):
         raise InputError("instants must be finite and 0 or more, in seconds.")
-    if len(times) == 1 or duration_seconds <= 0:
-        return np.zeros(wanted.shape, dtype=np.int64)
+    if duration_seconds <= 0:
+        return times[:1], np.zeros_like(wanted)
     # An instant that rounding puts just before the end is at the end: the first frame again.
     past = wanted >= duration_seconds - _TIE_SECONDS
     again = np.maximum(np.mod(wanted + _TIE_SECONDS, duration_seconds) - _TIE_SECONDS, 0.0)
-    looped = np.where(past, again, wanted)
-    after = np.clip(np.searchsorted(times, looped), 1, len(times) - 1)
-    nearer = (times[after] - looped) < (looped - times[after - 1]) - _TIE_SECONDS
-    return np.where(nearer, after, after - 1).astype(np.int64)
+    return times, np.where(past, again, wanted)
+
+
+_CHOOSERS: dict[str, Callable[[Seconds, Seconds, float], Indices]] = {
+    "nearest": nearest_frames,
+    "on_screen": on_screen_frames,
+}
 
 
 def sample_eval(
@@ -260,7 +374,7 @@ def sample_eval(
     Args:
         frame_seconds: (N,) float64 presentation times from the first frame, ascending.
         duration_seconds: End of the last frame; 0 for a still image.
-        preprocessing: Gives ``clip_frames`` and ``frame_interval_seconds``.
+        preprocessing: Gives ``clip_frames``, ``frame_interval_seconds`` and ``frame_choice``.
         clips: Number of evenly spaced clips (the paper's protocol: 10); unused when
             ``every_seconds`` is given.
         every_seconds: Distance between windows over the whole video, or None.
@@ -283,7 +397,8 @@ def sample_eval(
     else:
         starts = window_starts(duration_seconds, every_seconds, length)
     offsets = clip_instants(0.0, preprocessing.clip_frames, preprocessing.frame_interval_seconds)
-    indices = nearest_frames(times, starts[:, None] + offsets, duration_seconds)  # (W, T)
+    choose = _CHOOSERS[preprocessing.frame_choice]
+    indices = choose(times, starts[:, None] + offsets, duration_seconds)  # (W, T)
     ends = np.minimum(starts + length, max(duration_seconds, float(times[-1])))
     return ClipPlan(indices, np.stack([starts, ends], axis=1), times[indices])
 
@@ -295,6 +410,7 @@ def sample_train(
     frame_interval_seconds: float,
     generator: np.random.Generator,
     views: int = 1,
+    frame_choice: str = "nearest",
 ) -> Indices:
     """Draw random clips of one video: a random start, and a random offset in each segment.
 
@@ -305,6 +421,7 @@ def sample_train(
         frame_interval_seconds: Length of a segment in seconds.
         generator: Source of every random number; ``views * (1 + T)`` are drawn.
         views: Number of clips, drawn independently.
+        frame_choice: Which frame an instant takes; that of the preprocessing.
 
     Returns:
         (views, T) int64 frame indices, ascending along T unless the video is looped.
@@ -321,11 +438,13 @@ def sample_train(
     _check_duration(duration_seconds)
     if views < 1:
         raise InputError(f"views is {views}; allowed: 1 or more.")
+    if frame_choice not in _CHOOSERS:
+        raise InputError(f"frame_choice is {frame_choice!r}; allowed: {', '.join(_CHOOSERS)}.")
     draws = generator.random((views, 1 + clip_frames))
     room = max(0.0, duration_seconds - clip_frames * frame_interval_seconds)
     segments = np.arange(clip_frames) + draws[:, 1:]
     instants = draws[:, :1] * room + segments * frame_interval_seconds  # (views, T)
-    return nearest_frames(frame_seconds, instants, duration_seconds)
+    return _CHOOSERS[frame_choice](frame_seconds, instants, duration_seconds)
 
 
 def _check_times(frame_seconds: Seconds) -> Seconds:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from . import dataset
 from .embeddings import Embeddings
+from .errors import OutputError
 from .files import file_sha256, make_folder, write_atomically
 from .inputs import output_name
 from .job_state import JobState, is_part, remove_file
 from .manifest import Part, Row
-from .writers import dump
+from .writers import write
 
 __all__ = ["DatasetSink", "FolderSink", "Prepared", "Sink"]
 
@@ -23,8 +23,8 @@ PART_ROWS = 16_384
 REWRITTEN_AT_ONCE = 4
 """Parts written anew each time that a part is full: the rest can wait for the end."""
 
-MOST_SPOOLED_BYTES = 256 << 20
-"""A video with more makes a part of its own: SQLite keeps no value above 1 GB."""
+MOST_SPOOLED_BYTES = 64 << 20
+"""A video with more makes a part of its own: through SQLite it would be in memory more often."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Prepared:
     size_bytes: int = 0
     sha256: str = ""
     rows: int = 0
-    data: bytes = b""
+    data: bytes | memoryview = b""
 
 
 class Sink(Protocol):
@@ -79,10 +79,19 @@ class FolderSink:
         """Write the file; it counts once it is in the manifest."""
         name = output_name(id, self._suffix)
         path = self._folder / name
-        data = dump(embeddings, self._suffix, self._level)
         make_folder(path.parent)
-        write_atomically(path, lambda file: file.write(data), self._state.temporary)
-        return Prepared(name, len(data), hashlib.sha256(data).hexdigest())
+        write_atomically(
+            path,
+            lambda file: write(embeddings, file, self._suffix, self._level),
+            self._state.temporary,
+        )
+        try:
+            return Prepared(name, path.stat().st_size, file_sha256(path))
+        except OSError as error:
+            raise OutputError(
+                f"{path}: cannot be read after it was written ({error.strerror or error}); check "
+                "the disk, and run again."
+            ) from error
 
     def keep(self, row: Row, prepared: Prepared | None) -> None:
         """See :class:`Sink`."""
@@ -189,7 +198,7 @@ class DatasetSink:
             remove_file(self._folder / name)
         self._rows = 0
 
-    def _written(self, data: bytes | None) -> Part | None:
+    def _written(self, data: memoryview | None) -> Part | None:
         if data is None:
             return None
         label = self._state.shard.label

@@ -71,7 +71,7 @@ class MediaLimits:
         max_pixels: Width times height of a decoded frame. The default admits 8K video
             (8192 x 4320); photographs may need more. In mid-stream the size may only change up to
             4096 x 2304 or the size at the start, if that is larger.
-        max_frames: Frames of a video. Its index takes about 25 bytes a frame; the default is 24
+        max_frames: Frames of a video. Its index takes about 50 bytes a frame; the default is 24
             hours at 60 frames per second.
         max_seconds: Duration of a video, or None for any.
         max_bytes: Size of the file, or None for any.
@@ -81,6 +81,10 @@ class MediaLimits:
         max_joint_seconds: The same for containers whose clock may start anew in mid-file
             (transport and program streams, Ogg), unless another stream fills the gap; 10 seconds
             by default, as in the ffmpeg program.
+        max_windows: Windows of a video, with ``every_seconds``, or 3 for each frame on which one
+            begins, if that is more: what has more shows the same pictures again and again, in a
+            pause or by a clock that jumps. Each window takes 18 kB with its frames. None for
+            1,000,000, as everywhere.
 
     Raises:
         InputError: If a limit is not positive.
@@ -92,6 +96,7 @@ class MediaLimits:
     max_bytes: int | None = None
     max_gap_seconds: float = 30 * 3600.0
     max_joint_seconds: float = 10.0
+    max_windows: int | None = 20_000
 
     def __post_init__(self) -> None:
         for name in (field.name for field in dataclasses.fields(self)):

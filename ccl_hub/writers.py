@@ -6,7 +6,6 @@ The command line imports this module to check names, so numpy is imported only w
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import zipfile
 from collections.abc import Iterable
@@ -27,10 +26,10 @@ __all__ = [
     "LEVEL_ARRAYS",
     "SUFFIXES",
     "check_output",
-    "dump",
     "load",
     "save",
     "save_npy",
+    "write",
 ]
 
 LEVELS = ("clip", "frame", "video")
@@ -72,35 +71,37 @@ def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
     """Write embeddings whole or not at all; see :meth:`Embeddings.save`."""
     source = embeddings.provenance.source
     check_output(path, level, Path(source) if source else None)
-    data = dump(embeddings, path.suffix, level)
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, lambda file: write(embeddings, file, path.suffix, level))
 
 
-def dump(embeddings: Embeddings, suffix: str, level: str | None = None) -> bytes:
-    """Return the bytes of a file.
+def write(embeddings: Embeddings, file: BinaryIO, suffix: str, level: str | None = None) -> None:
+    """Write embeddings into an open file, array by array, without a copy of the whole.
 
     Args:
         embeddings: What is in it.
+        file: New, open for writing.
         suffix: One of :data:`SUFFIXES`.
         level: See :meth:`Embeddings.save`.
     """
     import numpy as np
 
-    buffer = io.BytesIO()
     if suffix == ".npy":
-        np.save(buffer, getattr(embeddings, LEVEL_ARRAYS[level or "clip"]), allow_pickle=False)
-        return buffer.getvalue()
+        array = np.ascontiguousarray(getattr(embeddings, LEVEL_ARRAYS[level or "clip"]))
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
+        return
     arrays: dict[str, Any] = {
         name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS
     }
     provenance = json.dumps(dataclasses.asdict(embeddings.provenance))
     if suffix == ".npz":
         # No allow_pickle: older numpy would store it as an array; none of these is an object.
-        np.savez(buffer, provenance=np.array(provenance), **arrays)
-        return buffer.getvalue()
+        np.savez(file, provenance=np.array(provenance), **arrays)
+        return
     import safetensors.numpy
 
-    return safetensors.numpy.save(arrays, metadata={"provenance": provenance})
+    file.write(safetensors.numpy.save(arrays, metadata={"provenance": provenance}))
 
 
 def save_npy(

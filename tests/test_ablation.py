@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -165,6 +166,26 @@ def test_an_edited_recipe_of_the_same_name_is_refused(tmp_path, capsys):
     assert main(arguments(out, "--rows", "mse")) == 2
     assert "optim.lr (0.7 there, 0.05 here)" in capsys.readouterr().err
     assert not (out / "done").exists()
+
+
+def test_an_ablation_from_before_the_frame_choice_goes_on_as_it_began(tmp_path, monkeypatch):
+    """Every row by one rule: also those that are not begun yet, by the commands of then."""
+    plan, _ = ablation.parse_arguments(arguments(tmp_path / "out", "--rows", "mse,lv"))
+    for name in ("mse", None):
+        changes = ROWS[name].changes if name else ()
+        old = read_recipe("smoke", (*plan.changes, *changes, "seed=0")).to_dict()
+        del old["preprocessing"]["frame_choice"]
+        folder = ablation._run_folder(plan, name, 0) if name else plan.out / ablation.UNTRAINED
+        (make_folder(folder) / "recipe.json").write_text(json.dumps(old))
+    ran = []
+    monkeypatch.setattr(ablation, "run_parts", lambda chains, *rest: ran.extend(chains))
+    monkeypatch.setattr(ablation, "open_evaluation_sets", lambda *given: [])
+    ablation.run(plan, 1)
+    nearest = ("--set", "preprocessing.frame_choice=nearest")
+    assert [[part.unsaid for part in chain] for chain in ran] == [[nearest, (), ()]] * 2
+    assert not any("frame_choice" in word for chain in ran for p in chain for word in p.said)
+    kept = json.loads((plan.out / ablation.UNTRAINED / "recipe.json").read_text())
+    assert kept["preprocessing"]["frame_choice"] == "nearest"
 
 
 def test_a_budget_that_would_end_rows_early_is_refused(tmp_path, capsys):

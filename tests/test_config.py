@@ -35,6 +35,7 @@ def test_json_round_trip_is_exact() -> None:
         ({"preprocessing": {"frame_interval_seconds": 0.0}}, "more than 0"),
         ({"preprocessing": {"std": [1.0, 0.0, 1.0]}}, "above 0"),
         ({"preprocessing": {"mean": 3.0}}, "expected a list"),
+        ({"preprocessing": {"frame_choice": "next"}}, "'nearest' or 'on_screen'"),
         ({"preprocessing": {"mean": [0.5, float("nan"), 0.5]}}, "finite"),
         ({"preprocessing": {"std": [0.5, float("inf"), 0.5]}}, "finite"),
         ({"architecture": {"stage_channels": [1, 2]}}, "4 widths"),
@@ -74,3 +75,18 @@ def test_fingerprint_ignores_provenance_and_sees_everything_else() -> None:
         plain.fingerprint() != CCLConfig(preprocessing=Preprocessing(clip_frames=16)).fingerprint()
     )
     assert plain.fingerprint() != CCLConfig(Architecture(projection_dim=64)).fingerprint()
+
+
+def test_a_checkpoint_from_before_the_frame_choice_is_as_it_was() -> None:
+    """Job folders, datasets and int8 models of users hold these fingerprints."""
+    values = CCLConfig().to_dict()
+    assert values["preprocessing"].pop("frame_choice") == "nearest"  # always stated from now on
+    old = CCLConfig.from_dict(values)
+    assert old == CCLConfig() and old.preprocessing.frame_choice == "nearest"
+    assert old.fingerprint() == "82f1948bbb4244dd"
+    square = Preprocessing(resize="short_side", crop_px=96)
+    assert CCLConfig(preprocessing=square).fingerprint() == "71513c692604cc20"
+    new = CCLConfig(preprocessing=Preprocessing(frame_choice="on_screen"))
+    assert new.fingerprint() != old.fingerprint()
+    assert CCLConfig.from_json(new.to_json()) == new
+    assert "on_screen" in new.to_json() and "nearest" in old.to_json()

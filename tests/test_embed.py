@@ -10,11 +10,13 @@ import torch
 
 from ccl_hub import video
 from ccl_hub.arrays import preprocess
-from ccl_hub.config import Preprocessing
+from ccl_hub.batch import embed_many
+from ccl_hub.config import CCLConfig, Preprocessing
 from ccl_hub.embed import Embeddings, embed_frames, embed_image, embed_video
 from ccl_hub.engine import FrameGraph
 from ccl_hub.errors import InputError, MediaNotFoundError, ModelError
 from ccl_hub.model import CCLModel
+from tests.media import Recipe, write_video
 from tests.test_model import tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,6 +175,31 @@ def test_a_video_shorter_than_a_clip_is_looped_and_computed_once(
     np.testing.assert_allclose(
         result.frame_seconds[0], [0.0, 0.25, 0.5, 0.5, 0.5, 0.25, 0.25, 0.5], atol=1e-9
     )
+
+
+def test_a_model_of_frames_on_screen_takes_them_everywhere(tmp_path: Path) -> None:
+    """Slides of 2 s: a file alone, in a batch, as arrays, and for a model that was saved."""
+    config = CCLConfig(tiny_model().config.architecture, Preprocessing(frame_choice="on_screen"))
+    torch.manual_seed(0)
+    model = CCLModel(config).eval()
+    ticks = tuple(range(0, 12_000, 2000))
+    path = write_video(tmp_path, Recipe("slides.mkv", "libx264", 6, ticks=ticks))
+    alone = embed_video(model, path, every_seconds=0.5)
+    instants = alone.clip_seconds[:, :1] + 0.08 + 0.16 * np.arange(8)  # (W,8)
+    shown = np.minimum(instants // 2.0, 5) * 2.0
+    np.testing.assert_array_equal(alone.frame_seconds, shown)
+    nearest = CCLModel(CCLConfig(config.architecture)).eval()
+    other = embed_video(nearest, path, every_seconds=0.5)
+    assert ((other.frame_seconds != shown).any(axis=1)).sum() >= 10
+    saved = CCLModel.from_pretrained(model.save_pretrained(tmp_path / "model"))
+    assert saved.preprocessing.frame_choice == "on_screen"
+    (item,) = embed_many([path], saved, every_seconds=0.5)
+    pixels = np.zeros((6, 48, 64, 3), np.uint8)
+    arrays = embed_frames(saved, pixels, np.arange(6) * 2.0, every_seconds=0.5)
+    np.testing.assert_array_equal(item.embeddings.frame_seconds, shown)
+    np.testing.assert_allclose(item.embeddings.clips, alone.clips, atol=1e-5)
+    count = min(len(shown), len(arrays.frame_seconds))
+    np.testing.assert_array_equal(arrays.frame_seconds[: count - 1], shown[: count - 1])
 
 
 @pytest.mark.parametrize(

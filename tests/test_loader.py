@@ -17,6 +17,7 @@ from training.datasets import VideoItem, VideoList
 from training.loader import ClipLoader, EpochSampler, ResidentFrames, clip_seeds, draw_clips
 
 HEIGHT, WIDTH = 4, 6
+CLIP = {"clip_frames": 4, "frame_interval_seconds": 0.08, "frame_choice": "nearest"}
 # A change of these breaks the repeatability of recorded runs.
 GOLDEN_ORDER = [11, 2, 1, 6, 3, 0, 8, 4, 9, 7, 5, 10]
 GOLDEN_SEEDS = [3166315632783659728, 2276710284198385660]
@@ -62,7 +63,7 @@ class CountedFrames:
 
 
 def load(store, sampler, **change):
-    options = {"clip_frames": 4, "frame_interval_seconds": 0.08, "views": 2, "workers": 0}
+    options = {**CLIP, "views": 2, "workers": 0}
     with ClipLoader(store, sampler, **{**options, **change}) as batches:
         return list(batches)
 
@@ -151,8 +152,7 @@ def test_batches_hold_the_frames_drawn_for_their_videos():
                 seed=3,
                 epoch=1,
                 views=2,
-                clip_frames=4,
-                frame_interval_seconds=0.08,
+                **CLIP,
             )
             pixels = batch.frames[:, place]
             assert (pixels[..., 0] == int(video)).all()
@@ -160,6 +160,24 @@ def test_batches_hold_the_frames_drawn_for_their_videos():
             assert not np.array_equal(drawn[0], drawn[1])
             assert np.array_equal(batch.seeds[:, place], clip_seeds(3, 1, int(video), 2))
     assert len({int(s) for batch in batches for s in batch.seeds.ravel()}) == 36
+
+
+def test_clips_are_drawn_by_the_frame_choice():
+    store, some = CountedFrames(rate=3.0), {"seed": 3, "epoch": 1, "views": 5}
+    drawn = [
+        draw_clips(store, 4, **some, **{**CLIP, "frame_choice": choice})
+        for choice in ("nearest", "on_screen")
+    ]
+    assert 0 < (drawn[0] != drawn[1]).sum() < drawn[0].size
+    assert set((drawn[0] - drawn[1]).ravel().tolist()) == {0, 1}  # nearest may be yet to come
+    loader = ClipLoader(store, EpochSampler(20, 3, 1, 20), **{**CLIP, "frame_choice": "on_screen"})
+    batch = next(iter(loader))
+    place = batch.video_ids.tolist().index(4)
+    expected = draw_clips(
+        store, 4, **{**some, "views": 1}, **{**CLIP, "frame_choice": "on_screen"}
+    )
+    np.testing.assert_array_equal(batch.frames[0, place, :, 0, 0, 1].numpy(), expected[0])
+    loader.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -193,8 +211,7 @@ def test_resuming_within_an_epoch_gives_the_rest_of_it(start, workers):
             ClipLoader(
                 CountedFrames(),
                 sampler,
-                clip_frames=4,
-                frame_interval_seconds=0.08,
+                **CLIP,
                 start_step=start,
             )
         )
@@ -273,7 +290,7 @@ def test_errors_name_the_video_and_end_the_threads(workers, error):
 def test_leaving_early_ends_the_threads():
     before = threading.active_count()
     sampler = EpochSampler(20, 0, 0, 2)
-    options = {"clip_frames": 4, "frame_interval_seconds": 0.08, "workers": 4}
+    options = {**CLIP, "workers": 4}
     with ClipLoader(CountedFrames(), sampler, **options) as batches:
         for _ in batches:
             assert threading.active_count() > before
@@ -289,7 +306,7 @@ def test_leaving_early_ends_the_threads():
 def test_reading_ahead_is_bounded():
     store = CountedFrames(count=40)
     sampler = EpochSampler(40, 0, 0, 2)
-    options = {"clip_frames": 4, "frame_interval_seconds": 0.08}
+    options = CLIP
     with ClipLoader(store, sampler, workers=2, prefetch_batches=3, **options) as batches:
         iterator = iter(batches)
         next(iterator)
@@ -298,9 +315,7 @@ def test_reading_ahead_is_bounded():
 
 
 def test_a_loader_serves_again_from_its_start():
-    loader = ClipLoader(
-        CountedFrames(), EpochSampler(20, 0, 0, 4), clip_frames=4, frame_interval_seconds=0.08
-    )
+    loader = ClipLoader(CountedFrames(), EpochSampler(20, 0, 0, 4), **CLIP)
     assert same(list(loader), list(loader))
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from training.pack import main, pack
 from training.pack_pool import ShardTask, run_tasks
 from training.pack_worker import PackOptions
 from training.store import FrameStore
+from training.video_store import VideoFolderStore, stored_facts
 
 ROOT = Path(__file__).parents[1]
 RAW = PackOptions(Preprocessing(), codec="raw")
@@ -99,6 +100,22 @@ def test_fingerprint_follows_bytes_and_settings_not_workers(videos, packed, tmp_
     other = make_videos(tmp_path / "other", frames=FRAMES + 1)
     pack(from_folder(other), tmp_path / "c")
     assert FrameStore(tmp_path / "c").fingerprint() != first
+
+
+def test_a_store_is_the_same_whichever_frames_make_a_clip(videos, packed, tmp_path):
+    """It has every frame; and packings from before the choice go on, and keep their hashes."""
+    on_screen = Preprocessing(frame_choice="on_screen")
+    pack(videos, tmp_path, PackOptions(on_screen), shard_videos=2)
+    for name in ("store.json", "plan.json"):
+        text = (tmp_path / name).read_text()
+        assert "frame_choice" not in text
+        assert text == (packed / name).read_text()
+    assert FrameStore(tmp_path).fingerprint() == FrameStore(packed).fingerprint()
+    made = [VideoFolderStore(videos, pre).fingerprint() for pre in (Preprocessing(), on_screen)]
+    assert made[0] == made[1]
+    values = asdict(Preprocessing())
+    del values["frame_choice"]
+    assert stored_facts(on_screen) == values
 
 
 def test_shards_are_ordinary_arrow_files(packed):

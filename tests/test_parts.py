@@ -35,6 +35,15 @@ def test_a_part_that_saved_before_its_end_is_gone_on_with_and_then_not_made_agai
     assert missing_parts([[one]], tmp_path / "done") == []
 
 
+def test_arguments_that_are_not_said_make_no_other_part(tmp_path):
+    write = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
+    plain = part("part", write, str(tmp_path / "out"))
+    more = Part(plain.name, plain.command, ("more",))
+    run_parts([[more]], tmp_path / "done", 1, never)
+    assert (tmp_path / "out").read_text() == "more"
+    assert missing_parts([[plain]], tmp_path / "done") == []
+
+
 def test_what_comes_after_a_failed_part_is_left_and_what_ran_beside_it_is_finished(tmp_path):
     wait = (
         "import pathlib, sys, time\n"

@@ -180,6 +180,14 @@ def other_weights(folder: Path) -> None:
     new_model(seed=1).save_pretrained(folder)
 
 
+def test_a_folder_from_before_the_frame_choice_is_fit(folder: Path) -> None:
+    for name in (CONFIG_NAME, PREPROCESSOR_NAME):
+        values = json.loads((folder / name).read_text())
+        assert values.get("preprocessing", values).pop("frame_choice") == "nearest"
+        (folder / name).write_text(json.dumps(values))
+    check_folder(folder)
+
+
 def edit(name: str, old: str, new: str):
     def change(folder: Path) -> None:
         text = (folder / name).read_text()

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from ccl_hub.errors import ConfigError
-from training.recipe import RECIPES_FOLDER, differing_keys, read_recipe, recipe_from_dict
+from training.recipe import (
+    RECIPES_FOLDER,
+    as_begun,
+    differing_keys,
+    read_recipe,
+    recipe_from_dict,
+)
 
 SHIPPED = sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
 
@@ -156,3 +162,26 @@ def test_differing_keys_name_what_decides_the_weights_only():
         "seed (0 there, 3 here)",
     ]
     assert differing_keys(old, old) == []
+
+
+def test_recipes_train_with_the_frame_on_screen_unless_they_say_otherwise(tmp_path):
+    for name in SHIPPED:
+        assert read_recipe(name).preprocessing.frame_choice == "on_screen"
+    mine = written(tmp_path, "[preprocessing]\nclip_frames = 4\n")
+    assert read_recipe(mine).model_config.preprocessing.frame_choice == "on_screen"
+    chosen = read_recipe(mine, ["preprocessing.frame_choice=nearest"])
+    assert chosen.preprocessing.frame_choice == "nearest"
+    with pytest.raises(ConfigError, match="preprocessing is 3, expected a table"):
+        read_recipe("smoke", ["preprocessing=3"])
+
+
+def test_a_run_keeps_the_frame_choice_that_it_began_with(caplog):
+    recipe = read_recipe("smoke")
+    old = recipe.to_dict()
+    del old["preprocessing"]["frame_choice"]  # as runs before it have it
+    assert recipe_from_dict(old, "json").preprocessing.frame_choice == "nearest"
+    kept = as_begun(recipe, old)
+    assert differing_keys(recipe_from_dict(old, "json").to_dict(), kept.to_dict()) == []
+    assert as_begun(recipe, kept.to_dict()) == kept  # and again, from its next checkpoint
+    assert "goes on with preprocessing.frame_choice 'nearest'" in caplog.text
+    assert as_begun(recipe, recipe.to_dict()) is recipe

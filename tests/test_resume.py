@@ -34,6 +34,7 @@ from training.checkpoints import (
     restore_optimizer,
     write_checkpoint,
 )
+from training.export import export
 
 # Stops the process by SIGKILL inside the n-th checkpoint: half written, or whole but not renamed.
 KILL_INSIDE = """
@@ -184,6 +185,25 @@ def test_a_checkpoint_of_another_recipe_is_refused_naming_the_keys(undisturbed, 
     assert done.stderr.count("\n") == 1, done.stderr
     assert "differing in optim.lr (0.05 there, 0.5 here); seed (0 there, 4 here)" in done.stderr
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_from_before_the_frame_choice_goes_on_as_it_began(tmp_path):
+    """Its recipe of that name asks for another rule by now; train and serve stay alike."""
+    assert disturb(tmp_path, signal.SIGTERM, "after the update", 2) == 2
+    (path,) = list_checkpoints(tmp_path / "checkpoints")
+    checkpoint = read_checkpoint(path)
+    recipe = checkpoint.state["recipe"]
+    assert recipe["preprocessing"].pop("frame_choice") == "on_screen"
+    write_checkpoint(path, checkpoint.tensors, checkpoint.state)
+    done = run(tmp_path, "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "goes on with preprocessing.frame_choice 'nearest'" in done.stderr
+    (*_, last) = list_checkpoints(tmp_path / "checkpoints")
+    assert read_checkpoint(last).state["recipe"]["preprocessing"]["frame_choice"] == "nearest"
+    assert run(tmp_path, "--resume", "auto").returncode == 0
+    model = export(load_newest(tmp_path / "checkpoints"), tmp_path / "model")
+    assert model.preprocessing.frame_choice == "nearest"
+    assert '"frame_choice": "nearest"' in (tmp_path / "model" / "config.json").read_text()
 
 
 def test_a_checkpoint_of_other_data_is_refused(undisturbed, tmp_path):

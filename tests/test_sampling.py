@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ccl_hub import sampling
-from ccl_hub.config import Preprocessing
-from ccl_hub.errors import InputError
+from ccl_hub.config import FRAME_CHOICES, Preprocessing
+from ccl_hub.errors import InputError, MediaLimitError
 
 PAPER = Preprocessing()
 
@@ -177,3 +177,106 @@ def test_training_jitter_fills_start_and_segments() -> None:
 def test_errors_name_the_value_and_what_is_allowed(call, words: str) -> None:
     with pytest.raises(InputError, match=words):
         call()
+
+
+# Which frame -----------------------------------------------------------------------------------
+
+ON_SCREEN = Preprocessing(frame_choice="on_screen")
+
+
+@given(gaps, st.lists(st.floats(0.0, 200.0), min_size=1, max_size=20))
+def test_on_screen_frames_are_those_a_player_shows(
+    steps: list[float], instants: list[float]
+) -> None:
+    times, duration = times_of(steps)
+    got = sampling.on_screen_frames(times, np.array(instants), duration)
+    for instant, index in zip(instants, got.tolist(), strict=True):
+        at = instant % duration
+        beside = {at - 2e-6, at, at + 2e-6, 0.0 if duration - at < 2e-6 else at}  # rounding
+        shown = {max((i for i, t in enumerate(times) if t <= x), default=0) for x in beside}
+        assert index in shown, (instant, index)
+
+
+def test_a_frame_comes_at_its_time_whatever_rounding_does_to_it() -> None:
+    times = np.array([0.0, 0.1, 0.2, 0.2, 0.3])
+    instants = np.array([0.1 - 4e-7, 0.1 - 2e-6, 0.1 + 0.2 - 1e-16, 0.2, 0.4 - 4e-7])
+    assert sampling.on_screen_frames(times, instants, 0.4).tolist() == [1, 0, 4, 3, 0]
+    # A stream may begin with a frame that is later than its start; it is shown at once.
+    assert sampling.on_screen_frames(np.array([0.5, 1.0]), np.array([0.2]), 2.0).tolist() == [0]
+    assert sampling.on_screen_frames(np.zeros(1), np.array([0.0, 3.0]), 0.0).tolist() == [0, 0]
+
+
+def test_slides_are_seen_while_they_are_on_screen() -> None:
+    """Of 31 clips of slides of 10 s, 19 had a slide that is not on screen yet, or 13 in most."""
+    times, wrong = np.arange(7) * 10.0, {}
+    for pre in (PAPER, ON_SCREEN):
+        plan = sampling.Sampling(every_seconds=2.0).plan(times, 60.04, pre)
+        assert (plan.frame_seconds == times[plan.indices]).all()
+        instants = plan.clip_seconds[:, :1] + 0.08 + 0.16 * np.arange(8)  # (31,8)
+        wrong[pre.frame_choice] = int((plan.indices != instants // 10).any(axis=1).sum())
+    assert wrong == {"nearest": 19, "on_screen": 0}
+
+
+@given(gaps, st.integers(0, 2**32 - 1))
+def test_training_draws_by_the_rule_it_is_given(steps: list[float], seed: int) -> None:
+    times, duration = times_of(steps)
+    draws = [
+        sampling.sample_train(
+            times, duration, 8, 0.16, np.random.default_rng(seed), 3, frame_choice=choice
+        )
+        for choice in ("on_screen", "nearest")
+    ]
+    random = np.random.default_rng(seed).random((3, 9))
+    room = max(0.0, duration - 8 * 0.16)
+    instants = random[:, :1] * room + (np.arange(8) + random[:, 1:]) * 0.16
+    choosers = (sampling.on_screen_frames, sampling.nearest_frames)
+    for drawn, choose in zip(draws, choosers, strict=True):
+        np.testing.assert_array_equal(drawn, choose(times, instants, duration))
+
+
+def test_every_frame_choice_of_the_configuration_has_a_rule() -> None:
+    assert set(sampling._CHOOSERS) == set(FRAME_CHOICES)
+    with pytest.raises(InputError, match="frame_choice is 'next'; allowed: nearest, on_screen"):
+        sampling.sample_train(
+            np.zeros(1), 1.0, 8, 0.1, np.random.default_rng(), frame_choice="next"
+        )
+
+
+# How many windows ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pre", [PAPER, ON_SCREEN], ids=["nearest", "on_screen"])
+@pytest.mark.parametrize(
+    ("times", "duration"),
+    [
+        (np.r_[np.arange(25), np.arange(25) + 29 * 3600 * 25] / 25, 29 * 3600 + 2.0),  # it jumps
+        (np.arange(50) * 2088.0, 29 * 3600.0),  # spread over as long
+        (np.r_[np.arange(150_000), [150_000 + 29 * 3600 * 25]] / 25, 31 * 3600.0),  # a long film
+        (np.r_[0.0, 1e15], 2e15),  # more windows than could be counted
+    ],
+)
+def test_windows_that_only_a_clock_asks_for_are_refused(
+    times: np.ndarray, duration: float, pre: Preprocessing
+) -> None:
+    wanted = sampling.Sampling(every_seconds=1.0)
+    with pytest.raises(MediaLimitError, match=r"windows; allowed: 20000, .*max_windows") as caught:
+        wanted.plan(times, duration, pre, 20_000)
+    # What it says to do helps.
+    words = str(caught.value).split("of at least ")[1]
+    enough = sampling.Sampling(every_seconds=float(words.split(",")[0]))
+    assert 10_000 < len(enough.plan(times, duration, pre, 20_000).indices) <= 20_000
+    assert len(sampling.Sampling(clips=10).plan(times, duration, pre, 20_000).indices) == 10
+
+
+@pytest.mark.parametrize("every", [0.02, 0.04, 1.0])
+def test_long_videos_have_as_many_windows_as_ever(every: float) -> None:
+    times = np.arange(100_000) / 25  # 67 minutes
+    pre = ON_SCREEN
+    plan = sampling.Sampling(every_seconds=every).plan(times, 4000.0, pre, 2000)
+    assert len(plan.indices) == len(sampling.window_starts(4000.0, every, pre.clip_seconds))
+
+
+def test_a_lecture_of_slides_has_a_window_every_second() -> None:
+    times = np.arange(180) * 60.0
+    plan = sampling.Sampling(every_seconds=1.0).plan(times, 10_800.0, PAPER, 20_000)
+    assert len(plan.indices) == 10_800

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ccl_hub import CCLModel
 from ccl_hub.config import parse_dataclass
@@ -32,7 +33,13 @@ from ccl_hub.files import write_atomically
 from .evaluation_sets import TEST_SHARE, open_evaluation_sets
 from .finetune_recipe import FinetuneRecipe, read_finetune_recipe
 from .parts import Part, PartFailedError, StoppedError, missing_parts, run_parts
-from .recipe import Recipe, add_change_argument, differing_keys, read_recipe
+from .recipe import (
+    Recipe,
+    add_change_argument,
+    differing_keys,
+    frame_choice_of,
+    read_recipe,
+)
 from .recipe_sections import Budget
 from .reference_models import seed_list
 from .results import Results, Summary, read_results, summarise
@@ -212,11 +219,12 @@ def run(plan: Plan, jobs: int) -> None:
     """
     done = plan.out / "done"
     cells = [(name, seed) for seed in plan.seeds for name in plan.rows]
-    chains = [_parts(plan, name, seed) for name, seed in cells]
-    recipe = read_recipe(plan.recipe, (*plan.changes, "seed=0"))
+    begun = _begun(plan)
+    chains = [_parts(plan, name, seed, begun) for name, seed in cells]
+    recipe = read_recipe(plan.recipe, (*plan.changes, "seed=0", *begun))
     _require_same_recipe(plan.out / UNTRAINED, recipe)
     for name, seed in cells:
-        _require_same_recipes(plan, name, seed)
+        _require_same_recipes(plan, name, seed, begun)
     if missing_parts(chains, done):
         wanted = argparse.Namespace(data=plan.data, test_share=TEST_SHARE, workers=2)
         open_evaluation_sets(wanted, recipe.preprocessing)  # wrong ones are found at once
@@ -236,14 +244,26 @@ def _require_complete(budget: Budget, what: str) -> None:
         )
 
 
-def _require_same_recipes(plan: Plan, name: str, seed: int) -> None:
+def _begun(plan: Plan) -> tuple[str, ...]:
+    """Return the changes that keep ``frame_choice`` as it was when the ablation began.
+
+    Every row takes frames by one rule, and the recipe's default is younger than some ablations.
+    """
+    path, key = plan.out / UNTRAINED / "recipe.json", "preprocessing.frame_choice="
+    if not path.is_file() or any(change.startswith(key) for change in plan.changes):
+        return ()
+    return (key + frame_choice_of(_read(path)),)
+
+
+def _require_same_recipes(plan: Plan, name: str, seed: int, begun: tuple[str, ...]) -> None:
     """Refuse what another recipe has trained in this folder, finished or not.
 
     A file of a recipe can change while its name, and so the command, stays the same.
     """
     row = ROWS[name]
     if not row.place:
-        recipe = read_recipe(plan.recipe, (*plan.changes, *row.changes, f"seed={seed}"))
+        changes = (*plan.changes, *row.changes, f"seed={seed}", *begun)
+        recipe = read_recipe(plan.recipe, changes)
         _require_same_recipe(_run_folder(plan, name, seed), recipe)
     if plan.finetune is not None:
         tuning = dataclasses.replace(read_finetune_recipe(plan.finetune), seed=seed)
@@ -255,10 +275,7 @@ def _require_same_recipe(folder: Path, wanted: Recipe | FinetuneRecipe) -> None:
     path = folder / "recipe.json"
     if not path.is_file():
         return
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not JSON ({error}); give another --out.") from error
+    values = _read(path)
     theirs = parse_dataclass(type(wanted), values, str(path))
     if isinstance(wanted, FinetuneRecipe):  # filled in from the model
         wanted = dataclasses.replace(wanted, preprocessing=theirs.preprocessing)
@@ -270,6 +287,14 @@ def _require_same_recipe(folder: Path, wanted: Recipe | FinetuneRecipe) -> None:
         )
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not JSON ({error}); give another --out.") from error
+    return values
+
+
 def _run_folder(plan: Plan, name: str, seed: int) -> Path:
     return plan.out / "runs" / f"{name}-seed{seed}"
 
@@ -278,10 +303,11 @@ def _tuned_folder(plan: Plan, name: str, seed: int, place: str) -> Path:
     return plan.out / "finetuned" / f"{name}-seed{seed}-{_short(place)}"
 
 
-def _parts(plan: Plan, name: str, seed: int) -> list[Part]:
+def _parts(plan: Plan, name: str, seed: int, begun: tuple[str, ...] = ()) -> list[Part]:
     """Return what makes one row for one seed, in order."""
+    kept = tuple(text for change in begun for text in ("--set", change))
     return [
-        Part(f"{name}-seed{seed}-{part}", tuple(command))
+        Part(f"{name}-seed{seed}-{part}", tuple(command), kept if part == "pretrain" else ())
         for part, command in _commands(plan, name, seed)
     ]
 

@@ -18,6 +18,7 @@ from .pack_worker import PackOptions
 from .parts import StoppedError
 from .sources import list_videos
 from .store import FrameStore
+from .video_store import stored_facts
 
 __all__ = ["pack_apart"]
 
@@ -81,7 +82,7 @@ def _is_packed(folder: Path, videos: VideoList, options: PackOptions) -> bool:
         return False
     store = FrameStore(folder)
     seen = {*store.names, *(problem.id for problem in store.problems)}
-    same = store.preprocessing == options.preprocessing
+    same = stored_facts(store.preprocessing) == stored_facts(options.preprocessing)
     return same and seen == {item.id for item in videos}
 
 

@@ -126,6 +126,7 @@ class ClipSource:
             self._sampler(epoch, world.rank, world.size),
             clip_frames=recipe.preprocessing.clip_frames,
             frame_interval_seconds=recipe.preprocessing.frame_interval_seconds,
+            frame_choice=recipe.preprocessing.frame_choice,
             views=recipe.data.views,
             workers=recipe.data.workers,
             start_step=start_step,

@@ -136,6 +136,7 @@ def draw_clips(
     views: int,
     clip_frames: int,
     frame_interval_seconds: float,
+    frame_choice: str,
 ) -> np.ndarray:
     """Return the frame indices of a video's random clips in an epoch, int64 (views, T)."""
     key = np.random.SeedSequence((CLIP_KEY, seed, epoch, video))
@@ -146,6 +147,7 @@ def draw_clips(
         frame_interval_seconds,
         np.random.Generator(np.random.Philox(key)),
         views=views,
+        frame_choice=frame_choice,
     )
 
 
@@ -165,6 +167,7 @@ class ClipLoader:
         sampler: The order, and this process's share.
         clip_frames: Frames T in a clip.
         frame_interval_seconds: Length of the segments of a clip.
+        frame_choice: Which frame an instant takes; all three are of the preprocessing.
         views: Clips per video, drawn independently.
         workers: Threads that read; 0 reads when asked.
         prefetch_batches: Batches ready or in the making.
@@ -178,7 +181,7 @@ class ClipLoader:
     Example:
         >>> sampler = EpochSampler(len(store), 0, epoch=0, global_batch=48)  # doctest: +SKIP
         >>> with ClipLoader(store, sampler, clip_frames=8,  # doctest: +SKIP
-        ...                 frame_interval_seconds=0.16) as batches:
+        ...                 frame_interval_seconds=0.16, frame_choice="on_screen") as batches:
         ...     for batch in batches: ...
     """
 
@@ -189,6 +192,7 @@ class ClipLoader:
         *,
         clip_frames: int,
         frame_interval_seconds: float,
+        frame_choice: str,
         views: int = 1,
         workers: int = 2,
         prefetch_batches: int = 3,
@@ -208,6 +212,7 @@ class ClipLoader:
         self.sampler = sampler
         self.clip_frames = clip_frames
         self.frame_interval_seconds = frame_interval_seconds
+        self.frame_choice = frame_choice
         self.views = views
         self.workers = workers
         self.prefetch_batches = prefetch_batches
@@ -267,6 +272,7 @@ class ClipLoader:
                 views=self.views,
                 clip_frames=self.clip_frames,
                 frame_interval_seconds=self.frame_interval_seconds,
+                frame_choice=self.frame_choice,
             )
             for video in ids
         ]

@@ -35,6 +35,7 @@ from .pack_pool import ShardTask, run_tasks
 from .pack_worker import PackOptions, decoder_version
 from .sources import add_source_arguments, source_from_arguments
 from .store import STORE_FORMAT, STORE_VERSION
+from .video_store import stored_facts
 
 __all__ = ["PackReport", "main", "pack"]
 
@@ -128,7 +129,10 @@ def _plan(
     plan = {
         "videos": len(videos),
         "sources": digest.hexdigest(),
-        "options": dataclasses.asdict(options),
+        "options": {
+            **dataclasses.asdict(options),
+            "preprocessing": stored_facts(options.preprocessing),
+        },
         "decoder": decoder,
         "shard_videos": shard_videos,
         "version": STORE_VERSION,
@@ -209,7 +213,7 @@ def _finish(
     made = {
         "codec": options.codec,
         "quality": options.quality if options.codec == "jpeg" else None,
-        "preprocessing": dataclasses.asdict(options.preprocessing),
+        "preprocessing": stored_facts(options.preprocessing),
         "decoder": decoder,
         "manifest_fingerprint": kept.fingerprint(),
         "content_fingerprint": content.hexdigest(),

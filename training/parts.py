@@ -45,10 +45,12 @@ class Part:
     Args:
         name: Of its mark and log; unique in the job.
         command: Program and arguments. Exit code 75 means: saved before the end, run again.
+        unsaid: Further arguments that make no other part of it.
     """
 
     name: str
     command: tuple[str, ...]
+    unsaid: tuple[str, ...] = ()
 
     @property
     def said(self) -> list[str]:
@@ -151,7 +153,7 @@ class _Runner:
             try:
                 # A session of its own: what a terminal sends comes to it once, through us.
                 process = subprocess.Popen(
-                    part.command,
+                    (*part.command, *part.unsaid),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -23,7 +23,7 @@ from .clips import open_source
 from .distributed import start_world
 from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from .loop import Loop, NonFiniteError, Outcome, check_batch
-from .recipe import Recipe, add_change_argument, read_recipe
+from .recipe import Recipe, add_change_argument, as_begun, read_recipe
 from .run_folder import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
@@ -112,6 +112,8 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
     set_precision(recipe.precision)
     with start_world(recipe.precision.device) as world:
         checkpoint = choose_checkpoint(folder, resume)
+        if checkpoint is not None:
+            recipe = as_begun(recipe, checkpoint.state["recipe"])
         source = open_source(recipe, world.device)
         check_batch(recipe.optim, len(source), world)
         loop = Loop(Pretraining(recipe, source, world), recipe, source, folder, world, stop)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,11 +47,15 @@ __all__ = [
     "Validation",
     "add_change_argument",
     "apply_changes",
+    "as_begun",
     "differing_keys",
+    "frame_choice_of",
     "read_recipe",
     "read_values",
     "recipe_from_dict",
 ]
+
+logger = logging.getLogger("training.recipe")
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -80,6 +85,9 @@ class Recipe:
     starts (the paper is silent): ``"random"``; ``"identity"``, by which video features start as
     the mean of frame features and share their space; or ``"calibrated"``, identity with a
     BatchNorm set by a first batch so that this holds in training mode too.
+
+    A recipe file that does not choose trains with ``preprocessing.frame_choice`` ``"on_screen"``;
+    a run that is resumed keeps the choice that it began with (:func:`as_begun`).
     """
 
     name: str
@@ -140,6 +148,9 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
         ConfigError: No such recipe, unknown keys, wrong types, values that are not allowed.
     """
     values, where = read_values(name_or_path, changes, RECIPES_FOLDER)
+    section = values.setdefault("preprocessing", {})
+    if isinstance(section, dict):
+        section.setdefault("frame_choice", "on_screen")
     return recipe_from_dict(values, where)
 
 
@@ -186,6 +197,32 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
         ConfigError: As :func:`read_recipe`.
     """
     return parse_dataclass(Recipe, values, where)
+
+
+def frame_choice_of(values: Mapping[str, Any]) -> str:
+    """Return ``preprocessing.frame_choice`` of a run, which older ones do not state.
+
+    Args:
+        values: Its recipe, as a checkpoint or ``recipe.json`` has it.
+    """
+    return str(values.get("preprocessing", {}).get("frame_choice", "nearest"))
+
+
+def as_begun(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return a recipe for going on with a run, with the run's ``preprocessing.frame_choice``.
+
+    A run keeps the rule that it began with: the recipe's own default came later than many runs.
+
+    Args:
+        recipe: As it is read now.
+        values: The recipe of the run, as its checkpoint has it.
+    """
+    now, begun = recipe.preprocessing.frame_choice, frame_choice_of(values)
+    if now == begun:
+        return recipe
+    logger.warning("goes on with preprocessing.frame_choice %r, as it began, not %r", begun, now)
+    kept = dataclasses.replace(recipe.preprocessing, frame_choice=begun)
+    return dataclasses.replace(recipe, preprocessing=kept)
 
 
 def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:

@@ -7,9 +7,9 @@ import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,15 @@ from .sources import list_videos
 if TYPE_CHECKING:
     from ccl_hub.video import VideoReader
 
-__all__ = ["VideoFolderStore"]
+__all__ = ["VideoFolderStore", "stored_facts"]
+
+
+def stored_facts(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return what of a preprocessing is part of a store and of its hash, as JSON values.
+
+    A store has every frame of its videos, whichever of them make the clips.
+    """
+    return replace(preprocessing, frame_choice="nearest").identity()
 
 
 class VideoFolderStore:
@@ -140,5 +148,10 @@ class VideoFolderStore:
         from ccl_hub.video import DECODER_VERSION
 
         sizes = [reader.info.size_bytes for reader in self._readers]
-        made = [self.videos.fingerprint(), sizes, asdict(self.preprocessing), DECODER_VERSION]
+        made = [
+            self.videos.fingerprint(),
+            sizes,
+            stored_facts(self.preprocessing),
+            DECODER_VERSION,
+        ]
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
