@@ -29,6 +29,7 @@ from .errors import (
     UnreadableError,
     UnsupportedMediaError,
 )
+from .video_still import still_format
 
 __all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
 
@@ -36,19 +37,10 @@ ALLOWED_FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
     *("flv", "asf", "ogg", "mxf", "nut", "ivf", "obu", "dv", "rm", "swf", "gif", "apng"),
     *("h264", "hevc", "vvc", "av1", "m4v", "mpegvideo", "h263", "mjpeg", "yuv4mpegpipe"),
-    *("png_pipe", "jpeg_pipe", "webp_pipe", "webp", "bmp_pipe", "jpegxl_pipe"),
+    *("png_pipe", "jpeg_pipe", "webp_pipe", "webp", "bmp_pipe", "jpegxl_pipe", "tiff_pipe"),
 )
 """Demuxers that may open a file. None of them follows references to other files."""
 
-# First bytes of still images -> demuxer. FFmpeg likes to guess these by their name instead, and
-# would take a % in it as a pattern of names.
-_STILLS = {
-    b"\x89PNG\r\n\x1a\n": "png_pipe",
-    b"\xff\xd8\xff": "jpeg_pipe",
-    b"BM": "bmp_pipe",
-    b"RIFF": "webp_pipe",
-}
-_ALWAYS_BY_NAME = ("jpeg_pipe", "bmp_pipe")
 _CONTAINERS = (
     *(b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV", b"0&\xb2u", b"\x00\x00\x01", b"DKIF"),
     *(b"\x00\x00\x00\x01", b"YUV4MPEG2", b"G@"),
@@ -172,11 +164,12 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         yield Opened(container, stream, most)
 
 
-def _head(path: Path) -> bytes:
-    """Return the first 24 bytes of the file."""
+def _sniff(path: Path) -> tuple[bytes, str | None]:
+    """Return the first 24 bytes of the file, and the demuxer if they are those of an image."""
     try:
         with path.open("rb") as file:
-            return file.read(24)
+            head = file.read(24)
+        return head, still_format(path, head)
     except OSError as error:
         raise UnreadableError(
             f"cannot be read ({error.strerror}); check its permissions and the disk.", path
@@ -185,7 +178,7 @@ def _head(path: Path) -> bytes:
 
 def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
     """Return the width and height that the file states, without any decoder; 0 if none."""
-    head = _head(path)
+    head, _ = _sniff(path)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     with _open(path, limits, decoders="none") as container:
@@ -195,13 +188,10 @@ def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
 
 def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
     """Open the container by an absolute path and restricted formats, protocols and decoders."""
-    head = _head(path)
-    still = next((name for magic, name in _STILLS.items() if head.startswith(magic)), None)
-    if still == "webp_pipe" and head[8:12] != b"WEBP":
-        still = None
-    if path.suffix.lower() in (".mjpeg", ".mjpg"):  # a run of JPEG images
-        still = None
-    forced = still if still in _ALWAYS_BY_NAME or "%" in path.name else None
+    head, image = _sniff(path)
+    forced = image
+    if image == "jpeg_pipe" and path.suffix.lower() in (".mjpeg", ".mjpg"):
+        forced = None  # a film after all, of images that differ or are damaged
     options = {
         "format_whitelist": ",".join(ALLOWED_FORMATS),
         "protocol_whitelist": "file",
@@ -217,7 +207,7 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
     except MemoryError as error:
         raise MediaLimitError("opening it needs more memory than there is.", path) from error
     except (av.error.FFmpegError, ValueError) as error:
-        known = still or head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
+        known = image or head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
         if known:
             raise DecodeError(
                 f"the container cannot be read ({_reason(error)}); it is damaged, cut short or "

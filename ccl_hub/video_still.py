@@ -1,0 +1,75 @@
+"""Which demuxer reads a still image, told by its first bytes. Pure reading of a few bytes.
+
+FFmpeg likes to guess the format of an image by its name, and would take characters in it for a
+pattern of names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import UnsupportedMediaError
+from .video_container import tiff_tags
+from .video_jpeg import is_film
+
+__all__ = ["is_animated_webp", "still_format"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 10_000
+
+
+def still_format(path: Path, head: bytes) -> str | None:
+    """Return FFmpeg's name of the demuxer for an image file, None for anything else.
+
+    Args:
+        path: The file.
+        head: Its first bytes, 24 or all.
+
+    Raises:
+        UnsupportedMediaError: It is the raw file of a camera.
+    """
+    if head.startswith(b"BM"):
+        return "bmp_pipe"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return None if is_animated_webp(path) else "webp_pipe"
+    with path.open("rb") as file:
+        if head.startswith(_PNG):
+            return "apng" if _is_animated_png(file) else "png_pipe"
+        if head.startswith(b"\xff\xd8\xff"):
+            return "mjpeg" if is_film(file) else "jpeg_pipe"
+        if head.startswith((b"II*\0", b"MM\0*")):
+            _refuse_raw(path, file, head)
+            return "tiff_pipe"
+    return None
+
+
+def is_animated_webp(path: Path) -> bool:
+    """Return True for a WebP file whose extended header (VP8X) announces an animation."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
+
+
+def _is_animated_png(file: BinaryIO) -> bool:
+    """Look for the animation control chunk, which comes before the image data (PNG 11.3.6)."""
+    position = len(_PNG)
+    for _ in range(_MAX_CHUNKS):
+        file.seek(position)
+        chunk = file.read(8)
+        if len(chunk) < 8 or chunk[4:] == b"IDAT":
+            return False
+        if chunk[4:] == b"acTL":
+            return True
+        position += 12 + int.from_bytes(chunk[:4], "big")
+    return False
+
+
+def _refuse_raw(path: Path, file: BinaryIO, head: bytes) -> None:
+    """Raise for raw files, whose first image is a preview (tag NewSubfileType, or Canon's mark)."""
+    reduced = tiff_tags(file).get(254, (0,))
+    if head[8:10] == b"CR" or any(value & 1 for value in reduced[:1]):
+        raise UnsupportedMediaError(
+            "the raw file of a camera, in which only a preview can be read; convert it to JPEG.",
+            path,
+        )
