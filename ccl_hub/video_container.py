@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from .video_jpeg import is_whole as jpeg_is_whole
 
-__all__ = ["Wholeness", "tiff_tags", "wholeness"]
+__all__ = ["Wholeness", "ebml_number", "tiff_tags", "wholeness"]
 
 Wholeness = Literal["whole", "cut", "unknown"]
 """``whole``: the end is marked and there; ``cut``: bytes are missing; ``unknown``: no telling."""
@@ -92,17 +92,17 @@ def _mp4(file: BinaryIO, size: int) -> Wholeness:
 
 def _matroska(head: bytes, size: int) -> Wholeness:
     """Compare the size of the Segment (RFC 8794, RFC 9559) with the file."""
-    length, width = _ebml_number(head[4:])
+    length, width = ebml_number(head[4:])
     start = 4 + width + length
     if length < 0 or head[start : start + 4] != b"\x18\x53\x80\x67":
         return "unknown"
-    length, width = _ebml_number(head[start + 4 :])
+    length, width = ebml_number(head[start + 4 :])
     if length < 0:  # written live: no size
         return "unknown"
     return "whole" if start + 4 + width + length <= size else "cut"
 
 
-def _ebml_number(data: bytes) -> tuple[int, int]:
+def ebml_number(data: bytes) -> tuple[int, int]:
     """Return an EBML variable-size number, -1 if unknown or damaged, and its width in bytes."""
     if not data or data[0] == 0:
         return -1, 1

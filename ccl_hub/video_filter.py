@@ -51,7 +51,7 @@ class FrameFilter:
         source = graph.add_buffer(
             width=frame.width,
             height=frame.height,
-            format=frame.format.name,
+            format=frame.format,
             time_base=frame.time_base or Fraction(1),
         )
         filters = [graph.add(name, options) for name, options in self._filters]

@@ -99,8 +99,10 @@ class Scan:
         empty: Video packets without data.
         corrupt: Video packets or frames that are marked as damaged.
         errors: Video packets that the decoder refused.
+        unsupported: Those of them that it refused for a feature that it lacks.
         facts: Of the first decoded frame; decoding pass only.
         read_error: What ended the reading before the end of the file, or "".
+        is_still: The stream is a still image.
     """
 
     time_base: Fraction
@@ -120,7 +122,9 @@ class Scan:
     empty: int = 0
     corrupt: int = 0
     errors: int = 0
+    unsupported: int = 0
     read_error: str = ""
+    is_still: bool = False
 
     @property
     def one_to_one(self) -> bool:
@@ -139,7 +143,8 @@ def may_be_one_to_one(opened: Opened) -> bool:
     """Return True if, by container and codec, one packet should be one shown frame."""
     names = opened.container.format.name.split(",")
     codec = opened.stream.codec_context.codec.name
-    return bool(set(names) & set(_ONE_TO_ONE_FORMATS)) and codec in _ONE_TO_ONE_CODECS
+    may = bool(set(names) & set(_ONE_TO_ONE_FORMATS)) and codec in _ONE_TO_ONE_CODECS
+    return may and not opened.view.needs_all_packets
 
 
 def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
@@ -153,10 +158,10 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     Raises:
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
-    container, stream, _ = opened
+    container, stream = opened.container, opened.stream
     base = stream.time_base
     unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
-    found = Scan(unit, _nominal_step(stream))
+    found = Scan(unit, _nominal_step(stream), is_still=opened.is_still)
     # A photograph may carry further images behind it: previews, gain maps.
     single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context
@@ -222,7 +227,7 @@ def decode_packet(opened: Opened, packet: Packet[Any] | None, found: Scan) -> li
         return []
     context = opened.stream.codec_context
     try:
-        frames = context.decode(packet)
+        frames = opened.view(packet, context.decode(packet))
     except MemoryError as error:
         raise MediaLimitError("decoding it needs more memory than there is.") from error
     except (av.error.FFmpegError, ValueError) as error:
@@ -235,6 +240,8 @@ def decode_packet(opened: Opened, packet: Packet[Any] | None, found: Scan) -> li
                 f"{opened.max_pixels} pixels; split the video where its size changes."
             ) from error
         found.errors += 1
+        lacking = av.error.PatchWelcomeError, av.error.NotImplementedError
+        found.unsupported += isinstance(error, lacking)
         return []
     sound = [frame for frame in frames if not frame.is_corrupt]
     found.corrupt += len(frames) - len(sound)

@@ -9,7 +9,7 @@ from typing import Literal, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DecodeError, MediaLimitError, NoVideoError
+from .errors import DecodeError, MediaLimitError, NoVideoError, UnsupportedMediaError
 from .video_container import Wholeness, wholeness
 from .video_decode import Opener, PacketIndex
 from .video_index import (
@@ -22,6 +22,7 @@ from .video_index import (
     scan,
 )
 from .video_open import MediaLimits
+from .video_still import undecodable
 
 __all__ = ["Completeness", "SourceFacts", "VideoInfo", "probe"]
 
@@ -132,12 +133,19 @@ def probe(
             found = scan(opened, limits, decode=True)
         facts, index = found.facts, None
     if facts is None:
-        _refuse_empty(found)
+        _refuse_empty(found, path)
     return _info(path, names, found, facts, index, limits), index
 
 
-def _refuse_empty(found: Scan) -> NoReturn:
+def _refuse_empty(found: Scan, path: Path) -> NoReturn:
     """Raise the error for a video stream without any decodable frame."""
+    if reason := undecodable(path):
+        raise UnsupportedMediaError(reason)
+    if found.unsupported and found.unsupported == found.errors:
+        raise UnsupportedMediaError(
+            "the decoder of its codec lacks a feature that it uses; convert it, for example with "
+            "'ffmpeg -i FILE out.mp4'."
+        )
     if not len(found.pts) and not found.read_error:
         raise NoVideoError("the video stream holds no frame; give a file with video.")
     raise DecodeError(
@@ -157,7 +165,6 @@ def _info(
 ) -> VideoInfo:
     """Put together what the scan found."""
     size = path.stat().st_size
-    still = names[0].endswith("_pipe")
     if index is None:
         ticks = np.frombuffer(found.frame_pts, dtype=np.int64)
         durations = np.frombuffer(found.frame_durations, dtype=np.int64)
@@ -169,7 +176,7 @@ def _info(
     step = found.nominal_step_seconds
     seconds = presentation_seconds(ticks, durations, found.time_base, step)
     last = _last_step(seconds, float(durations[-1] * found.time_base), step)
-    duration = 0.0 if still and len(seconds) == 1 else float(seconds[-1]) + last
+    duration = 0.0 if found.is_still and len(seconds) == 1 else float(seconds[-1]) + last
     if limits.max_seconds is not None and duration > limits.max_seconds:
         raise MediaLimitError(
             f"the video lasts {duration:.1f} s; allowed: at most {limits.max_seconds} s "

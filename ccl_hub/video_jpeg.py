@@ -11,14 +11,16 @@ it belongs to others, and may hold any bytes. Films are told from photographs by
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["is_film", "is_whole"]
+__all__ = ["has_rare_coding", "is_film", "is_whole"]
 
-_CHUNK_BYTES = 1 << 20
+_SMALL_BYTES, _LARGE_BYTES = 1 << 12, 1 << 20
+"""Of a piece that is read: headers are short, scans long."""
+
+_MAX_SEGMENTS = 100_000
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 """A marker that means something: no stuffed byte, no restart, no fill byte."""
 
@@ -27,17 +29,19 @@ _MAX_FILL_BYTES = 1 << 16
 
 _END, _SCAN, _APP1, _APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame: holds the size
+_LAST_COMMON_FRAME = 0xC3
 _TABLES = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)})
 """What may stand between two scans: tables, number of lines, restart interval, comments."""
 
 
 @dataclass
 class _Image:
-    """One image: where it begins and ends (None: nowhere), its size, and what its head says."""
+    """One image: where it begins and ends, its size, the marker of its frame, what it is."""
 
     start: int | None = None
     end: int | None = None
     size: bytes = b""
+    frame: int = 0
     is_photograph: bool = False
     has_index: bool = False
 
@@ -73,6 +77,15 @@ def is_whole(file: BinaryIO) -> bool:
     return image.end is not None
 
 
+def has_rare_coding(file: BinaryIO) -> bool:
+    """Return True for an image that is not sequential, progressive or lossless by Huffman codes.
+
+    Args:
+        file: Open for reading in binary; its first bytes begin an image.
+    """
+    return _image(file, 0).frame > _LAST_COMMON_FRAME
+
+
 def _next_image(file: BinaryIO, image: _Image) -> _Image:
     """Return the image that follows at once, behind no more than fill bytes."""
     if image.end is None:
@@ -86,7 +99,10 @@ def _image(file: BinaryIO, start: int) -> _Image:
     """Walk the segments of the image that begins at ``start``."""
     image = _Image(start)
     position, scanned = start + 2, False
-    while (marker := _next_marker(file, position)) is not None:
+    for _ in range(_MAX_SEGMENTS):
+        marker = _next_marker(file, position)
+        if marker is None:
+            break
         position, kind = marker
         if kind == _END:
             image.end = position if scanned else None
@@ -96,7 +112,7 @@ def _image(file: BinaryIO, start: int) -> _Image:
         file.seek(position)
         segment = file.read(16)
         if kind in _FRAMES:
-            image.size = segment[3:7]
+            image.size, image.frame = segment[3:7], kind
         elif kind == _APP1:
             image.is_photograph |= segment[2:].startswith((b"Exif\0", b"http://ns.ado"))
         elif kind == _APP2:
@@ -109,9 +125,11 @@ def _image(file: BinaryIO, start: int) -> _Image:
 def _next_marker(file: BinaryIO, position: int) -> tuple[int, int] | None:
     """Return the position behind the next marker and its second byte, None if there is none."""
     file.seek(position)
-    while len(data := file.read(_CHUNK_BYTES)) > 1:
+    length = _SMALL_BYTES
+    while len(data := file.read(length)) > 1:
         if found := _MARKER.search(data):
             return position + found.end(), data[found.end() - 1]
         position += len(data) - 1  # a marker may lie across two pieces
-        file.seek(-1, os.SEEK_CUR)
+        file.seek(position)
+        length = min(2 * length, _LARGE_BYTES)
     return None

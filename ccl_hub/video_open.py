@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,9 @@ from .errors import (
     UnreadableError,
     UnsupportedMediaError,
 )
+from .video_layout import NO_CROP, image_layout, matroska_crop, track_crop
 from .video_still import still_format
+from .video_view import BlockAlpha, FrameView
 
 __all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
 
@@ -51,6 +53,7 @@ _METADATA: dict[str, Any] = (
 )
 _MAX_CHANGED_PIXELS = 4096 * 2304
 _PADDING_PIXELS = 1 << 20
+_MANY_PACKETS = 50
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx")
 
 
@@ -84,11 +87,21 @@ class MediaLimits:
 
 
 class Opened(NamedTuple):
-    """An open file: its container, its main video stream, the most pixels a frame may have."""
+    """An open file.
+
+    Args:
+        container: Its container.
+        stream: Its main video stream.
+        max_pixels: The most pixels that a frame may have.
+        is_still: The stream is one still image.
+        view: Makes decoded frames what the file means by them.
+    """
 
     container: InputContainer
     stream: VideoStream
     max_pixels: int
+    is_still: bool
+    view: FrameView
 
 
 def check_path(path: str | Path, limits: MediaLimits) -> Path:
@@ -142,7 +155,7 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
     """
     resolved = check_path(path, limits)
     with _open(resolved, limits) as container:
-        stream = _main_stream(container, resolved)
+        stream = _main_stream(container, resolved, limits)
         context = stream.codec_context
         width, height = context.width, context.height
         if not width * height:  # also when probing met a refused size
@@ -161,7 +174,9 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         context.options = {"max_pixels": str(padded)}
         context.thread_count = threads
         context.thread_type = "AUTO"
-        yield Opened(container, stream, most)
+        is_still = _is_still(container, stream)
+        view = _view(resolved, limits, container, stream, is_still)
+        yield Opened(container, stream, most, is_still, view)
 
 
 def _sniff(path: Path) -> tuple[bytes, str | None]:
@@ -182,7 +197,7 @@ def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
     with _open(path, limits, decoders="none") as container:
-        context = _main_stream(container, path).codec_context
+        context = _main_stream(container, path, limits).codec_context
         return context.width, context.height
 
 
@@ -223,8 +238,8 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
     return container
 
 
-def _main_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the video stream to show: not cover art; default, moving, largest, first."""
+def _main_stream(container: InputContainer, path: Path, limits: MediaLimits) -> VideoStream:
+    """Return the video stream to show: not cover art; moving, default, largest, first."""
     pictures = [s for s in container.streams.video if s.disposition.value & _ATTACHED_PIC]
     streams = [s for s in container.streams.video if s not in pictures]
     if not streams:
@@ -241,15 +256,75 @@ def _main_stream(container: InputContainer, path: Path) -> VideoStream:
             "'ffmpeg -i FILE -c:v libx264 out.mp4'.",
             path,
         )
+    moving = _moving(known, path, limits) if len(known) > 1 else set()
     return max(
         known,
         key=lambda s: (
+            s.index in moving,
             bool(s.disposition.value & _DEFAULT),
-            s.frames > 1,  # an image sequence rather than its still
             s.codec_context.width * s.codec_context.height,
             -s.index,
         ),
     )
+
+
+def _moving(streams: list[VideoStream], path: Path, limits: MediaLimits) -> set[int]:
+    """Return the indices of the streams that have more than one packet.
+
+    Where the container does not count them, packets are read until one of the streams has many:
+    a stream that has none or one by then is a still picture.
+    """
+    counts = {s.index: s.frames for s in streams}
+    if not all(counts.values()):
+        counts = dict.fromkeys(counts, 0)
+        with _open(path, limits) as container, suppress(av.error.FFmpegError, ValueError):
+            for packet in container.demux(*(container.streams[i] for i in counts)):
+                counts[packet.stream_index] += packet.size > 0
+                if max(counts.values()) > _MANY_PACKETS:
+                    break
+    return {index for index, count in counts.items() if count > 1}
+
+
+def _is_still(container: InputContainer, stream: VideoStream) -> bool:
+    """Return True for an image file, and for an image item of HEIF or AVIF, which has no time."""
+    name = container.format.name
+    item = "mov" in name.split(",") and stream.frames == 1 and not stream.duration
+    return name.endswith("_pipe") or (item and stream.time_base == 1)
+
+
+def _view(
+    path: Path, limits: MediaLimits, container: InputContainer, stream: VideoStream, is_still: bool
+) -> FrameView:
+    """Return how the decoded frames of a stream are meant."""
+    names, context = container.format.name.split(","), stream.codec_context
+    alpha: BlockAlpha | av.VideoFrame | None = None
+    crop = NO_CROP
+    if "mov" in names and is_still:
+        crop, item = image_layout(path, stream.id)
+        alpha = None if item is None else _still_alpha(path, limits, item)
+    elif "mov" in names:
+        crop = track_crop(path, stream.id)
+    elif "matroska" in names:
+        crop = matroska_crop(path, container.streams.video.index(stream))
+        tags = {name.lower(): value for name, value in stream.metadata.items()}
+        if context.name in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
+            alpha = BlockAlpha(context.name, context.options)
+    return FrameView(context.codec.name, crop, alpha)
+
+
+def _still_alpha(path: Path, limits: MediaLimits, item: int) -> av.VideoFrame | None:
+    """Decode the alpha of an image of HEIF or AVIF; None if FFmpeg lists no such item."""
+    with _open(path, limits) as container:
+        for stream in container.streams.video:
+            if stream.id == item and stream.codec_context is not None:
+                stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+                try:
+                    return next(container.decode(stream), None)
+                except (av.error.FFmpegError, ValueError) as error:
+                    raise DecodeError(
+                        f"its alpha cannot be decoded ({_reason(error)}); copy it again.", path
+                    ) from error
+    return None
 
 
 _DEFAULT = av.stream.Disposition.default.value

@@ -203,7 +203,10 @@ class FrameResizer:
     def _opaque(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Composite a frame with alpha over black at full size; pass any other through."""
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        if not has_alpha and frame.format.name != "pal8":
+        beside = frame.opaque  # see FrameView
+        if not isinstance(beside, av.VideoFrame):
+            beside = None
+        if not has_alpha and beside is None and frame.format.name != "pal8":
             return frame
         rgba = VideoReformatter().reformat(
             frame,
@@ -216,6 +219,8 @@ class FrameResizer:
         pixels = rgba.to_ndarray()  # (H, W, 4)
         if _is_limited_gray(frame):
             pixels[..., :3] = _STRETCHED[pixels[..., :3]]
+        if beside is not None:
+            pixels[..., 3] = _first_plane(beside)
         rgb = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
         for top in range(0, len(pixels), _ALPHA_ROWS):
             rows = pixels[top : top + _ALPHA_ROWS].astype(np.uint16)
@@ -262,6 +267,16 @@ def _matrix(frame: av.VideoFrame) -> int | None:
         return None
     guess = SWS_BT709 if frame.width >= 1280 or frame.height > 576 else SWS_BT601
     return _MATRIX.get(int(frame.colorspace), guess)
+
+
+def _first_plane(frame: av.VideoFrame) -> Frame:
+    """Return the luma or gray of a frame as (H, W) uint8, whatever its range."""
+    frame.color_range = ColorRange.JPEG
+    gray = VideoReformatter().reformat(
+        frame, format="gray", dst_color_range=ColorRange.JPEG, interpolation=SWS_QUALITY, threads=1
+    )
+    pixels: Frame = np.asarray(gray.to_ndarray(), dtype=np.uint8)
+    return pixels
 
 
 def _is_limited_gray(frame: av.VideoFrame) -> bool:

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 from .errors import UnsupportedMediaError
 from .video_container import tiff_tags
-from .video_jpeg import is_film
+from .video_jpeg import has_rare_coding, is_film
 
-__all__ = ["is_animated_webp", "still_format"]
+__all__ = ["still_format", "undecodable"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 10_000
@@ -32,7 +32,7 @@ def still_format(path: Path, head: bytes) -> str | None:
     if head.startswith(b"BM"):
         return "bmp_pipe"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return None if is_animated_webp(path) else "webp_pipe"
+        return None if _is_animated_webp(path) else "webp_pipe"
     with path.open("rb") as file:
         if head.startswith(_PNG):
             return "apng" if _is_animated_png(file) else "png_pipe"
@@ -44,7 +44,23 @@ def still_format(path: Path, head: bytes) -> str | None:
     return None
 
 
-def is_animated_webp(path: Path) -> bool:
+def undecodable(path: Path) -> str:
+    """Return why FFmpeg cannot decode an image file although it may be whole; "" if not known."""
+    if _is_animated_webp(path):
+        return (
+            "animated WebP cannot be read; convert it to GIF, APNG or MP4, for example with "
+            "'magick FILE out.gif' or Pillow."
+        )
+    with path.open("rb") as file:
+        if file.read(3) == b"\xff\xd8\xff" and has_rare_coding(file):
+            return (
+                "JPEG with arithmetic coding or in layers cannot be read; convert it to PNG or to "
+                "an ordinary JPEG."
+            )
+    return ""
+
+
+def _is_animated_webp(path: Path) -> bool:
     """Return True for a WebP file whose extended header (VP8X) announces an animation."""
     with path.open("rb") as file:
         head = file.read(21)
@@ -66,7 +82,7 @@ def _is_animated_png(file: BinaryIO) -> bool:
 
 
 def _refuse_raw(path: Path, file: BinaryIO, head: bytes) -> None:
-    """Raise for raw files, whose first image is a preview (tag NewSubfileType, or Canon's mark)."""
+    """Raise for raw files: their first image is a preview (NewSubfileType, or Canon's mark)."""
     reduced = tiff_tags(file).get(254, (0,))
     if head[8:10] == b"CR" or any(value & 1 for value in reduced[:1]):
         raise UnsupportedMediaError(
