@@ -30,7 +30,7 @@ from .errors import (
     UnsupportedMediaError,
 )
 from .video_layout import NO_CROP, image_layout, matroska_crop, track_crop
-from .video_still import still_format
+from .video_still import still_format, webp_orientation
 from .video_view import BlockAlpha, FrameView
 
 __all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
@@ -309,7 +309,8 @@ def _view(
         tags = {name.lower(): value for name, value in stream.metadata.items()}
         if context.name in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
             alpha = BlockAlpha(context.name, context.options)
-    return FrameView(context.codec.name, crop, alpha)
+    orientation = webp_orientation(path) if "webp_pipe" in names else 1
+    return FrameView(context.codec.name, crop, alpha, orientation)
 
 
 def _still_alpha(path: Path, limits: MediaLimits, item: int) -> av.VideoFrame | None:

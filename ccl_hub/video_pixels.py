@@ -32,6 +32,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from .config import Preprocessing
 from .errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
 from .video_filter import FrameFilter
+from .video_view import Beside
 
 __all__ = ["DECODER_VERSION", "FrameResizer", "display_size", "resize_rgb", "target_size"]
 
@@ -54,6 +55,15 @@ _MOST_TIMES_SMALLER = 64
 # of a frame that has one.
 _UNKNOWN_KINDS = set(range(40)) - {kind.value for kind in SideDataType}
 _KNOWN_ONLY = [("sidedata", f"mode=delete:type={kind}") for kind in sorted(_UNKNOWN_KINDS)]
+# EXIF orientation -> (transposed, then flipped vertically, then flipped horizontally), and the
+# turn by which FFmpeg states it.
+_EXIF_ORIENTATION = {
+    **{1: (False, False, False), 2: (False, False, True), 3: (False, True, True)},
+    **{4: (False, True, False), 5: (True, False, False), 6: (True, False, True)},
+    **{7: (True, True, True), 8: (True, True, False)},
+}
+_EXIF_TURN = {1: 0, 2: 180, 3: 180, 4: 0, 5: 90, 6: 90, 7: 270, 8: 270}
+
 # ITU-T H.273: 16 to 235 of limited range mean 0 to 255.
 _STRETCHED = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
@@ -107,7 +117,8 @@ def display_size(frame: av.VideoFrame) -> tuple[int, int, int]:
     """Return (height, width, clockwise rotation in degrees) of a frame as it is shown."""
     transposed, _, _ = _orientation(frame)
     size = (frame.width, frame.height) if transposed else (frame.height, frame.width)
-    return (*size, -frame.rotation % 360)
+    turn = -frame.rotation % 360 or _EXIF_TURN[Beside.of(frame).orientation]
+    return (*size, turn)
 
 
 class FrameResizer:
@@ -203,10 +214,8 @@ class FrameResizer:
     def _opaque(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Composite a frame with alpha over black at full size; pass any other through."""
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        beside = frame.opaque  # see FrameView
-        if not isinstance(beside, av.VideoFrame):
-            beside = None
-        if not has_alpha and beside is None and frame.format.name != "pal8":
+        alpha = Beside.of(frame).alpha
+        if not has_alpha and alpha is None and frame.format.name != "pal8":
             return frame
         rgba = VideoReformatter().reformat(
             frame,
@@ -219,8 +228,8 @@ class FrameResizer:
         pixels = rgba.to_ndarray()  # (H, W, 4)
         if _is_limited_gray(frame):
             pixels[..., :3] = _STRETCHED[pixels[..., :3]]
-        if beside is not None:
-            pixels[..., 3] = _first_plane(beside)
+        if alpha is not None:
+            pixels[..., 3] = _first_plane(alpha)
         rgb = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
         for top in range(0, len(pixels), _ALPHA_ROWS):
             rows = pixels[top : top + _ALPHA_ROWS].astype(np.uint16)
@@ -296,7 +305,7 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
         side_data = FrameFilter(*_KNOWN_ONLY)(frame).side_data
     data = side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
-        return False, False, False
+        return _EXIF_ORIENTATION[Beside.of(frame).orientation]
     a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, d < 0, a < 0

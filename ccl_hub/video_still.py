@@ -6,6 +6,7 @@ pattern of names.
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,10 +14,11 @@ from .errors import UnsupportedMediaError
 from .video_container import tiff_tags
 from .video_jpeg import has_rare_coding, is_film
 
-__all__ = ["still_format", "undecodable"]
+__all__ = ["still_format", "undecodable", "webp_orientation"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 10_000
+_MAX_EXIF_BYTES = 1 << 16
 
 
 def still_format(path: Path, head: bytes) -> str | None:
@@ -65,6 +67,27 @@ def _is_animated_webp(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(21)
     return head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
+
+
+def webp_orientation(path: Path) -> int:
+    """Return the EXIF orientation of a WebP file, 1 to 8; 1 if it states none.
+
+    FFmpeg does not read the EXIF chunk where it begins with ``Exif``, as in JPEG.
+    """
+    with path.open("rb") as file:
+        position = 12
+        for _ in range(_MAX_CHUNKS):
+            file.seek(position)
+            chunk = file.read(8)
+            if chunk[:4] == b"EXIF":
+                exif = file.read(_MAX_EXIF_BYTES).removeprefix(b"Exif\0\0")
+                stated = tiff_tags(BytesIO(exif)).get(274, ())[:1]
+                return stated[0] if stated and 1 <= stated[0] <= 8 else 1
+            length = int.from_bytes(chunk[4:], "little")
+            position += 8 + length + length % 2
+            if len(chunk) < 8:
+                break
+    return 1
 
 
 def _is_animated_png(file: BinaryIO) -> bool:

@@ -1,12 +1,13 @@
 """From what a decoder gives to the picture that the file means: range, crop, alpha (uses PyAV).
 
-A container may say more of a picture than its decoder knows: that only a part of it is to be
-shown, and that a second picture holds its alpha.
+A file may say more of a picture than its decoder knows: that only a part of it is to be shown,
+which way is up, and that a second picture holds its alpha.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import av
@@ -17,13 +18,34 @@ from av.video.reformatter import ColorRange
 from .video_filter import FrameFilter
 from .video_layout import NO_CROP, Crop
 
-__all__ = ["BlockAlpha", "FrameView"]
+__all__ = ["Beside", "BlockAlpha", "FrameView"]
 
 _FULL_RANGE_GRAY = frozenset("mjpeg tiff bmp png apng gif webp jpegls jpeg2000".split())
 """Codecs of still images, whose gray is of full range also where no tag says so."""
 
 _BLOCK_ADDITION: Literal["matroska_block_additional"] = "matroska_block_additional"
 _MAX_WAITING = 64
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known of a frame beside it.
+
+    Args:
+        alpha: Its alpha: a frame whose first plane it is, or None.
+        orientation: The EXIF orientation, 1 to 8, for a frame without a display matrix.
+    """
+
+    alpha: av.VideoFrame | None = None
+    orientation: int = 1
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Beside:
+        """Return what :class:`FrameView` put beside a frame."""
+        return frame.opaque if isinstance(frame.opaque, cls) else NOTHING
+
+
+NOTHING = Beside()
 
 
 class BlockAlpha:
@@ -68,21 +90,26 @@ class BlockAlpha:
 class FrameView:
     """Makes decoded frames say what the file means by them; any other passes as it is.
 
-    Alpha that is a picture of its own is put into ``frame.opaque``, a frame whose first plane it
-    is; :class:`~ccl_hub.video_pixels.FrameResizer` takes it from there.
+    What a frame cannot hold itself is put into ``frame.opaque``; see :class:`Beside`.
 
     Args:
         codec: FFmpeg's name of the codec.
         crop: What the container wants cut off.
         alpha: The alpha of each frame, one for all (of a still image), or None.
+        orientation: The EXIF orientation, if FFmpeg does not read it.
     """
 
     def __init__(
-        self, codec: str, crop: Crop = NO_CROP, alpha: BlockAlpha | av.VideoFrame | None = None
+        self,
+        codec: str,
+        crop: Crop = NO_CROP,
+        alpha: BlockAlpha | av.VideoFrame | None = None,
+        orientation: int = 1,
     ) -> None:
         self._tags_gray = codec in _FULL_RANGE_GRAY
         self._crop = crop
         self._alpha = alpha
+        self._orientation = orientation
         self._crops = FrameFilter(("crop", crop.filter)), FrameFilter(("crop", crop.filter))
 
     @property
@@ -111,6 +138,7 @@ class FrameView:
         if self._crop.fits(frame.width, frame.height):
             frame = self._crops[0](frame)
             alpha = alpha and self._crops[1](alpha)
-        if alpha is not None:
-            frame.opaque = alpha
+        beside = Beside(alpha, self._orientation)
+        if beside != NOTHING:
+            frame.opaque = beside
         return frame
