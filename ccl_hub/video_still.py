@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import UnsupportedMediaError
-from .video_container import tiff_tags
+from .video_container import tiff_tags, wholeness
 from .video_jpeg import has_rare_coding, is_film
 
 __all__ = ["still_format", "undecodable", "webp_orientation"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = b"II*\0", b"MM\0*"
+_TIFF_JPEG = 6, 7
 _MAX_CHUNKS = 10_000
 _MAX_EXIF_BYTES = 1 << 16
 
@@ -29,7 +31,7 @@ def still_format(path: Path, head: bytes) -> str | None:
         head: Its first bytes, 24 or all.
 
     Raises:
-        UnsupportedMediaError: It is the raw file of a camera.
+        UnsupportedMediaError: A TIFF file would show something else than its picture.
     """
     if head.startswith(b"BM"):
         return "bmp_pipe"
@@ -40,8 +42,8 @@ def still_format(path: Path, head: bytes) -> str | None:
             return "apng" if _is_animated_png(file) else "png_pipe"
         if head.startswith(b"\xff\xd8\xff"):
             return "mjpeg" if is_film(file) else "jpeg_pipe"
-        if head.startswith((b"II*\0", b"MM\0*")):
-            _refuse_raw(path, file, head)
+        if head.startswith(_TIFF):
+            _refuse_tiff(path, file, head)
             return "tiff_pipe"
     return None
 
@@ -54,7 +56,10 @@ def undecodable(path: Path) -> str:
             "'magick FILE out.gif' or Pillow."
         )
     with path.open("rb") as file:
-        if file.read(3) == b"\xff\xd8\xff" and has_rare_coding(file):
+        head = file.read(4)
+        if head.startswith(_TIFF) and wholeness(path) == "whole":
+            return "TIFF of this kind cannot be read; convert it to PNG."
+        if head.startswith(b"\xff\xd8\xff") and has_rare_coding(file):
             return (
                 "JPEG with arithmetic coding or in layers cannot be read; convert it to PNG or to "
                 "an ordinary JPEG."
@@ -104,11 +109,18 @@ def _is_animated_png(file: BinaryIO) -> bool:
     return False
 
 
-def _refuse_raw(path: Path, file: BinaryIO, head: bytes) -> None:
-    """Raise for raw files: their first image is a preview (NewSubfileType, or Canon's mark)."""
-    reduced = tiff_tags(file).get(254, (0,))
-    if head[8:10] == b"CR" or any(value & 1 for value in reduced[:1]):
+def _refuse_tiff(path: Path, file: BinaryIO, head: bytes) -> None:
+    """Raise for raw files, whose first image is a preview, and for JPEG, which FFmpeg shows black.
+
+    Tags are NewSubfileType and Compression (TIFF 6.0, 8); Canon marks its raw files in the head.
+    """
+    tags = tiff_tags(file)
+    if head[8:10] == b"CR" or tags.get(254, (0,))[0] & 1:
         raise UnsupportedMediaError(
             "the raw file of a camera, in which only a preview can be read; convert it to JPEG.",
             path,
+        )
+    if tags.get(259, (1,))[0] in _TIFF_JPEG:
+        raise UnsupportedMediaError(
+            "TIFF with JPEG compression cannot be read; convert it to JPEG or PNG.", path
         )

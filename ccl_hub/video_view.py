@@ -20,8 +20,11 @@ from .video_layout import NO_CROP, Crop
 
 __all__ = ["Beside", "BlockAlpha", "FrameView"]
 
-_FULL_RANGE_GRAY = frozenset("mjpeg tiff bmp png apng gif webp jpegls jpeg2000".split())
-"""Codecs of still images, whose gray is of full range also where no tag says so."""
+_FULL_RANGE = {
+    **dict.fromkeys(("mjpeg", "png", "apng", "bmp", "gif", "webp"), ("gray", "ya")),
+    "tiff": ("gray", "ya", "yuv"),
+}
+"""Codecs of still images, and formats of theirs that are of full range where no tag says more."""
 
 _BLOCK_ADDITION: Literal["matroska_block_additional"] = "matroska_block_additional"
 _MAX_WAITING = 64
@@ -106,7 +109,7 @@ class FrameView:
         alpha: BlockAlpha | av.VideoFrame | None = None,
         orientation: int = 1,
     ) -> None:
-        self._tags_gray = codec in _FULL_RANGE_GRAY
+        self._full_range = _FULL_RANGE.get(codec, ())
         self._crop = crop
         self._alpha = alpha
         self._orientation = orientation
@@ -130,7 +133,7 @@ class FrameView:
         return [self._as_meant(frame) for frame in frames]
 
     def _as_meant(self, frame: av.VideoFrame) -> av.VideoFrame:
-        if self._tags_gray and not frame.color_range and frame.format.name.startswith("gray"):
+        if not frame.color_range and frame.format.name.startswith(self._full_range):
             frame.color_range = ColorRange.JPEG
         alpha = self._alpha.of(frame) if isinstance(self._alpha, BlockAlpha) else self._alpha
         if alpha is not None and (alpha.width, alpha.height) != (frame.width, frame.height):
