@@ -271,10 +271,11 @@ def _main_stream(container: InputContainer, path: Path, limits: MediaLimits) -> 
 def _moving(streams: list[VideoStream], path: Path, limits: MediaLimits) -> set[int]:
     """Return the indices of the streams that have more than one packet.
 
-    Where the container does not count them, packets are read until one of the streams has many:
+    Where the container does not list them, packets are read until one of the streams has many:
     a stream that has none or one by then is a still picture.
     """
-    counts = {s.index: s.frames for s in streams}
+    listed = bool({"mov", "avi"} & set(streams[0].container.format.name.split(",")))
+    counts = {s.index: len(s.index_entries) if listed else 0 for s in streams}
     if not all(counts.values()):
         counts = dict.fromkeys(counts, 0)
         with _open(path, limits) as container, suppress(av.error.FFmpegError, ValueError):

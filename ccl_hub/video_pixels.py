@@ -290,7 +290,10 @@ def _first_plane(frame: av.VideoFrame) -> Frame:
 
 def _is_limited_gray(frame: av.VideoFrame) -> bool:
     """Return True for monochrome of limited range, which libswscale takes for full range."""
-    whole_numbers = frame.format.name.startswith(("gray", "ya")) and "f" not in frame.format.name
+    name = frame.format.name
+    if name.startswith("ya"):  # with alpha: from images, unless a tag says more
+        return bool(frame.color_range == ColorRange.MPEG)
+    whole_numbers = name.startswith("gray") and "f" not in name
     return whole_numbers and frame.color_range != ColorRange.JPEG
 
 

@@ -21,8 +21,8 @@ from .video_layout import NO_CROP, Crop
 __all__ = ["Beside", "BlockAlpha", "FrameView"]
 
 _FULL_RANGE = {
-    **dict.fromkeys(("mjpeg", "png", "apng", "bmp", "gif", "webp"), ("gray", "ya")),
-    "tiff": ("gray", "ya", "yuv"),
+    **dict.fromkeys(("mjpeg", "png", "apng", "bmp", "gif", "webp"), ("gray",)),
+    "tiff": ("gray", "yuv"),
 }
 """Codecs of still images, and formats of theirs that are of full range where no tag says more."""
 
