@@ -110,7 +110,7 @@ def _one_pass(
     found: Scan,
 ) -> Frames:
     """Serve ``todo`` until it is empty, or until a seek turns out to have failed."""
-    container, stream = opened.container, opened.stream
+    container, stream, _ = opened
     packets: Iterator[Packet[Any]] = packets_of(container, found, stream)
     position, sought = 0, False
     while todo:
@@ -143,7 +143,7 @@ def _seek(
     opened: Opened, index: PacketIndex, start: int, found: Scan
 ) -> Iterator[Packet[Any]] | None:
     """Move to the packet at position ``start``; None if the container cannot."""
-    container, stream = opened.container, opened.stream
+    container, stream, _ = opened
     context = stream.codec_context
     depth = getattr(context, "reorder_depth", None)
     try:

@@ -143,8 +143,7 @@ def may_be_one_to_one(opened: Opened) -> bool:
     """Return True if, by container and codec, one packet should be one shown frame."""
     names = opened.container.format.name.split(",")
     codec = opened.stream.codec_context.codec.name
-    may = bool(set(names) & set(_ONE_TO_ONE_FORMATS)) and codec in _ONE_TO_ONE_CODECS
-    return may and not opened.view.needs_all_packets
+    return bool(set(names) & set(_ONE_TO_ONE_FORMATS)) and codec in _ONE_TO_ONE_CODECS
 
 
 def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
@@ -158,10 +157,10 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     Raises:
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
-    container, stream = opened.container, opened.stream
+    container, stream, view = opened
     base = stream.time_base
     unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
-    found = Scan(unit, _nominal_step(stream), is_still=opened.is_still)
+    found = Scan(unit, _nominal_step(stream), is_still=view.is_still)
     # A photograph may carry further images behind it: previews, gain maps.
     single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context
@@ -177,7 +176,8 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         found.pts.append(NO_TIME if packet.pts is None else packet.pts)
         found.dts.append(NO_TIME if packet.dts is None else packet.dts)
         found.durations.append(packet.duration or 0)
-        found.keys.append(packet.is_keyframe and (exact is None or exact(packet)))
+        is_key = packet.is_keyframe and view.is_start(packet)
+        found.keys.append(is_key and (exact is None or exact(packet)))
         found.shown.append(not packet.is_discard)
         found.empty += packet.size == 0
         found.corrupt += packet.is_corrupt
@@ -233,11 +233,11 @@ def decode_packet(opened: Opened, packet: Packet[Any] | None, found: Scan) -> li
     except (av.error.FFmpegError, ValueError) as error:
         # A decoder that meets a refused size keeps that size or resets it to 0.
         reset = isinstance(error, av.error.ArgumentError) and context.width == 0
-        if reset or context.width * context.height > opened.max_pixels:
+        if reset or context.width * context.height > opened.view.max_pixels:
             size = "" if reset else f" to {context.width}x{context.height}"
             raise MediaLimitError(
                 f"the frame size changes{size} in the middle of the video; allowed: at most "
-                f"{opened.max_pixels} pixels; split the video where its size changes."
+                f"{opened.view.max_pixels} pixels; split the video where its size changes."
             ) from error
         found.errors += 1
         lacking = av.error.PatchWelcomeError, av.error.NotImplementedError

@@ -29,7 +29,7 @@ from .errors import (
     UnreadableError,
     UnsupportedMediaError,
 )
-from .video_layout import NO_CROP, image_layout, matroska_crop, track_crop
+from .video_layout import image_layout, matroska_crop, track_crop
 from .video_still import still_format, webp_orientation
 from .video_view import BlockAlpha, FrameView
 
@@ -87,20 +87,10 @@ class MediaLimits:
 
 
 class Opened(NamedTuple):
-    """An open file.
-
-    Args:
-        container: Its container.
-        stream: Its main video stream.
-        max_pixels: The most pixels that a frame may have.
-        is_still: The stream is one still image.
-        view: Makes decoded frames what the file means by them.
-    """
+    """An open file: its container, its main video stream, and how its frames are meant."""
 
     container: InputContainer
     stream: VideoStream
-    max_pixels: int
-    is_still: bool
     view: FrameView
 
 
@@ -174,9 +164,7 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         context.options = {"max_pixels": str(padded)}
         context.thread_count = threads
         context.thread_type = "AUTO"
-        is_still = _is_still(container, stream)
-        view = _view(resolved, limits, container, stream, is_still)
-        yield Opened(container, stream, most, is_still, view)
+        yield Opened(container, stream, _view(resolved, limits, container, stream, most))
 
 
 def _sniff(path: Path) -> tuple[bytes, str | None]:
@@ -294,24 +282,28 @@ def _is_still(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def _view(
-    path: Path, limits: MediaLimits, container: InputContainer, stream: VideoStream, is_still: bool
+    path: Path,
+    limits: MediaLimits,
+    container: InputContainer,
+    stream: VideoStream,
+    max_pixels: int,
 ) -> FrameView:
     """Return how the decoded frames of a stream are meant."""
     names, context = container.format.name.split(","), stream.codec_context
-    alpha: BlockAlpha | av.VideoFrame | None = None
-    crop = NO_CROP
-    if "mov" in names and is_still:
-        crop, item = image_layout(path, stream.id)
-        alpha = None if item is None else _still_alpha(path, limits, item)
+    view = FrameView(context.codec.name, max_pixels, is_still=_is_still(container, stream))
+    if "mov" in names and view.is_still:
+        view.crop, item = image_layout(path, stream.id)
+        view.alpha = None if item is None else _still_alpha(path, limits, item)
     elif "mov" in names:
-        crop = track_crop(path, stream.id)
+        view.crop = track_crop(path, stream.id)
     elif "matroska" in names:
-        crop = matroska_crop(path, container.streams.video.index(stream))
+        view.crop = matroska_crop(path, container.streams.video.index(stream))
         tags = {name.lower(): value for name, value in stream.metadata.items()}
         if context.name in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
-            alpha = BlockAlpha(context.name, context.options)
-    orientation = webp_orientation(path) if "webp_pipe" in names else 1
-    return FrameView(context.codec.name, crop, alpha, orientation)
+            view.alpha = BlockAlpha(context.name, context.options)
+    elif "webp_pipe" in names:
+        view.orientation = webp_orientation(path)
+    return view
 
 
 def _still_alpha(path: Path, limits: MediaLimits, item: int) -> av.VideoFrame | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import av
@@ -72,12 +73,10 @@ class BlockAlpha:
         Raises:
             av.error.FFmpegError: It is damaged.
         """
-        if not packet.has_sidedata(_BLOCK_ADDITION):
+        data = _beside(packet)
+        if not data:
             return
-        data = bytes(packet.get_sidedata(_BLOCK_ADDITION))
-        if int.from_bytes(data[:8], "big") != 1:  # BlockAddID: 1 is alpha
-            return
-        alpha: Packet[Any] = Packet(data[8:])
+        alpha: Packet[Any] = Packet(data)
         alpha.pts, alpha.dts = packet.pts, packet.dts
         alpha.time_base = packet.time_base
         for frame in self._decoder.decode(alpha):
@@ -85,40 +84,57 @@ class BlockAlpha:
         while len(self._waiting) > _MAX_WAITING:  # of pictures that could not be decoded
             del self._waiting[next(iter(self._waiting))]
 
+    def is_start(self, packet: Packet[Any]) -> bool:
+        """Return True if what lies beside a packet is a key frame: those need not be the same."""
+        first = _beside(packet)[:1] or b"\xff"
+        if self._decoder.name == "vp8":  # RFC 6386, 9.1
+            return not first[0] & 1
+        inverse = 0x04 if first[0] & 0x30 != 0x30 else 0x02  # VP9, 6.2: profile 3 has a bit more
+        return not first[0] & (inverse | inverse << 1)
+
     def of(self, frame: av.VideoFrame) -> av.VideoFrame | None:
         """Return the alpha of a decoded frame, by its time; None if it has none."""
         return self._waiting.pop(frame.pts, None)
 
 
+def _beside(packet: Packet[Any]) -> bytes:
+    """Return the alpha that lies beside a packet (Matroska BlockAdditional 1), b"" if none."""
+    if not packet.has_sidedata(_BLOCK_ADDITION):
+        return b""
+    data = bytes(packet.get_sidedata(_BLOCK_ADDITION))
+    return data[8:] if int.from_bytes(data[:8], "big") == 1 else b""
+
+
+@dataclass
 class FrameView:
-    """Makes decoded frames say what the file means by them; any other passes as it is.
+    """How the frames of a stream are meant; called, it makes decoded frames say so.
 
     What a frame cannot hold itself is put into ``frame.opaque``; see :class:`Beside`.
 
     Args:
         codec: FFmpeg's name of the codec.
+        max_pixels: The most pixels that a frame may have.
+        is_still: The stream is one still image.
         crop: What the container wants cut off.
         alpha: The alpha of each frame, one for all (of a still image), or None.
         orientation: The EXIF orientation, if FFmpeg does not read it.
     """
 
-    def __init__(
-        self,
-        codec: str,
-        crop: Crop = NO_CROP,
-        alpha: BlockAlpha | av.VideoFrame | None = None,
-        orientation: int = 1,
-    ) -> None:
-        self._full_range = _FULL_RANGE.get(codec, ())
-        self._crop = crop
-        self._alpha = alpha
-        self._orientation = orientation
-        self._crops = FrameFilter(("crop", crop.filter)), FrameFilter(("crop", crop.filter))
+    codec: str
+    max_pixels: int
+    is_still: bool = False
+    crop: Crop = NO_CROP
+    alpha: BlockAlpha | av.VideoFrame | None = None
+    orientation: int = 1
 
-    @property
-    def needs_all_packets(self) -> bool:
-        """True if decoding can start at no key frame, since the alpha has others."""
-        return isinstance(self._alpha, BlockAlpha)
+    @cached_property
+    def _cut(self) -> tuple[FrameFilter, FrameFilter]:
+        """The filters that crop the picture and its alpha."""
+        return FrameFilter(("crop", self.crop.filter)), FrameFilter(("crop", self.crop.filter))
+
+    def is_start(self, packet: Packet[Any]) -> bool:
+        """Return True if the alpha beside a key frame can be decoded from there, too."""
+        return not isinstance(self.alpha, BlockAlpha) or self.alpha.is_start(packet)
 
     def __call__(
         self, packet: Packet[Any] | None, frames: list[av.VideoFrame]
@@ -128,20 +144,22 @@ class FrameView:
         Raises:
             av.error.FFmpegError: The alpha is damaged.
         """
-        if packet is not None and isinstance(self._alpha, BlockAlpha):
-            self._alpha.read(packet)
+        if packet is not None and isinstance(self.alpha, BlockAlpha):
+            self.alpha.read(packet)
         return [self._as_meant(frame) for frame in frames]
 
     def _as_meant(self, frame: av.VideoFrame) -> av.VideoFrame:
-        if not frame.color_range and frame.format.name.startswith(self._full_range):
+        """Return one frame with the range, the crop, the alpha and the orientation of the file."""
+        full_range = _FULL_RANGE.get(self.codec, ())
+        if not frame.color_range and frame.format.name.startswith(full_range):
             frame.color_range = ColorRange.JPEG
-        alpha = self._alpha.of(frame) if isinstance(self._alpha, BlockAlpha) else self._alpha
+        alpha = self.alpha.of(frame) if isinstance(self.alpha, BlockAlpha) else self.alpha
         if alpha is not None and (alpha.width, alpha.height) != (frame.width, frame.height):
             alpha = None
-        if self._crop.fits(frame.width, frame.height):
-            frame = self._crops[0](frame)
-            alpha = alpha and self._crops[1](alpha)
-        beside = Beside(alpha, self._orientation)
+        if self.crop.fits(frame.width, frame.height):
+            picture, plane = self._cut
+            frame, alpha = picture(frame), alpha and plane(alpha)
+        beside = Beside(alpha, self.orientation)
         if beside != NOTHING:
             frame.opaque = beside
         return frame
