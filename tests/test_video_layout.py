@@ -259,16 +259,19 @@ def test_alpha_that_is_multiplied_already_is_not_applied_again(tmp_path: Path) -
 # ----------------------------------------------------------------------- alpha of VP8, VP9
 
 
-def write_alpha(path: Path, codec: str, frames: int = 6, **options: str) -> Path:
-    """Encode frames of half transparent red and transparent green."""
+def write_alpha(
+    path: Path, codec: str, frames: int = 6, moving: bool = False, **options: str
+) -> Path:
+    """Encode frames of half transparent red and transparent green, which may move."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             codec, rate=25, options={"crf": "4", "b": "2M", **options, "auto-alt-ref": "0"}
         )
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuva420p"
         stream.codec_context.thread_count = 1
-        for _ in range(frames):
-            frame = av.VideoFrame.from_ndarray(half_transparent((96, 64)), "rgba")
+        for i in range(frames):
+            rgba = np.roll(half_transparent((96, 64)), i if moving else 0, axis=1)
+            frame = av.VideoFrame.from_ndarray(rgba, "rgba")
             container.mux(stream.encode(frame.reformat(format="yuva420p")))
         container.mux(stream.encode(None))
     return path
@@ -288,6 +291,31 @@ def test_the_alpha_of_vp8_and_vp9_is_composited(
         assert all(map(is_composited, whole.values()))
         for number, frame in reader.frames([3, 17]):
             np.testing.assert_array_equal(frame, whole[number])
+
+
+def test_alpha_with_key_frames_of_its_own_is_exact(tmp_path: Path) -> None:
+    """Decoding may start only where both streams have a key frame."""
+    paths = [
+        write_alpha(tmp_path / f"{g}.webm", "libvpx-vp9", 60, g=g, moving=True)
+        for g in ("10", "15")
+    ]
+    path = tmp_path / "v.webm"
+    with av.open(str(paths[0])) as colours, av.open(str(paths[1])) as alphas:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream_from_template(colours.streams.video[0])
+            stream.metadata.update(colours.streams.video[0].metadata)
+            for colour, alpha in zip(colours.demux(), alphas.demux(), strict=True):
+                if colour.size:
+                    colour.set_sidedata(alpha.get_sidedata("matroska_block_additional"))
+                    colour.stream = stream
+                    container.mux(colour)
+    with VideoReader(path, resize=PAPER) as reader:
+        assert reader.info.key_frames.tolist() == [0, 30]
+        whole = dict(reader.frames(range(60)))
+        assert len({frame.tobytes() for frame in whole.values()}) == 60
+        for wanted in ([45], [22, 52]):
+            for number, frame in reader.frames(wanted):
+                np.testing.assert_array_equal(frame, whole[number])
 
 
 def test_vp9_without_alpha_keeps_its_pixels_and_its_index(tmp_path: Path) -> None:
