@@ -6,20 +6,57 @@
 ``trust_repo=True`` avoids the interactive question that torch.hub asks for new repositories. A tag
 or commit after a colon, ``"org/ccl:v0.1.0"``, keeps to that version of the code; without one it is
 the newest, downloaded once and then kept until ``force_reload=True``.
+
+A process has one ``ccl_hub``: the one that it imported first, from here, from another version or
+as an installed package. An entry that comes with other code says so and gives no model; copies of
+the same code count as one.
 """
+
+from hashlib import sha256 as _sha256
+from pathlib import Path as _Path
 
 dependencies = ["torch", "numpy", "av", "safetensors", "huggingface_hub"]
 
 
+def _package():
+    """Import ``ccl_hub``, and refuse one whose code is not what lies beside this file."""
+    import ccl_hub
+
+    beside = _Path(__file__).resolve().parent / "ccl_hub"
+    imported = _Path(ccl_hub.__file__).resolve().parent
+    # Of the files as they were: force_reload=True puts others in the place of an imported package.
+    if vars(ccl_hub).setdefault("_code", _code(imported)) != _code(beside):
+        raise ImportError(
+            f"this process has imported ccl_hub {ccl_hub.__version__} from {imported}; the code "
+            f"in {beside} is another one, and a process can have only one. Load this model in a "
+            "new process, before anything else imports ccl_hub, or go on with the imported code: "
+            "ccl_hub.CCLModel.from_pretrained(...)."
+        )
+    return ccl_hub
+
+
+def _code(folder):
+    """Return a hash of all that decides how a package works: its code, its configurations."""
+    whole = _sha256()
+    for file in sorted([*folder.glob("*.py"), *folder.glob("checkpoints/*/config.json")]):
+        text = file.read_text(encoding="utf-8")  # whatever the system's line ends are
+        whole.update(f"{file.relative_to(folder).as_posix()} {len(text)}\n{text}".encode())
+    return whole.hexdigest()
+
+
 def _load(name, pretrained, weights, **kw):
-    from ccl_hub import CCLModel
+    model = _package().CCLModel
+    from ccl_hub.checks import known_keywords
     from ccl_hub.errors import InputError
+    from ccl_hub.model import PRETRAINED_KEYWORDS
 
     if weights is not None and not pretrained:
         raise InputError(f"weights is {str(weights)!r} but pretrained is False; give one of them.")
+    allowed = PRETRAINED_KEYWORDS if pretrained else ("config",)
+    known_keywords(kw, ("pretrained", "weights", *allowed))
     if not pretrained:
-        return CCLModel(**kw)
-    return CCLModel.from_pretrained(name if weights is None else weights, **kw)
+        return model(**kw)
+    return model.from_pretrained(name if weights is None else weights, **kw)
 
 
 def ccl_r18_mini(pretrained=True, weights=None, **kw):
@@ -29,8 +66,9 @@ def ccl_r18_mini(pretrained=True, weights=None, **kw):
         pretrained (bool): False gives fresh random weights, in training mode.
         weights (str): Instead of the named checkpoint: another name, a local folder or a Hub id
             ``org/name``, also ``org/name@revision``. Only safetensors are loaded.
-        kw: ``device``, ``dtype``, ``revision`` as in ``CCLModel.from_pretrained``; ``config`` if
-            not pretrained.
+        kw: As in ``CCLModel.from_pretrained``: ``revision``, ``device``, ``dtype``, ``token``,
+            ``cache_dir``, ``local_files_only``, ``force_download``, ``subfolder``. If not
+            pretrained: ``config``.
 
     Returns:
         ``ccl_hub.CCLModel``: ``model(clips)`` takes (B, 3, T, 112, 112) normalised floats and
@@ -68,6 +106,7 @@ def ccl_preprocess(frames, preprocessing=None):
     Returns:
         torch.Tensor: float32, resized, centre-cropped and normalised.
     """
+    _package()
     from ccl_hub.arrays import preprocess
 
     return preprocess(frames, preprocessing)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .config import Architecture, CCLConfig, Preprocessing, Provenance
+from .hub_options import HubOptions
 from .registry import list_models
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "CCLModel",
     "CCLOutput",
     "Embeddings",
+    "HubOptions",
     "Preprocessing",
     "Provenance",
     "__version__",

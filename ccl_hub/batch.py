@@ -21,6 +21,7 @@ from .batch_options import BatchItem, BatchOptions, BatchSource
 from .decode_worker import BLOCK_FRAMES
 from .engine import Engine
 from .errors import InputError
+from .hub_options import HubOptions
 from .model import CCLModel
 from .pipeline import Pipeline
 from .sampling import Sampling
@@ -51,6 +52,7 @@ def embed_many(
     dtype: str | torch.dtype | None = None,
     backend: str = "torch",
     options: BatchOptions | None = None,
+    hub: HubOptions | None = None,
 ) -> Iterator[BatchItem]:
     """Embed any number of videos, as an iterator in bounded memory.
 
@@ -67,6 +69,7 @@ def embed_many(
         dtype: "float32", "bfloat16" or "float16".
         backend: See :func:`ccl_hub.backends.make_engine`.
         options: How the batch is run.
+        hub: How the model's files are had from the Hub: token, cache, subfolder.
 
     Yields:
         A :class:`BatchItem` for each path, in the order in which they are ready.
@@ -86,7 +89,7 @@ def embed_many(
     if isinstance(paths, str | Path):
         raise InputError(f"paths is {str(paths)!r}; allowed: several paths; put one into a list.")
     wanted, own = Sampling(clips, every_seconds), options or BatchOptions()
-    engines = engines_for(model, revision, device, dtype, backend, own)
+    engines = engines_for(model, revision, device, dtype, backend, own, hub=hub)
     return embed_batch((BatchSource(path) for path in paths), engines, wanted, own)
 
 
@@ -99,6 +102,7 @@ def engines_for(
     options: BatchOptions,
     most: int | None = None,
     calibration: Sequence[str | Path] | None = None,
+    hub: HubOptions | None = None,
 ) -> list[Engine]:
     """Load a model once, and put it on every device that is to be used; see :func:`embed_many`.
 
@@ -111,6 +115,7 @@ def engines_for(
         options: Gives the threads and the size of batches.
         most: Devices to use at most.
         calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
+        hub: See :func:`embed_many`.
     """
     of_torch = backend in TORCH_BACKENDS
     threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
@@ -119,7 +124,8 @@ def engines_for(
         return [make_engine(model, backend, threads, calibration, frames)]
     if not of_torch and device == "auto":
         device = "cpu"
-    net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype)
+    keywords = (hub or HubOptions()).keywords()
+    net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype, **keywords)
     frames = _batch_frames(net, options)
     engines = [make_engine(net, backend, threads, calibration, frames)]
     if device in ("auto", "cuda") and net.device.type == "cuda":

@@ -1,13 +1,14 @@
-"""Arguments that are numbers: what is no whole number, or out of range, is refused by name."""
+"""Arguments: numbers out of range, and keywords that nobody reads, are refused by name."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection, Iterable
 from typing import SupportsIndex
 
 from .errors import InputError
 
-__all__ = ["whole_number"]
+__all__ = ["known_keywords", "whole_number"]
 
 
 def whole_number(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
@@ -28,3 +29,19 @@ def whole_number(name: str, value: SupportsIndex, least: int = 1, most: int | No
     if number < least or (most is not None and number > most):
         raise InputError(f"{name} is {number}; allowed: {allowed}.")
     return number
+
+
+def known_keywords(given: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse keywords that would be left unread.
+
+    Raises:
+        InputError: Names the first that is not allowed, and those that are.
+
+    Example:
+        >>> known_keywords(["tokn"], ["revision", "token"])
+        Traceback (most recent call last):
+        ccl_hub.errors.InputError: unknown keyword 'tokn'; allowed are revision, token.
+    """
+    for name in given:
+        if name not in allowed:
+            raise InputError(f"unknown keyword {name!r}; allowed are {', '.join(allowed)}.")

@@ -10,7 +10,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from .cli_common import DEFAULT_MODEL, DONE, FAILED, AsJson, Debug, guard
+from .cli_common import (
+    DEFAULT_MODEL,
+    DONE,
+    FAILED,
+    AsJson,
+    CacheDir,
+    Debug,
+    ForceDownload,
+    LocalFilesOnly,
+    Subfolder,
+    TokenEnv,
+    guard,
+    hub_options,
+    token_of,
+)
 from .cli_embed import embed_app
 from .files import check_place
 from .registry import REGISTRY, list_models
@@ -49,6 +63,11 @@ def list_command(as_json: AsJson = False) -> None:
 def info_command(
     name: Annotated[str, typer.Argument(help="A name, folder or Hub id.")],
     revision: Annotated[str | None, typer.Option(help="Revision of a Hub id.")] = None,
+    token_env: TokenEnv = None,
+    cache_dir: CacheDir = None,
+    local_files_only: LocalFilesOnly = False,
+    force_download: ForceDownload = False,
+    subfolder: Subfolder = None,
     debug: Debug = False,
 ) -> None:
     """Print a model's configuration and provenance as JSON."""
@@ -56,7 +75,8 @@ def info_command(
     def work() -> int:
         from . import weights
 
-        source = weights.resolve(name, revision)
+        hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
+        source = weights.resolve(name, revision, hub)
         _, sha256 = weights.read_tensors(source)
         facts = {
             "sha256": sha256,
@@ -74,6 +94,11 @@ def verify_command(
     name: Annotated[str, typer.Argument(help="A model with golden vectors.")] = DEFAULT_MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "cpu",
     revision: Annotated[str | None, typer.Option(help="Revision of a Hub id.")] = None,
+    token_env: TokenEnv = None,
+    cache_dir: CacheDir = None,
+    local_files_only: LocalFilesOnly = False,
+    force_download: ForceDownload = False,
+    subfolder: Subfolder = None,
     debug: Debug = False,
 ) -> None:
     """Re-embed shipped golden inputs and compare: does this machine give our numbers?
@@ -84,7 +109,8 @@ def verify_command(
     def work() -> int:
         from .golden import verify
 
-        checks = verify(name, device, revision)
+        hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
+        checks = verify(name, device, revision, hub)
         for check in checks:
             typer.echo(str(check))
         return DONE if all(check.passed for check in checks) else FAILED
@@ -104,6 +130,11 @@ def export_command(
         typer.Option("--out", "-o", help="Where to write: .onnx or .pt2. Replaced if it exists."),
     ],
     revision: Annotated[str | None, typer.Option(help="Revision of a Hub id.")] = None,
+    token_env: TokenEnv = None,
+    cache_dir: CacheDir = None,
+    local_files_only: LocalFilesOnly = False,
+    force_download: ForceDownload = False,
+    subfolder: Subfolder = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -120,7 +151,9 @@ def export_command(
         from .model import CCLModel
 
         check_target(out, format)
-        exported = export_model(CCLModel.from_pretrained(name, revision), out, format)
+        hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
+        model = CCLModel.from_pretrained(name, revision, **hub.keywords())
+        exported = export_model(model, out, format)
         if as_json:
             typer.echo(json.dumps(dataclasses.asdict(exported)))
         typer.echo(str(exported), err=True)
@@ -136,6 +169,11 @@ def quantize_command(
         list[Path], typer.Argument(help="Videos like yours: files, folders or patterns.")
     ],
     revision: Annotated[str | None, typer.Option(help="Revision of a Hub id.")] = None,
+    token_env: TokenEnv = None,
+    cache_dir: CacheDir = None,
+    local_files_only: LocalFilesOnly = False,
+    force_download: ForceDownload = False,
+    subfolder: Subfolder = None,
     force: Annotated[bool, typer.Option("--force", help="Make it anew if there is one.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -153,7 +191,8 @@ def quantize_command(
         from .quantize import build_int8, find_int8
 
         paths = [video.path for video in find_videos(videos)]
-        model = CCLModel.from_pretrained(name, revision)
+        hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
+        model = CCLModel.from_pretrained(name, revision, **hub.keywords())
         before = None if force else find_int8(model)
         made = before or build_int8(model, paths, force=force)
         facts = {"path": str(made.path), "made": before is None}
@@ -189,14 +228,15 @@ def publish_command(
         str | None, typer.Option(help="Branch to commit to, made if missing. [default: main]")
     ] = None,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "",
+    token_env: TokenEnv = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Check a model folder and publish it on the Hub in one commit.
 
     Weights must load strictly and give their golden vectors, and the model card must be complete.
-    Log in first with 'hf auth login', or set HF_TOKEN. Prints the registry entry to paste.
-    Exit codes: 0 published; 1 not; 2 wrong usage.
+    Log in first with 'hf auth login', or name a token that may write. Prints the registry entry
+    to paste. Exit codes: 0 published; 1 not; 2 wrong usage.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ccl_hub").setLevel(logging.INFO)
@@ -205,7 +245,13 @@ def publish_command(
         from .publish import publish
 
         done = publish(
-            folder, repo, private=private, branch=branch, message=message, dry_run=dry_run
+            folder,
+            repo,
+            private=private,
+            branch=branch,
+            message=message,
+            dry_run=dry_run,
+            token=token_of(token_env),
         )
         typer.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.registry_entry())
         place = f"{repo}@{done.revision}"

@@ -7,12 +7,15 @@ done but for videos, or parts of one, that could not be read; 130 stopped by Ctr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .errors import CCLError, InputError
+from .hub_options import HubOptions
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -21,8 +24,15 @@ __all__ = [
     "INTERRUPTED",
     "USAGE_OR_PARTIAL",
     "AsJson",
+    "CacheDir",
     "Debug",
+    "ForceDownload",
+    "LocalFilesOnly",
+    "Subfolder",
+    "TokenEnv",
     "guard",
+    "hub_options",
+    "token_of",
 ]
 
 DONE, FAILED, USAGE_OR_PARTIAL, INTERRUPTED = 0, 1, 2, 130
@@ -30,6 +40,66 @@ DEFAULT_MODEL = "ccl_r18_mini"
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON on stdout.")]
+
+TokenEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--token-env",
+        help="Environment variable with a token for the Hub. [default: HF_TOKEN, or that of "
+        "'hf auth login']",
+        metavar="NAME",
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", help="Cache of the Hub's files. [default: that of HF_HOME]"),
+]
+LocalFilesOnly = Annotated[
+    bool, typer.Option("--local-files-only", help="Take the model from the cache; no network.")
+]
+ForceDownload = Annotated[
+    bool, typer.Option("--force-download", help="Fetch the model anew, whatever the cache has.")
+]
+Subfolder = Annotated[
+    str | None,
+    typer.Option("--subfolder", help="Folder inside the Hub id or folder, where the model is."),
+]
+
+
+def hub_options(
+    token_env: str | None,
+    cache_dir: Path | None,
+    local_files_only: bool,
+    force_download: bool,
+    subfolder: str | None,
+) -> HubOptions:
+    """Put together what the commands say of the Hub.
+
+    Raises:
+        InputError: A value is not allowed; see also :func:`token_of`.
+    """
+    token = token_of(token_env)
+    return HubOptions(token, cache_dir, local_files_only, force_download, subfolder)
+
+
+def token_of(variable: str | None) -> str | None:
+    """Return the token in an environment variable; None if none is named.
+
+    A token itself is no argument: other users see those of running programs, and shells keep them.
+
+    Raises:
+        InputError: There is no such variable, or it is empty.
+    """
+    if variable is None:
+        return None
+    token = os.environ.get(variable, "").strip()  # as the Hub's client does with HF_TOKEN
+    if not token:  # what was given is not shown: it may be the token itself
+        raise InputError(
+            "--token-env must name an environment variable that holds a token, and there is none "
+            "of the name given. If you gave a token, take it for known to others: revoke it, and "
+            "put the new one into a variable."
+        )
+    return token
 
 
 def guard(

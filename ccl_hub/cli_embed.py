@@ -24,8 +24,14 @@ from .cli_common import (
     DONE,
     USAGE_OR_PARTIAL,
     AsJson,
+    CacheDir,
     Debug,
+    ForceDownload,
+    LocalFilesOnly,
+    Subfolder,
+    TokenEnv,
     guard,
+    hub_options,
 )
 from .errors import CCLError, InputError
 from .files import check_place
@@ -115,6 +121,11 @@ def embed(
     revision: Annotated[
         str | None, typer.Option(help="Commit, tag or branch of a Hub id.")
     ] = None,
+    token_env: TokenEnv = None,
+    cache_dir: CacheDir = None,
+    local_files_only: LocalFilesOnly = False,
+    force_download: ForceDownload = False,
+    subfolder: Subfolder = None,
     batch_size: Annotated[
         int | None,
         typer.Option(help="Clips computed at once. [default: what suits the device]", min=1),
@@ -197,9 +208,11 @@ def embed(
     if quiet:  # huggingface_hub reads this when it is imported, which is later
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     given = SimpleNamespace(**context.params)
+    hub = (token_env, cache_dir, local_files_only, force_download, subfolder)
     said = [name for name in BATCH_ONLY if _was_given(context, name)]
 
     def work() -> int:
+        given.hub = hub_options(*hub)
         one = _single(given)
         if one is not None and said:
             raise InputError(
@@ -255,7 +268,14 @@ def _embed_one(video: Path, given: SimpleNamespace) -> int:
 
     batch = BatchOptions(workers=1, batch_clips=given.batch_size)
     (engine,) = engines_for(
-        given.model, given.revision, given.device, given.dtype, given.backend, batch, most=1
+        given.model,
+        given.revision,
+        given.device,
+        given.dtype,
+        given.backend,
+        batch,
+        most=1,
+        hub=given.hub,
     )
     with _ClipProgress(quiet) as progress:
         provenance, shapes = write_video(
@@ -348,6 +368,7 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
         given.backend,
         batch,
         calibration=calibration,
+        hub=given.hub,
     )
     say = typer.echo if given.as_json else None
     with JobProgress(quiet, say) as progress:

@@ -27,6 +27,7 @@ from .transforms import to_clips
 from .weights import GOLDEN_NAME
 
 if TYPE_CHECKING:
+    from .hub_options import HubOptions
     from .model import CCLModel
 
 __all__ = ["GOLDEN_NAME", "Check", "compare", "compute", "golden_clip", "verify", "write"]
@@ -127,7 +128,10 @@ def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
 
 
 def verify(
-    name: str | Path, device: str | torch.device | None = None, revision: str | None = None
+    name: str | Path,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    hub: HubOptions | None = None,
 ) -> list[Check]:
     """Load a model and compare it with the golden values beside it.
 
@@ -136,6 +140,7 @@ def verify(
             folder, also where the text would be a name.
         device: Likewise.
         revision: Likewise.
+        hub: How its files are had from the Hub.
 
     Raises:
         ModelNotFoundError: No such model, or no golden values beside it.
@@ -145,13 +150,15 @@ def verify(
 
     from .model import CCLModel
 
-    path = weights.beside(weights.resolve(name, revision), GOLDEN_NAME)
+    place = weights.resolve_device(device)
+    source = weights.resolve(name, revision, hub)
+    path = weights.beside(source, GOLDEN_NAME)
     if path is None:
         raise ModelNotFoundError(
             f"{name}: no {GOLDEN_NAME} beside the weights, so there is nothing to compare with; "
             "training.export and push_to_hub write one."
         )
-    model = CCLModel.from_pretrained(name, revision, device=device)
+    model = CCLModel._load(source, place, torch.float32)
     try:
         return compare(compute(model), safetensors.numpy.load_file(path))
     except (safetensors.SafetensorError, KeyError) as error:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 try:
     from transformers import AutoConfig, AutoModel, PretrainedConfig
@@ -25,13 +25,17 @@ except ImportError as error:
         "pip install 'ccl-hub[transformers]'."
     ) from error
 
+from .checks import known_keywords
 from .config import SCHEMA_VERSION, CCLConfig
 from .errors import InputError
+from .hub_options import HubOptions
 from .model import CCLModel
 
 __all__ = ["CCLAutoModel", "CCLTransformersConfig"]
 
-ALLOWED = ("config", "revision", "dtype", "device_map", "trust_remote_code")
+HUB_KEYWORDS = ("revision", *(field.name for field in dataclasses.fields(HubOptions)))
+ALLOWED = ("config", "dtype", "device_map", "trust_remote_code", *HUB_KEYWORDS)
+OF_AUTO = ("_from_auto", "adapter_kwargs")  # what AutoModel adds of its own accord
 
 
 class CCLTransformersConfig(PretrainedConfig):  # type: ignore[misc]
@@ -64,37 +68,31 @@ class CCLAutoModel(CCLModel):
 
         Args:
             name_or_path: A folder or a Hub id.
-            options: ``revision``, ``dtype``, ``device_map`` (one device, or ``"auto"``) and
-                ``config``, which must be that of the weights.
+            options: ``dtype``, ``device_map`` (one device, or ``"auto"``), ``config``, which must
+                be that of the weights, and ``revision``, ``token``, ``cache_dir``,
+                ``local_files_only``, ``force_download`` and ``subfolder``.
 
         Raises:
             InputError: Another option, or another configuration.
         """
-        options.pop("_from_auto", None)  # how AutoModel says that it was given a config
         given = {
             key: value
             for key, value in options.items()
-            if value is not None and value is not False
+            if key not in OF_AUTO and value is not None and (value is not False or key == "token")
         }
-        unknown = sorted(set(given) - set(ALLOWED))
-        if unknown:
-            raise InputError(
-                f"{unknown[0]} is given, which CCL models do not take; allowed: "
-                f"{', '.join(ALLOWED)}. Cache, token and offline mode: HF_HOME, HF_TOKEN, "
-                "HF_HUB_OFFLINE."
-            )
+        known_keywords(given, ALLOWED)
         model = super().from_pretrained(
             name_or_path,
-            revision=given.get("revision"),
             device=given.get("device_map"),
             dtype=given.get("dtype"),
+            **{key: given[key] for key in HUB_KEYWORDS if key in given},
         )
         config = given.get("config")
         if config is not None and config.to_ccl().fingerprint() != model.config.fingerprint():
             raise InputError(
                 f"{name_or_path}: the config given is not that of the weights; leave it out."
             )
-        return cast("CCLAutoModel", model)
+        return model
 
     @classmethod
     def _from_config(cls, config: CCLTransformersConfig) -> CCLAutoModel:

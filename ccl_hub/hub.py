@@ -2,8 +2,8 @@
 
 The client, ``huggingface_hub``, brings the cache, resumed downloads, offline mode
 (``HF_HUB_OFFLINE``), mirrors (``HF_ENDPOINT``), proxies (``HTTPS_PROXY``) and tokens (``HF_TOKEN``
-or ``hf auth login``). It compares sizes, not contents; here every file is compared with its hash
-before use. Every error it raises leaves as one of ours.
+or ``hf auth login``); its keywords are in :class:`HubOptions`. It compares sizes, not contents;
+here every file is compared with its hash before use. Every error it raises leaves as one of ours.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
 from .errors import HubError, InputError, ModelError, ModelNotFoundError, WeightsError
+from .hub_options import HubOptions
 
 __all__ = [
     "HubFile",
@@ -35,12 +36,14 @@ logger = logging.getLogger(__name__)
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
 ATTEMPTS = 3
-LOG_IN = "log in with 'hf auth login' or set HF_TOKEN"
+LOG_IN = "log in with 'hf auth login', set HF_TOKEN or give a token"
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
+LOCAL_ONLY = "only local files are asked for (local_files_only)"
 # Git's own rules. A name with ".." would also leave the folder where the cache keeps revisions.
 REVISION = re.compile(r"(?!.*\.\.)[^\s\x00-\x1f\x7f~^:?*\[\\]+")
 # What an address may hold that only its owner should see: a password, a signature.
 SECRETS = (
+    (re.compile(r"(?<=Bearer )[^\s'\"]+"), "***"),
     (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),
     (re.compile(r"(?<=[^\s?]\?)[^\s'\"]*=[^\s'\"]*"), "..."),
 )
@@ -53,14 +56,16 @@ class HubFile:
     Args:
         repo: Repository, ``org/name``.
         commit: Full sha of the commit it belongs to.
-        name: File name in the repository.
+        name: File name in the repository, or in its subfolder.
         path: Where the cache keeps it.
+        options: By which it was had, and whatever belongs to it will be.
     """
 
     repo: str
     commit: str
     name: str
     path: Path
+    options: HubOptions = field(default_factory=HubOptions)
 
     @property
     def stated_hash(self) -> str:
@@ -112,16 +117,22 @@ def check_revision(repo: str, revision: str | None) -> None:
 
 
 def fetch(
-    repo: str, name: str, revision: str | None = None, *, again: bool = False
+    repo: str,
+    name: str,
+    revision: str | None = None,
+    options: HubOptions | None = None,
+    *,
+    again: bool = False,
 ) -> HubFile | None:
     """Return a file of a repository, from the cache or else from the Hub.
 
     Args:
         repo: ``org/name``.
-        name: File name at the root of the repository.
+        name: File name at the root of the repository, or in the subfolder of the options.
         revision: Commit, tag or branch; the main branch if None. A full commit sha that is in the
             cache is never asked for again.
-        again: Replace what is in the cache.
+        options: How to have it.
+        again: Replace what is in the cache, as ``force_download`` does.
 
     Returns:
         The file; None if the repository has no such file.
@@ -132,15 +143,19 @@ def fetch(
     """
     from huggingface_hub import errors as hub_errors
 
-    with _our_errors(repo, revision, "fetch again" if again else "fetch"):
+    how = options or HubOptions()
+    again = again or how.force_download
+    if again and how.local_files_only:
+        raise HubError(f"{repo}: {LOCAL_ONLY}; leave it out to fetch again.")
+    with _our_errors(repo, revision, "fetch again" if again else "fetch", how):
         try:
-            path = _download(repo, name, revision, again)
+            path = _download(repo, name, revision, how, again)
         except hub_errors.RemoteEntryNotFoundError:
             return None
-    return HubFile(repo, path.parent.name, name, path)
+    return HubFile(repo, path.parents[len(how.parts)].name, name, path, how)
 
 
-def _download(repo: str, name: str, revision: str | None, again: bool) -> Path:
+def _download(repo: str, name: str, revision: str | None, how: HubOptions, again: bool) -> Path:
     """Download or find in the cache; a transfer that breaks is tried again, at last from scratch.
 
     Old clients (seen: 1.0) do not go on by themselves after a body broke off, and put a whole
@@ -154,7 +169,11 @@ def _download(repo: str, name: str, revision: str | None, again: bool) -> Path:
             huggingface_hub.hf_hub_download(
                 repo,
                 name,
+                subfolder="/".join(how.parts),
                 revision=revision,
+                token=how.token,
+                cache_dir=how.cache_dir,
+                local_files_only=how.local_files_only,
                 force_download=force,
                 library_name="ccl-hub",
                 library_version=__version__,
@@ -164,6 +183,7 @@ def _download(repo: str, name: str, revision: str | None, again: bool) -> Path:
     answers = (
         hub_errors.HfHubHTTPError,
         hub_errors.LocalEntryNotFoundError,
+        hub_errors.LocalTokenNotFoundError,
         hub_errors.OfflineModeIsEnabled,
     )
     for _ in range(ATTEMPTS - 1):
@@ -173,7 +193,7 @@ def _download(repo: str, name: str, revision: str | None, again: bool) -> Path:
             if isinstance(error, answers):
                 raise
             logger.info("%s/%s: the download broke off (%s); again", repo, name, _brief(error))
-    return attempt(force=True)
+    return attempt(force=not how.local_files_only)
 
 
 def _transport_error() -> type[Exception]:
@@ -202,7 +222,7 @@ def read(file: HubFile, sha256: str = "") -> bytes:
     logger.warning("%s: damaged (hash %s, not %s); fetching it again", file.path, found, wanted)
     source = "published" if sha256 else "the Hub states"
     try:
-        fetch(file.repo, file.name, file.commit, again=True)
+        fetch(file.repo, file.name, file.commit, file.options, again=True)
     except ModelError as error:
         raise WeightsError(
             f"{file.path}: hash is {found}, {source} {wanted}; the file is damaged or was "
@@ -240,20 +260,24 @@ def _bytes(path: Path) -> bytes:
         ) from error
 
 
-def list_files(repo: str, revision: str | None = None) -> list[str]:
+def list_files(
+    repo: str, revision: str | None = None, options: HubOptions | None = None
+) -> list[str]:
     """Return the names of all files of a repository, sorted.
 
     Raises:
         ModelNotFoundError: As :func:`fetch`.
         HubError: As :func:`fetch`.
     """
-    with _our_errors(repo, revision):
-        return sorted(_api().list_repo_files(repo, revision=revision))
+    how = options or HubOptions()
+    with _our_errors(repo, revision, options=how):
+        return sorted(_api(how.token).list_repo_files(repo, revision=revision))
 
 
 def commit(
     repo: str,
     files: Mapping[str, bytes],
+    options: HubOptions,
     *,
     remove: Sequence[str] = (),
     private: bool = False,
@@ -265,6 +289,7 @@ def commit(
     Args:
         repo: ``org/name``; made if missing.
         files: Content by name.
+        options: Their token is sent.
         remove: Names that must be gone if the repository has them.
         private: Make the repository private; one that exists must be private already.
         branch: Branch to commit to, made if missing; the main branch if None.
@@ -279,7 +304,7 @@ def commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    api = _api()
+    api = _api(options.token)
     with _our_errors(repo, branch, "publish"):
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
@@ -327,14 +352,19 @@ def card_metadata(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", card.data.to_dict())
 
 
-def _api() -> Any:
+def _api(token: str | bool | None) -> Any:
     import huggingface_hub
 
-    return huggingface_hub.HfApi(library_name="ccl-hub", library_version=__version__)
+    return huggingface_hub.HfApi(token=token, library_name="ccl-hub", library_version=__version__)
 
 
 @contextmanager
-def _our_errors(repo: str, revision: str | None, purpose: str = "fetch") -> Iterator[None]:
+def _our_errors(
+    repo: str,
+    revision: str | None,
+    purpose: str = "fetch",
+    options: HubOptions | None = None,
+) -> Iterator[None]:
     """Raise what the Hub's client raises in this block as one of ours."""
     at = f"{repo}@{revision}" if revision else repo
     try:
@@ -344,7 +374,8 @@ def _our_errors(repo: str, revision: str | None, purpose: str = "fetch") -> Iter
     except Exception as error:
         # The client lets through what each library below it raises: the ImportError of a proxy
         # that needs one more package, the KeyError of an answer that is JSON but not the Hub's.
-        raise _translated(at, _cause(error), purpose) from error
+        offline = LOCAL_ONLY if options is not None and options.local_files_only else OFFLINE
+        raise _translated(at, _cause(error), purpose, offline) from error
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -358,7 +389,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _translated(at: str, error: BaseException, purpose: str) -> ModelError:
+def _translated(at: str, error: BaseException, purpose: str, offline: str) -> ModelError:
     """Return our error for one of the Hub's client: what, where, what to do."""
     from huggingface_hub import errors as hub_errors
 
@@ -382,11 +413,13 @@ def _translated(at: str, error: BaseException, purpose: str) -> ModelError:
         )
     if isinstance(error, (hub_errors.OfflineModeIsEnabled, hub_errors.LocalEntryNotFoundError)):
         if purpose != "fetch":
-            return HubError(f"{at}: {OFFLINE}; unset it to {purpose}.")
+            return HubError(f"{at}: {offline}; unset it to {purpose}.")
         return ModelNotFoundError(
-            f"{at}: no folder here, not in the local cache, and {OFFLINE}; check the name, "
+            f"{at}: no folder here, not in the local cache, and {offline}; check the name, "
             "fetch it once while online, or use 'ccl_r18_mini', which needs no network."
         )
+    if isinstance(error, hub_errors.LocalTokenNotFoundError):
+        return HubError(f"{at}: a token is asked for (token=True), but there is none; {LOG_IN}.")
     if isinstance(error, hub_errors.HfHubHTTPError):
         return HubError(f"{at}: {_refusal(error, purpose)}")
     if purpose == "publish":
@@ -396,7 +429,8 @@ def _translated(at: str, error: BaseException, purpose: str) -> ModelError:
         )
     return HubError(
         f"{at}: the download failed ({_brief(error)}); try again, and check the connection, the "
-        "proxy, HF_ENDPOINT, and that the cache folder (HF_HOME) is writable and has space. "
+        "proxy, HF_ENDPOINT, and that the cache folder (HF_HOME, cache_dir) is writable and has "
+        "space. "
         "'ccl_r18_mini' needs no network."
     )
 

@@ -10,8 +10,9 @@ must know, above all how to prepare pixels, travels inside it: as ``metadata_pro
 the extra file ``ccl.json`` of a .pt2.
 
 Neither kind is ever loaded as weights by this package: that is safetensors alone. An ONNX file
-holds no code. A .pt2 of ours holds no pickle either, but ``torch.export.load`` would run the
-pickles in one that does: open only a .pt2 whose origin you trust.
+holds no code; it states the oldest version of the format that its operators allow, so that
+runtimes some years old read it. A .pt2 of ours holds no pickle either, but ``torch.export.load``
+would run the pickles in one that does: open only a .pt2 whose origin you trust.
 """
 
 from __future__ import annotations
@@ -318,6 +319,8 @@ def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) 
     Returns:
         An ``onnx.ModelProto``.
     """
+    import onnx
+
     exported = torch.onnx.export(
         program,
         input_names=inputs,
@@ -328,6 +331,8 @@ def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) 
         verbose=False,
     )
     proto = cast("torch.onnx.ONNXProgram", exported).model_proto
+    # The oldest that the operators allow: torch states a newer one, which older readers refuse.
+    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
     graph = proto.graph
     graph.ClearField("value_info")
     for item in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):

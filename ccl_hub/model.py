@@ -13,16 +13,19 @@ max-pool over all B*T frames, and a single image has a frame embedding with no s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, Never, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import weights
+from .checks import known_keywords
 from .config import Architecture, CCLConfig, Preprocessing
 from .errors import InputError
+from .hub_options import HubOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["CCLModel", "CCLOutput"]
 
 SMALLEST_SIDE_PX = 32
+PRETRAINED_KEYWORDS = ("revision", "device", "dtype", *(f.name for f in fields(HubOptions)))
+"""What :meth:`CCLModel.from_pretrained` takes besides the name."""
 
 
 class CCLOutput(NamedTuple):
@@ -293,8 +298,19 @@ class CCLModel(nn.Module):
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
-    ) -> CCLModel:
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        subfolder: str | None = None,
+        **unknown: Never,
+    ) -> Self:
         """Load a trained model, in eval mode.
+
+        The keywords from ``token`` on mean what they mean to huggingface_hub, and
+        :class:`ccl_hub.HubOptions` tells it; of a local folder or a bundled model nothing is
+        fetched, so that all but ``subfolder`` have no effect on it.
 
         Args:
             name_or_path: A name of ``ccl_hub.list_models()``, a Hub id ``org/name``, or a local
@@ -305,6 +321,13 @@ class CCLModel(nn.Module):
                 by default.
             dtype: ``torch.float32`` (default), ``torch.bfloat16`` or ``torch.float16``, or its
                 name.
+            token: A token for the Hub, or False for none; by default that of ``HF_TOKEN`` or
+                ``hf auth login``, which True insists on.
+            cache_dir: Folder of the cache, instead of the usual one.
+            local_files_only: Take what the cache has, and ask nothing of the Hub.
+            force_download: Fetch anew what the cache has.
+            subfolder: Folder inside the repository, or the local folder, where the model is.
+            unknown: No other keyword is allowed.
 
         Returns:
             The model; ``model.weights_sha256`` names the exact file it came from.
@@ -314,22 +337,27 @@ class CCLModel(nn.Module):
             HubError: The Hub cannot be reached, or refuses.
             WeightsError: Wrong hash, wrong keys or shapes, or only pickled weights.
             ConfigError: The configuration beside the weights is not one we can read.
-            InputError: Unknown dtype or device.
+            InputError: Unknown keyword, dtype or device, or a value that is not allowed.
 
         Example:
             >>> model = CCLModel.from_pretrained("ccl_r18_mini")
             >>> model.training
             False
         """
-        chosen = weights.resolve_device(device)
-        kind = weights.resolve_dtype(dtype)
-        source = weights.resolve(name_or_path, revision)
+        known_keywords(unknown, PRETRAINED_KEYWORDS)
+        options = HubOptions(token, cache_dir, local_files_only, force_download, subfolder)
+        place, kind = weights.resolve_device(device), weights.resolve_dtype(dtype)
+        return cls._load(weights.resolve(name_or_path, revision, options), place, kind)
+
+    @classmethod
+    def _load(cls, source: weights.Source, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load what was found, in eval mode; see :meth:`from_pretrained`."""
         tensors, sha256 = weights.read_tensors(source)
         with torch.device("meta"):  # no random initialisation: the caller's generator is untouched
             model = cls(source.config)
         weights.load_strictly(model, tensors, source.weights_path)
         model.name, model.weights_sha256 = source.name, sha256
-        return model.to(device=chosen, dtype=kind).eval()
+        return model.to(device=device, dtype=dtype).eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
@@ -356,6 +384,7 @@ class CCLModel(nn.Module):
         branch: str | None = None,
         message: str = "",
         dtype: torch.dtype | None = None,
+        token: str | bool | None = None,
     ) -> Published:
         """Check and publish this model in one commit, with golden values.
 
@@ -367,6 +396,7 @@ class CCLModel(nn.Module):
             branch: Branch to commit to; the main branch if None.
             message: Of the commit.
             dtype: As in :meth:`save_pretrained`.
+            token: One that may write, instead of that you are logged in with.
 
         Returns:
             The commit, hash and size to pin.
@@ -378,7 +408,14 @@ class CCLModel(nn.Module):
         from .publish import push
 
         return push(
-            self, repo, card=card, private=private, branch=branch, message=message, dtype=dtype
+            self,
+            repo,
+            card=card,
+            private=private,
+            branch=branch,
+            message=message,
+            dtype=dtype,
+            token=token,
         )
 
     # Raw media in, embeddings out ---------------------------------------------------------------

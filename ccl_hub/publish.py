@@ -22,6 +22,7 @@ from . import hub, model_card, weights
 from .config import CCLConfig
 from .errors import CCLError, ModelNotFoundError, PublishError
 from .files import write_atomically
+from .hub_options import HubOptions
 from .model_card import CARD_NAME, FOLDER_PLACE, Card
 from .registry import REGISTRY
 from .weights import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded, is_folder
@@ -95,6 +96,7 @@ def publish(
     branch: str | None = None,
     message: str = "",
     dry_run: bool = False,
+    token: str | bool | None = None,
 ) -> Published:
     """Check a model folder and send it to the Hub in one commit.
 
@@ -106,14 +108,16 @@ def publish(
         branch: Branch to commit to, made if missing; the main branch if None.
         message: Of the commit; names the model if empty.
         dry_run: Check everything, send nothing.
+        token: One that may write; see :class:`ccl_hub.HubOptions`.
 
     Raises:
-        InputError: ``repo`` is no Hub id, or ``branch`` no name of a branch.
+        InputError: ``repo`` is no Hub id, ``branch`` no name of a branch, or ``token`` no token.
         PublishError: The folder is not fit to be published; says everything that is wrong.
         HubError: The Hub cannot be reached or refuses.
     """
     hub.check_repo(repo)
     hub.check_revision(repo, branch)
+    options = HubOptions(token)
     checked = check_folder(folder)
     for line in checked.checks:
         logger.info("ok: %s", line)
@@ -129,6 +133,7 @@ def publish(
     sha = hub.commit(
         repo,
         contents,
+        options,
         remove=[name for name in FILES if name not in contents],
         private=private,
         branch=branch,
@@ -260,6 +265,7 @@ def push(
     branch: str | None = None,
     message: str = "",
     dtype: torch.dtype | None = None,
+    token: str | bool | None = None,
 ) -> Published:
     """Publish a model that is in memory; see :meth:`CCLModel.push_to_hub`."""
     from . import golden
@@ -271,7 +277,7 @@ def push(
         folder = model.save_pretrained(name, dtype)
         write_texts(folder, model.config, text)
         golden.write(CCLModel.from_pretrained(folder), folder)
-        return publish(folder, repo, private=private, branch=branch, message=message)
+        return publish(folder, repo, private=private, branch=branch, message=message, token=token)
 
 
 def _card_text(card: Card | str | Path, config: CCLConfig) -> str:

@@ -34,6 +34,7 @@ from .sampling import Sampling
 
 if TYPE_CHECKING:
     from .batch import BatchItem, BatchOptions, BatchSource
+    from .hub_options import HubOptions
 
 __all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths"]
 
@@ -65,6 +66,7 @@ class CCLEmbedder:
         storage_options: fsspec's, for the URLs: credentials, endpoints.
         retries: How often reading a remote file is tried again, after 0.5 s, 1 s, 2 s, ... and at
             most 10 s.
+        hub: How the model's files are had from the Hub, by each actor.
 
     Raises:
         InputError: An argument is not allowed.
@@ -93,6 +95,7 @@ class CCLEmbedder:
         path_column: str = "path",
         storage_options: Mapping[str, Any] | None = None,
         retries: int = 3,
+        hub: HubOptions | None = None,
     ) -> None:
         require("pyarrow")
         from .batch import BatchOptions, engines_for
@@ -113,7 +116,7 @@ class CCLEmbedder:
             memory_bytes=own.memory_bytes or BatchOptions().worker_bytes,
             frames=False,
         )
-        self.engines = engines_for(model, revision, device, dtype, backend, self.options)
+        self.engines = engines_for(model, revision, device, dtype, backend, self.options, hub=hub)
 
     def __call__(self, batch: Any) -> Table:
         """Embed the videos of one batch.
@@ -200,6 +203,7 @@ def embed_paths(
     path_column: str = "path",
     storage_options: Mapping[str, Any] | None = None,
     retries: int = 3,
+    hub: HubOptions | None = None,
     cpus_per_actor: float = 1.0,
     gpus_per_actor: float = 0.0,
     concurrency: int | tuple[int, int] | None = None,
@@ -224,6 +228,7 @@ def embed_paths(
         path_column: See :class:`CCLEmbedder`.
         storage_options: fsspec's, for the parquet and for the videos.
         retries: See :class:`CCLEmbedder`.
+        hub: See :class:`CCLEmbedder`. A token in it travels with the job to its actors.
         cpus_per_actor: CPUs that Ray sets aside for an actor: decoding processes that it starts,
             and threads of a network on the CPU (at least 1 each).
         gpus_per_actor: Likewise GPUs; 0.25 lets four actors share one. Above 0 they use CUDA.
@@ -277,6 +282,7 @@ def embed_paths(
             "path_column": path_column,
             "storage_options": storage_options,
             "retries": retries,
+            "hub": _cached_anywhere(hub),
         },
         batch_format="pyarrow",
         batch_size=videos_per_task,
@@ -325,6 +331,14 @@ def _found_anywhere(model: str | Path) -> str | Path:
     if isinstance(model, str) and (model in list_models() or not Path(model).is_dir()):
         return model
     return Path(model).absolute()
+
+
+def _cached_anywhere(hub: HubOptions | None) -> HubOptions | None:
+    """Return options whose cache folder means the same in every process."""
+    if hub is None or hub.cache_dir is None:
+        return hub
+    home = os.path.expanduser(hub.cache_dir)  # noqa: PTH111 - Path.expanduser may raise
+    return replace(hub, cache_dir=absolute_path(home))
 
 
 def _actor_cpus() -> int | None:

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from av.packet import Packet
 
-from .video_index import NO_TIME, Scan, decode_packet, packets_of, start_packets
+from .errors import DecodeError
+from .video_clock import NO_TIME
+from .video_index import Scan, decode_packet, only_video, packets_of, start_packets
 from .video_open import Opened
 
 __all__ = ["PacketIndex", "frames_by_order", "frames_by_time"]
@@ -33,6 +35,13 @@ Ticks = npt.NDArray[np.int64]
 
 SEEK_COST_PACKETS = 12
 """Seek when that leaves out more packets: refilling the decoder costs about as many."""
+
+MOST_REORDERED = 32
+"""How far from its place in decode order a frame may be shown; codecs allow about half of it."""
+
+COMPARED_FRAMES = 32
+"""Frames whose order is compared where packets and decoder differ on whether it is that of
+decoding."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,34 @@ class PacketIndex:
         seek_ticks = np.where(dts == NO_TIME, pts, np.minimum(pts, dts))
         return cls(shown, pts[shown], start_packets(pts, keys)[shown], seek_ticks, pts, order)
 
+    @property
+    def held_back(self) -> int:
+        """How many frames a decoder must hold back to give them in this order."""
+        return int((self.by_pts - np.arange(len(self.by_pts))).max(initial=0))
+
+    def is_plausible(self, max_gap_ticks: float) -> bool:
+        """Return True if these can be the times of frames.
+
+        They cannot if there is no frame, if one is shown far from its place in decode order, as
+        after a clock that starts anew, or if one lasts longer than ``max_gap_ticks``.
+        """
+        moved = np.abs(self.by_pts - np.arange(len(self.by_pts)))
+        gaps = np.diff(self.shown_pts)
+        return bool(
+            len(self.shown)
+            and moved.max() <= MOST_REORDERED
+            and gaps.max(initial=0) <= max_gap_ticks
+        )
+
+    def frames_to_compare(self, reorder_depth: int) -> int:
+        """Return how many frames must come out in the order of this index for it to be believed.
+
+        Where the decoder holds back frames, but by their times it need not, these may be times of
+        decoding, as in files copied from a container that has no others.
+        """
+        agrees = (self.held_back > 0) == (reorder_depth > 0)
+        return 1 if agrees else COMPARED_FRAMES
+
     def frame_at(self, pts: int | None) -> int | None:
         """Return the number of the shown frame with this time, if any."""
         if pts is None:
@@ -98,6 +135,7 @@ def frames_by_time(opener: Opener, index: PacketIndex, wanted: list[int], found:
     todo, may_seek = deque(wanted), True
     while todo:
         with opener() as opened:
+            only_video(opened)
             yield from _one_pass(opened, index, todo, may_seek, found)
         may_seek = False
 
@@ -112,20 +150,26 @@ def _one_pass(
     """Serve ``todo`` until it is empty, or until a seek turns out to have failed."""
     container, stream, _ = opened
     packets: Iterator[Packet[Any]] = packets_of(container, found, stream)
-    position, sought = 0, False
+    position, sought, latest = 0, False, -1
     while todo:
         start = int(index.starts[todo[0]])
         if may_seek and start > position + SEEK_COST_PACKETS:
             moved = _seek(opened, index, start, found)
             if moved is None:
                 return
-            packets, position, sought = moved, start, True
+            packets, position, sought, latest = moved, start, True, -1
         packet = next(packets, None)
         position += 1
         for frame in decode_packet(opened, packet, found):
             number = index.frame_at(frame.pts)
             if number is None:
                 continue
+            if number < latest:
+                raise DecodeError(
+                    f"frame {number} is shown after frame {latest}, so the times in the file are "
+                    "not those at which frames are shown; open it with decode_index=True."
+                )
+            latest = number
             while todo and todo[0] < number:
                 if sought:
                     return
@@ -145,13 +189,12 @@ def _seek(
     """Move to the packet at position ``start``; None if the container cannot."""
     container, stream, _ = opened
     context = stream.codec_context
-    depth = getattr(context, "reorder_depth", None)
+    depth = context.reorder_depth
     try:
         container.seek(int(index.seek_ticks[start]), stream=stream, backward=True)
     except (av.error.FFmpegError, ValueError):
         return None
-    if depth is not None:  # flushing may forget how far frames are reordered
-        context.reorder_depth = max(depth, context.reorder_depth)
+    context.reorder_depth = max(depth, context.reorder_depth)  # flushing may forget it
     packets = packets_of(container, found, stream)
     for packet in packets:
         position = index.position_of(packet.pts)
@@ -166,6 +209,7 @@ def frames_by_order(opener: Opener, wanted: list[int], found: Scan) -> Frames:
     """Yield the wanted frames by decoding from the start and counting; see above."""
     todo, number = deque(wanted), -1
     with opener() as opened:
+        only_video(opened)
         for packet in chain(packets_of(opened.container, found, opened.stream), (None,)):
             for frame in decode_packet(opened, packet, found):
                 number += 1

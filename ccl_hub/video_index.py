@@ -9,11 +9,11 @@ frame that comes out at another time) falls back to decoding the whole video onc
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import av
 import av.error
@@ -21,33 +21,36 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Discard
 from av.video.stream import VideoStream
 
 from .errors import MediaLimitError
+from .video_clock import NO_TIME
+from .video_container import Wholeness
 from .video_open import MediaLimits, Opened
 from .video_pixels import display_size
 
 __all__ = [
-    "NO_TIME",
     "FrameFacts",
     "Scan",
     "decode_packet",
-    "first_frame",
+    "first_frames",
     "may_be_one_to_one",
+    "only_video",
     "packets_of",
-    "presentation_seconds",
     "scan",
     "start_packets",
 ]
 
-SHORTEST_FRAME_SECONDS = 0.001
-
 Ticks = npt.NDArray[np.int64]
-Seconds = npt.NDArray[np.float64]
 
-NO_TIME = -(2**63)
-"""Stands for an unknown time among ticks."""
+MOST_SILENT_SECONDS = 2.0
+"""A stream whose packets are further apart does not go on between them."""
 
+SHORTEST_SOUND_SECONDS = 5.0
+"""What goes on for less fills no gap that could be taken for a break."""
+
+_TS_DISCONT = cast("int", av.format.Flags.ts_discont.value)
 _ONE_TO_ONE_FORMATS = ("mov", "matroska")
 _ONE_TO_ONE_CODECS = frozenset(
     "h264 hevc vvc vp9 av1 libdav1d libaom-av1 mpeg4 prores mjpeg dnxhd ffv1 png".split()
@@ -85,15 +88,24 @@ class Scan:
     Args:
         time_base: Seconds per tick of the video stream.
         nominal_step_seconds: Frame duration by the stated frame rate; 0.04 where none is stated.
+        container: FFmpeg's name of the container.
+        codec: FFmpeg's name of the codec.
+        decoded: The video was decoded, too.
+        whole: Whether the file ends where its container says.
+        may_restart: The clock of such a container may start anew in mid-file.
         pts: Presentation time of each video packet, in decode order.
         dts: Decode time of each video packet.
         durations: Duration of each video packet, 0 if unknown.
         keys: 1 for a packet at which a decoder may start exactly.
         shown: 0 for a packet that is decoded but not shown (edit lists).
         frame_pts: Presentation time of each decoded frame, in output order; decoding pass only.
+        frame_dts: Decode time of the packet with which it came out; decoding pass only.
         frame_durations: Duration of each decoded frame, 0 if unknown; decoding pass only.
-        end_seconds: Latest end of any packet of any stream.
+        end_seconds: Latest end of any packet of the video stream.
+        others_end_seconds: Latest end of any packet of any other stream.
+        heard: (start, end) in seconds of the container's clock over which another stream goes on.
         declared_frames: Packets that the container says the stream has, or None.
+        listed_frames: Packets in the container's own list, which has no empty ones, or None.
         declared_is_total: False where that number only grows while reading (fragments).
         declared_seconds: Where the container says that the video ends, or None.
         empty: Video packets without data.
@@ -107,15 +119,24 @@ class Scan:
 
     time_base: Fraction
     nominal_step_seconds: float
+    container: str = ""
+    codec: str = ""
+    decoded: bool = False
+    whole: Wholeness = "unknown"
+    may_restart: bool = False
     pts: array[int] = field(default_factory=lambda: array("q"))
     dts: array[int] = field(default_factory=lambda: array("q"))
     durations: array[int] = field(default_factory=lambda: array("q"))
     keys: bytearray = field(default_factory=bytearray)
     shown: bytearray = field(default_factory=bytearray)
     frame_pts: array[int] = field(default_factory=lambda: array("q"))
+    frame_dts: array[int] = field(default_factory=lambda: array("q"))
     frame_durations: array[int] = field(default_factory=lambda: array("q"))
     end_seconds: float = 0.0
+    others_end_seconds: float = 0.0
+    heard: list[tuple[float, float]] = field(default_factory=list)
     declared_frames: int | None = None
+    listed_frames: int | None = None
     declared_is_total: bool = False
     declared_seconds: float | None = None
     facts: FrameFacts | None = None
@@ -160,13 +181,22 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     container, stream, view = opened
     base = stream.time_base
     unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
-    found = Scan(unit, _nominal_step(stream), is_still=view.is_still)
-    # A photograph may carry further images behind it: previews, gain maps.
-    single = container.format.name == "jpeg_pipe"
     codec = stream.codec_context
+    found = Scan(
+        unit,
+        _nominal_step(stream),
+        container.format.name,
+        codec.codec.name,
+        decode,
+        may_restart=bool(container.format.flags & _TS_DISCONT),
+        is_still=view.is_still,
+    )
+    # A photograph may carry further images behind it: previews, gain maps.
+    single = found.container == "jpeg_pipe"
     exact = _IdrTest(codec.extradata) if codec.name == "h264" else None
+    sound = _Sound(found, stream.index)
     for packet in packets_of(container, found):
-        _note_end(packet, found)
+        sound.note(packet)
         if packet.stream_index != stream.index:
             continue
         if len(found.pts) >= limits.max_frames:
@@ -185,18 +215,45 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
             _note_frames(decode_packet(opened, packet, found), found)
         if single:
             break
+    sound.end()
     if decode:
         _note_frames(decode_packet(opened, None, found), found)
     _note_declared(container, stream, found)
     return found
 
 
-def first_frame(opened: Opened, found: Scan) -> FrameFacts | None:
-    """Decode until the first frame comes out; None if there is none."""
+def first_frames(
+    opened: Opened, found: Scan, wanted: Callable[[int], int]
+) -> tuple[list[FrameFacts], int]:
+    """Decode until some frames came out, or all.
+
+    Args:
+        opened: Just opened.
+        found: Counts damaged packets.
+        wanted: Called with how many frames the decoder holds back to reorder them, as far as it
+            knows by then; returns how many are wanted.
+
+    Returns:
+        The frames, and how many the decoder holds back.
+    """
+    context = opened.stream.codec_context
+    facts: list[FrameFacts] = []
     for packet in chain(packets_of(opened.container, found, opened.stream), (None,)):
         for frame in decode_packet(opened, packet, found):
-            return FrameFacts.of(frame)
-    return None
+            facts.append(FrameFacts.of(frame))
+            if len(facts) >= wanted(context.reorder_depth):
+                return facts, context.reorder_depth
+    return facts, context.reorder_depth
+
+
+def only_video(opened: Opened) -> None:
+    """Let the container pass over all other streams.
+
+    Some containers end at the first sample that is missing, be it sound.
+    """
+    for stream in opened.container.streams:
+        if stream.index != opened.stream.index:
+            stream.discard = Discard.all
 
 
 def packets_of(
@@ -248,45 +305,6 @@ def decode_packet(opened: Opened, packet: Packet[Any] | None, found: Scan) -> li
     return sound
 
 
-def presentation_seconds(ticks: Ticks, durations: Ticks, unit: Fraction, step: float) -> Seconds:
-    """Turn the times of decoded frames, in output order, into ascending seconds from the first.
-
-    A missing time follows the frame before it by that frame's duration. A time before the frame
-    before it is a break in the clock: from there on times are counted anew. A clock that stands
-    still for most frames is not used at all; the durations are.
-
-    Args:
-        ticks: (N,) int64, -2**63 where unknown.
-        durations: (N,) int64, 0 where unknown; below 1 ms they count as unknown.
-        unit: Seconds per tick.
-        step: Frame duration in seconds where none is known.
-
-    Returns:
-        (N,) float64, the first 0.
-    """
-    if not len(ticks):
-        return np.zeros(0)
-    scale = float(unit)
-    steps = np.where(durations * scale >= SHORTEST_FRAME_SECONDS, durations * scale, step)
-    if len(ticks) > 1 and np.mean(ticks[1:] > ticks[:-1]) < 0.5:
-        return np.concatenate(([0.0], np.cumsum(steps[:-1])))
-    known = ticks != NO_TIME
-    if known.all() and np.all(ticks[1:] >= ticks[:-1]):
-        relative: Seconds = (ticks - ticks[0]) * scale
-        return relative
-    seconds, offset, last = np.zeros(len(ticks)), None, None
-    for i, tick in enumerate(ticks.tolist()):
-        after = seconds[i - 1] + steps[i - 1] if i else 0.0
-        if tick == NO_TIME:
-            seconds[i] = after
-            continue
-        if offset is None or (last is not None and tick < last):
-            offset = after - tick * scale
-        seconds[i] = max(tick * scale + offset, seconds[i - 1] if i else 0.0)
-        last = tick
-    return seconds
-
-
 def start_packets(pts: Ticks, keys: npt.NDArray[np.bool_]) -> Ticks:
     """Return for each packet the packet at which decoding must start to show it exactly.
 
@@ -320,18 +338,11 @@ def _nominal_step(stream: VideoStream) -> float:
     return 0.04
 
 
-def _note_end(packet: Packet[Any], found: Scan) -> None:
-    """Keep the latest end of any packet."""
-    if packet.pts is not None and packet.time_base:
-        end = (packet.pts + (packet.duration or 0)) * packet.time_base
-        found.end_seconds = max(found.end_seconds, float(end))
-
-
 def _note_declared(container: InputContainer, stream: VideoStream, found: Scan) -> None:
     """Keep what the container says about its length, where that is stated and not estimated."""
     names = set(container.format.name.split(","))
     if "mov" in names:
-        listed = len(getattr(stream, "index_entries", ())) or stream.frames
+        listed = len(stream.index_entries) or stream.frames
         found.declared_frames = listed or None
         found.declared_is_total = stream.frames > 0
         if found.declared_is_total and stream.duration and stream.time_base:
@@ -339,6 +350,7 @@ def _note_declared(container: InputContainer, stream: VideoStream, found: Scan) 
     elif "avi" in names:
         found.declared_frames = stream.frames or None
         found.declared_is_total = True
+        found.listed_frames = len(stream.index_entries) or None
     elif names & {"matroska", "flv"} and container.duration:
         found.declared_seconds = container.duration / av.time_base
 
@@ -348,7 +360,44 @@ def _note_frames(frames: list[av.VideoFrame], found: Scan) -> None:
         if found.facts is None:
             found.facts = FrameFacts.of(frame)
         found.frame_pts.append(NO_TIME if frame.pts is None else frame.pts)
+        found.frame_dts.append(NO_TIME if frame.dts is None else frame.dts)
         found.frame_durations.append(frame.duration or 0)
+
+
+class _Sound:
+    """Notes over which times other streams go on, and where streams end.
+
+    A clock that jumps does so in every stream; where sound goes on, the picture stood still.
+    """
+
+    def __init__(self, found: Scan, video: int) -> None:
+        self._found, self._video = found, video
+        self._runs: dict[int, tuple[float, float]] = {}
+
+    def note(self, packet: Packet[Any]) -> None:
+        """Take the next packet of any stream."""
+        if packet.pts is None or not packet.time_base:
+            return
+        begin = float(packet.pts * packet.time_base)
+        end = begin + float((packet.duration or 0) * packet.time_base)
+        if packet.stream_index == self._video:
+            self._found.end_seconds = max(self._found.end_seconds, end)
+            return
+        self._found.others_end_seconds = max(self._found.others_end_seconds, end)
+        start, latest = self._runs.get(packet.stream_index, (begin, begin))
+        if not 0 <= begin - latest <= MOST_SILENT_SECONDS:
+            self._keep(start, latest)
+            start = begin
+        self._runs[packet.stream_index] = start, begin
+
+    def end(self) -> None:
+        """Note what was going on at the end of the file."""
+        for start, latest in self._runs.values():
+            self._keep(start, latest)
+
+    def _keep(self, start: float, end: float) -> None:
+        if end - start >= SHORTEST_SOUND_SECONDS:
+            self._found.heard.append((start, end))
 
 
 class _IdrTest:

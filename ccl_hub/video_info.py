@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -10,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DecodeError, MediaLimitError, NoVideoError, UnsupportedMediaError
-from .video_container import Wholeness, wholeness
+from .video_clock import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times
+from .video_container import wholeness
 from .video_decode import Opener, PacketIndex
 from .video_index import (
-    SHORTEST_FRAME_SECONDS,
     FrameFacts,
     Scan,
-    first_frame,
+    first_frames,
     may_be_one_to_one,
-    presentation_seconds,
+    only_video,
     scan,
 )
 from .video_open import MediaLimits
@@ -52,7 +53,7 @@ class VideoInfo:
         completeness: ``"complete"``: as long as the container says; ``"incomplete"``: frames are
             missing or damaged; ``"unknown"``: the container does not say how long it should be.
         expected_frames: Number of frames the container states, or None.
-        note: Why it is not complete, in words; "" if it is.
+        note: Why it is not complete, and what was mended of its times, in words; "" if neither.
     """
 
     path: Path
@@ -106,7 +107,7 @@ def probe(
     Args:
         opener: Opens the video anew.
         path: Its absolute path.
-        limits: Largest size.
+        limits: Largest size, and what counts as a gap.
         decode_index: Decode the whole video even if its packets tell.
 
     Returns:
@@ -115,26 +116,63 @@ def probe(
     Raises:
         MediaError: One of its kinds.
     """
-    found, facts = None, None
-    with opener() as opened:
-        names = opened.container.format.name, opened.stream.codec_context.codec.name
-        if may_be_one_to_one(opened) and not decode_index:
-            found = scan(opened, limits, decode=False)
-    if found is not None and found.one_to_one:
-        with opener() as opened:
-            facts = first_frame(opened, found)
-    index = None
-    if found is not None and facts is not None:
-        index = PacketIndex.of(found)
-        if not len(index.shown) or facts.pts != index.shown_pts[0]:
-            index = None
-    if found is None or index is None:
-        with opener() as opened:
-            found = scan(opened, limits, decode=True)
-        facts, index = found.facts, None
+    found = _scanned(opener, path, limits, decode_index)
+    index, facts = None, found.facts
+    if not found.decoded:
+        index, facts = _believed(opener, found, limits)
+        if index is None:
+            found = _scanned(opener, path, limits, decode_index=True)
+            facts = found.facts
     if facts is None:
         _refuse_empty(found, path)
-    return _info(path, names, found, facts, index, limits), index
+    return _info(path, found, facts, index, limits), index
+
+
+def _scanned(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Scan:
+    """Read the file once; again without its other streams if one of them may have ended it."""
+    with opener() as opened:
+        decode = decode_index or not may_be_one_to_one(opened)
+        found = scan(opened, limits, decode=decode)
+        alone = len(opened.container.streams) == 1
+    found.whole = wholeness(path)
+    if alone or not (found.read_error or len(found.pts) < (_expected_packets(found) or 0)):
+        return found
+    with opener() as opened:
+        only_video(opened)
+        again = scan(opened, limits, decode=decode)
+    again.whole = found.whole
+    again.others_end_seconds, again.heard = found.others_end_seconds, found.heard
+    return again
+
+
+def _believed(
+    opener: Opener, found: Scan, limits: MediaLimits
+) -> tuple[PacketIndex | None, FrameFacts | None]:
+    """Return the packet index and its first frame if frames come out as it says."""
+    if not found.one_to_one:
+        return None, None
+    index = PacketIndex.of(found)
+    if not index.is_plausible(limits.max_gap_seconds / float(found.time_base)):
+        return None, None
+    with opener() as opened:
+        facts, depth = first_frames(opened, found, index.frames_to_compare)
+    came_out = [one.pts for one in facts]
+    expected = index.shown_pts[: len(facts)].tolist()
+    if not facts or came_out != expected or index.held_back > depth:
+        return None, None
+    return index, facts[0]
+
+
+def _expected_packets(found: Scan) -> int | None:
+    """Return how many packets the container says there are.
+
+    AVI counts places in time; an empty one, of a frame that was dropped, shows the frame before
+    for longer and is not in the container's list.
+    """
+    declared, listed = found.declared_frames, found.listed_frames
+    if declared is not None and listed is not None and found.whole == "whole":
+        return min(declared, listed)
+    return declared
 
 
 def _refuse_empty(found: Scan, path: Path) -> NoReturn:
@@ -146,6 +184,11 @@ def _refuse_empty(found: Scan, path: Path) -> NoReturn:
             "the decoder of its codec lacks a feature that it uses; convert it, for example with "
             "'ffmpeg -i FILE out.mp4'."
         )
+    if not len(found.pts) and found.declared_frames:
+        raise DecodeError(
+            f"0 of {found.declared_frames} frames are in the file; it is cut short; copy or "
+            "download it again."
+        )
     if not len(found.pts) and not found.read_error:
         raise NoVideoError("the video stream holds no frame; give a file with video.")
     raise DecodeError(
@@ -155,70 +198,93 @@ def _refuse_empty(found: Scan, path: Path) -> NoReturn:
     )
 
 
+def _times(
+    found: Scan, index: PacketIndex | None, limits: MediaLimits
+) -> tuple[FrameTimes, float]:
+    """Return when the frames are shown, and the end of the last one in seconds from the first."""
+    unit, step = found.time_base, found.nominal_step_seconds
+    packets = np.frombuffer(found.durations, dtype=np.int64)
+    if index is not None:
+        ticks = index.shown_pts
+        times = FrameTimes((ticks - ticks[0]) * float(unit), "pts", int(ticks[-1]))
+        return times, _end(times.seconds, packets[index.shown[-1]] * unit, step)
+    pts, dts, durations = (
+        np.frombuffer(column, dtype=np.int64)
+        for column in (found.frame_pts, found.frame_dts, found.frame_durations)
+    )
+    most = limits.max_joint_seconds if found.may_restart else limits.max_gap_seconds
+    rules = ClockRules(most, tuple(found.heard))
+    times = frame_times(Stamps(pts, dts, durations, unit, step), rules)
+    end = _end(times.seconds, durations[-1] * unit, step)
+    if found.one_to_one and times.source == "pts" and not times.mends:
+        # Frames at the end that cannot be decoded take none of the length away.
+        listed = PacketIndex.of(found)
+        if listed.is_plausible(most / float(unit)):
+            shown = (listed.shown_pts - pts[0]) * float(unit)
+            end = max(end, _end(shown, packets[listed.shown[-1]] * unit, step))
+    return times, end
+
+
 def _info(
     path: Path,
-    names: tuple[str, str],
     found: Scan,
     facts: FrameFacts,
     index: PacketIndex | None,
     limits: MediaLimits,
 ) -> VideoInfo:
     """Put together what the scan found."""
-    size = path.stat().st_size
-    if index is None:
-        ticks = np.frombuffer(found.frame_pts, dtype=np.int64)
-        durations = np.frombuffer(found.frame_durations, dtype=np.int64)
-        keys = np.zeros(1, dtype=np.int64)
-    else:
-        ticks = index.shown_pts
-        durations = np.frombuffer(found.durations, dtype=np.int64)[index.shown]
-        keys = np.flatnonzero(index.starts == index.shown)
-    step = found.nominal_step_seconds
-    seconds = presentation_seconds(ticks, durations, found.time_base, step)
-    last = _last_step(seconds, float(durations[-1] * found.time_base), step)
-    duration = 0.0 if found.is_still and len(seconds) == 1 else float(seconds[-1]) + last
+    times, end = _times(found, index, limits)
+    seconds = times.seconds
+    duration = 0.0 if found.is_still and len(seconds) == 1 else end
     if limits.max_seconds is not None and duration > limits.max_seconds:
         raise MediaLimitError(
             f"the video lasts {duration:.1f} s; allowed: at most {limits.max_seconds} s "
             "(MediaLimits.max_seconds)."
         )
-    completeness, note = _judge(found, wholeness(path), duration, last)
-    expected = None
-    if found.declared_frames is not None:  # packets that show nothing do not count
+    completeness, problems = _judge(found, times, duration, end - float(seconds[-1]))
+    declared, expected = _expected_packets(found), None
+    if declared is not None:  # packets that show nothing do not count
         expected = len(seconds)
         if completeness == "incomplete":
-            expected = max(expected, found.declared_frames - found.shown.count(0))
+            expected = max(expected, declared - found.shown.count(0))
     return VideoInfo(
         path=path,
-        size_bytes=size,
-        container=names[0],
-        codec=names[1],
+        size_bytes=path.stat().st_size,
+        container=found.container,
+        codec=found.codec,
         width_px=facts.width_px,
         height_px=facts.height_px,
         rotation_degrees=facts.rotation_degrees,
         pixel_format=facts.pixel_format,
         seconds=seconds,
         duration_seconds=duration,
-        key_frames=keys,
+        key_frames=_key_frames(index),
         completeness=completeness,
         expected_frames=expected,
-        note=note,
+        note="; ".join((*problems, *times.mends)),
     )
 
 
-def _last_step(seconds: Seconds, stated: float, nominal: float) -> float:
-    """Return how long the last frame is shown: as stated, else as frames usually are."""
-    if SHORTEST_FRAME_SECONDS <= stated <= _LONGEST_FRAME_SECONDS:
-        return stated
-    usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
-    return usual if usual > 0 else nominal
+def _key_frames(index: PacketIndex | None) -> npt.NDArray[np.int64]:
+    if index is None:
+        return np.zeros(1, dtype=np.int64)
+    return np.flatnonzero(index.starts == index.shown)
+
+
+def _end(seconds: Seconds, stated: Fraction, nominal: float) -> float:
+    """Return when the last frame ends: as stated, else as frames usually last."""
+    last = float(stated)
+    if not SHORTEST_FRAME_SECONDS <= last <= _LONGEST_FRAME_SECONDS:
+        usual = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+        last = usual if usual > 0 else nominal
+    return float(seconds[-1]) + last
 
 
 def _judge(
-    found: Scan, whole: Wholeness, duration: float, last: float
-) -> tuple[Completeness, str]:
+    found: Scan, times: FrameTimes, duration: float, last: float
+) -> tuple[Completeness, list[str]]:
     """Decide whether the video is as long as its container says, and say why not."""
-    packets, declared = len(found.pts), found.declared_frames
+    packets, declared = len(found.pts), _expected_packets(found)
     counted = declared is not None and found.declared_is_total
     problems = []
     if found.read_error:
@@ -227,19 +293,24 @@ def _judge(
         problems.append(f"{found.errors + found.corrupt} damaged packets or frames")
     if declared is not None and packets < declared:
         problems.append(f"{packets} of {declared} frames are in the file")
-    end = max(found.end_seconds, duration)
-    slack = (last if whole == "whole" else last / 2) + 0.002  # a whole file may round by a frame
+    shown = found.end_seconds
+    if times.mends and times.source == "pts":  # an impossible stamp may be the latest
+        shown = float(times.end_tick * found.time_base) + last
+    end = max(shown, found.others_end_seconds, duration)
+    slack = (
+        last if found.whole == "whole" else last / 2
+    ) + 0.002  # a whole file may round by a frame
     short = found.declared_seconds is not None and end < found.declared_seconds - slack
     reach = f"it ends at {end:.3f} s of {found.declared_seconds or 0:.3f} s"
     if not counted:
-        if whole == "cut":
+        if found.whole == "cut":
             problems.append("the file is cut short")
         if short:
             problems.append(reach)
     if problems:
-        return "incomplete", "; ".join(problems)
+        return "incomplete", problems
     if counted and short:
-        return "unknown", f"all frames are in the file, but {reach}"
-    if counted or found.declared_seconds is not None or whole == "whole":
-        return "complete", ""
-    return "unknown", "the container states neither a frame count nor a duration"
+        return "unknown", [f"all frames are in the file, but {reach}"]
+    if counted or found.declared_seconds is not None or found.whole == "whole":
+        return "complete", []
+    return "unknown", ["the container states neither a frame count nor a duration"]

@@ -8,6 +8,7 @@ pixel limit before they allocate them.
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,7 +60,7 @@ _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"s
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """How large a file may be before it is refused with MediaLimitError.
+    """How large a file may be before it is refused with MediaLimitError; what its clock may do.
 
     Args:
         max_pixels: Width times height of a decoded frame. The default admits 8K video
@@ -69,6 +70,12 @@ class MediaLimits:
             hours at 60 frames per second.
         max_seconds: Duration of a video, or None for any.
         max_bytes: Size of the file, or None for any.
+        max_gap_seconds: Longest time from a frame to the next. A longer one is no pause but a
+            clock that broke, and times are counted on from the frame before; 30 hours by default,
+            as in the ffmpeg program.
+        max_joint_seconds: The same for containers whose clock may start anew in mid-file
+            (transport and program streams, Ogg), unless another stream fills the gap; 10 seconds
+            by default, as in the ffmpeg program.
 
     Raises:
         InputError: If a limit is not positive.
@@ -78,9 +85,11 @@ class MediaLimits:
     max_frames: int = 24 * 3600 * 60
     max_seconds: float | None = None
     max_bytes: int | None = None
+    max_gap_seconds: float = 30 * 3600.0
+    max_joint_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_frames", "max_seconds", "max_bytes"):
+        for name in (field.name for field in dataclasses.fields(self)):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"MediaLimits.{name} is {value!r}; allowed: above 0.")

@@ -22,6 +22,7 @@ from . import hub
 from .config import CCLConfig
 from .errors import InputError, ModelNotFoundError, WeightsError
 from .files import make_folder, write_atomically
+from .hub_options import HubOptions
 from .registry import BUNDLED_FOLDER, ORGANISATION_VARIABLE, REGISTRY, RegistryEntry
 
 if TYPE_CHECKING:
@@ -76,13 +77,16 @@ class Source:
         return "Hub" if self.hub_file is not None and self.hub_file.stated_hash else ""
 
 
-def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
+def resolve(
+    name_or_path: str | Path, revision: str | None = None, options: HubOptions | None = None
+) -> Source:
     """Find a model's files, fetching them if they are on the Hub and not cached.
 
     Args:
         name_or_path: Registry name, local folder, or Hub id ``org/name`` (also
             ``org/name@revision``).
         revision: Commit, tag or branch, for Hub ids and unpinned names.
+        options: How files of the Hub are had, and in which subfolder the model is.
 
     Raises:
         ModelNotFoundError: None of these exists.
@@ -92,10 +96,10 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
         ConfigError: Its ``config.json`` cannot be read.
         InputError: A revision was given for something that has none.
     """
-    text = str(name_or_path)
+    text, how = str(name_or_path), options or HubOptions()
     entry = REGISTRY.get(text)
     if entry is not None and isinstance(name_or_path, str):  # a Path always means a folder
-        return _resolve_entry(entry, revision)
+        return _resolve_entry(entry, revision, how)
     folder = expanded(name_or_path)
     if is_folder(folder):
         if revision is not None:
@@ -103,12 +107,12 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Source:
                 f"revision is {revision!r} but {folder} is a local folder, which has none; "
                 "leave it out."
             )
-        return _from_folder(folder, text)
+        return _from_folder(folder, text, how)
     repo, pinned, at = text.partition("@")
     if pinned and revision is not None:
         raise InputError(f"two revisions for {repo}: {at!r} and {revision!r}; give one.")
     if isinstance(name_or_path, str) and HUB_ID.fullmatch(repo):
-        return _from_hub(repo, at if pinned else revision, name=text)
+        return _from_hub(repo, at if pinned else revision, text, how)
     if os.path.isfile(folder):  # noqa: PTH113 - as in is_folder()
         raise ModelNotFoundError(
             f"{text!r} is a file; give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}."
@@ -134,7 +138,7 @@ def bundled_folder(name: str) -> Path:
     return Path(str(resources.files("ccl_hub"))) / BUNDLED_FOLDER / name
 
 
-def _resolve_entry(entry: RegistryEntry, revision: str | None) -> Source:
+def _resolve_entry(entry: RegistryEntry, revision: str | None, how: HubOptions) -> Source:
     pinned = entry.bundled or entry.published
     if revision is not None and pinned and revision != entry.revision:
         raise InputError(
@@ -142,11 +146,12 @@ def _resolve_entry(entry: RegistryEntry, revision: str | None) -> Source:
             f"{entry.revision or 'this version of the package'}; leave it out, or give the Hub id."
         )
     if entry.bundled:
-        return _from_folder(bundled_folder(entry.name), entry.name, entry.sha256)
+        return _from_folder(bundled_folder(entry.name), entry.name, how, entry.sha256)
     if not entry.published and not os.environ.get(ORGANISATION_VARIABLE):
         raise ModelNotFoundError(_not_published(entry))
     try:
-        return _from_hub(entry.repo, entry.revision or revision, entry.name, entry.sha256)
+        at = entry.revision or revision
+        return _from_hub(entry.repo, at, entry.name, how, entry.sha256)
     except ModelNotFoundError as error:
         if entry.published:
             raise
@@ -162,7 +167,8 @@ def _not_published(entry: RegistryEntry) -> str:
     )
 
 
-def _from_folder(folder: Path, name: str, sha256: str = "") -> Source:
+def _from_folder(folder: Path, name: str, how: HubOptions, sha256: str = "") -> Source:
+    folder = folder.joinpath(*how.parts)
     config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     if not config_path.is_file():
         raise ModelNotFoundError(
@@ -174,7 +180,13 @@ def _from_folder(folder: Path, name: str, sha256: str = "") -> Source:
         if pickles:
             raise WeightsError(_only_pickles(str(folder), pickles[0]))
         raise WeightsError(f"{folder}: no {WEIGHTS_NAME}; copy or export the folder again.")
-    return Source(name, CCLConfig.from_file(config_path), weights_path, sha256)
+    config = CCLConfig.from_file(config_path)
+    return Source(_named(name, how), config, weights_path, sha256)
+
+
+def _named(name: str, how: HubOptions) -> str:
+    """Return what the user asked for as one name, the subfolder behind it as in a path."""
+    return "/".join([name.rstrip("/"), *how.parts]) if how.parts else name
 
 
 def _only_pickles(where: str, file: str) -> str:
@@ -184,32 +196,36 @@ def _only_pickles(where: str, file: str) -> str:
     )
 
 
-def _from_hub(repo: str, revision: str | None, name: str, sha256: str = "") -> Source:
+def _from_hub(
+    repo: str, revision: str | None, name: str, how: HubOptions, sha256: str = ""
+) -> Source:
     """Fetch the two files of a Hub repository, or take them from the cache."""
     hub.check_revision(repo, revision)
-    config_file = hub.fetch(repo, CONFIG_NAME, revision)
+    config_file = hub.fetch(repo, CONFIG_NAME, revision, how)
     if config_file is None:
-        raise _lacking(repo, revision, CONFIG_NAME)
+        raise _lacking(repo, revision, CONFIG_NAME, how)
     hub.read(config_file)  # checks it: another mean or size would change every embedding
     config = CCLConfig.from_file(config_file.path)
     # Of the very commit the configuration came from: a branch may move in between.
-    file = hub.fetch(repo, WEIGHTS_NAME, config_file.commit)
+    file = hub.fetch(repo, WEIGHTS_NAME, config_file.commit, how)
     if file is None:
-        raise _lacking(repo, config_file.commit, WEIGHTS_NAME)
-    return Source(name, config, file.path, sha256, file)
+        raise _lacking(repo, config_file.commit, WEIGHTS_NAME, how)
+    return Source(_named(name, how), config, file.path, sha256, file)
 
 
-def _lacking(repo: str, revision: str | None, missing: str) -> WeightsError:
+def _lacking(repo: str, revision: str | None, missing: str, how: HubOptions) -> WeightsError:
     """Return the error of a repository without the file, which tells what it has instead."""
     at = f"{repo}@{revision}" if revision else repo
-    names = hub.list_files(repo, revision)
-    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-    if pickles and not any(name.endswith(".safetensors") for name in names):
+    names = hub.list_files(repo, revision, how)
+    prefix = "".join(f"{part}/" for part in how.parts)
+    beside = [name for name in names if name.startswith(prefix)]
+    pickles = [name for name in beside if name.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(name.endswith(".safetensors") for name in beside):
         return WeightsError(_only_pickles(at, pickles[0]))
     held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     return WeightsError(
-        f"{at}: the repository has no {missing} (it has: {held or 'nothing'}); only safetensors "
-        "checkpoints of this package can be loaded. Write one with 'ccl-hub publish'."
+        f"{at}: the repository has no {prefix}{missing} (it has: {held or 'nothing'}); only "
+        "safetensors checkpoints of this package can be loaded. Write one with 'ccl-hub publish'."
     )
 
 
@@ -268,7 +284,8 @@ def beside(source: Source, name: str) -> Path | None:
     if source.hub_file is None:
         path = source.weights_path.with_name(name)
         return path if path.is_file() else None
-    file = hub.fetch(source.hub_file.repo, name, source.hub_file.commit)
+    known = source.hub_file
+    file = hub.fetch(known.repo, name, known.commit, known.options)
     if file is None:
         return None
     hub.read(file)

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ccl_hub import CCLModel
@@ -149,6 +150,7 @@ def load(
     revision: str | None = None,
     entries: tuple[RegistryEntry, ...] = (),
     sockets: bool = True,
+    keywords: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str, Any]:
     """Return ``("loaded", content)`` or the name and text of the error.
 
@@ -157,12 +159,13 @@ def load(
         revision: Likewise.
         entries: Added to the registry.
         sockets: False: making one ends the call with an error of its own.
+        keywords: For ``from_pretrained``.
     """
     REGISTRY.update({entry.name: entry for entry in entries})
     if not sockets:
         sys.addaudithook(_no_sockets)
     try:
-        model = CCLModel.from_pretrained(name, revision=revision)
+        model = CCLModel.from_pretrained(name, revision=revision, **keywords)
     except CCLError as error:
         return type(error).__name__, str(error)
     return "loaded", content(model)

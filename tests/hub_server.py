@@ -88,7 +88,8 @@ class Hub:
     def add(self, name: str, folder: Path, **options: bool) -> str:
         """Hold a folder as the first commit of a repository."""
         repository = self.repositories[name] = Repository(**options)
-        return repository.commit({p.name: p.read_bytes() for p in folder.iterdir()})
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return repository.commit({p.relative_to(folder).as_posix(): p.read_bytes() for p in files})
 
     def downloads(self, name: str) -> int:
         """How often the body of a file was asked for."""
@@ -127,10 +128,11 @@ class HubHandler(BaseHTTPRequestHandler):
         self.content = self.rfile.read(length)
         if match := re.fullmatch(r"/store/([0-9a-f]{64})(/.*)?", self.where):
             return self.answer_store(match[1])
-        pattern = r"/(api/resolve-cache/models/)?([^/]+/[^/]+)/(?:resolve/)?([^/]+)/([^/]+)"
-        match = re.fullmatch(pattern, self.where)
-        if match and (match[1] or "/resolve/" in self.where):
-            return self.answer_file(match[2], match[3], match[4], bool(match[1]))
+        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.where):
+            return self.answer_file(match[1], match[2], match[3], direct=False)
+        direct = r"/api/resolve-cache/models/([^/]+/[^/]+)/([^/]+)/(.+)"
+        if match := re.fullmatch(direct, self.where):
+            return self.answer_file(match[1], match[2], match[3], direct=True)
         from tests.hub_api import answer_api
 
         return answer_api(self)

@@ -119,6 +119,26 @@ def test_duckdb(feats: Path, alone: np.ndarray) -> None:
         assert best is not None and best[1] > 0.9999
 
 
+def test_duckdb_is_told_the_length_of_vectors(feats: Path) -> None:
+    """By a view, as docs/batch.md has it: Parquet has no lists of fixed size."""
+    duckdb = pytest.importorskip("duckdb")
+    opened = pa.dataset.dataset(feats, format="parquet")
+    files = f"from '{feats}/*.parquet'"
+    told = f"{files} select * replace (embedding::FLOAT[{DIM}] as embedding)"
+    with duckdb.connect() as db:
+        db.register("opened", opened)
+        for query, kind in (
+            (files, "FLOAT[]"),
+            (told, f"FLOAT[{DIM}]"),
+            ("from opened", f"FLOAT[{DIM}]"),
+        ):
+            found = {name: of for name, of, *_ in db.execute(f"describe {query}").fetchall()}
+            assert found["embedding"] == kind, query
+        db.execute(f"create view feats as {told}")
+        nearest = "select max(array_cosine_similarity(embedding, embedding)) from feats"
+        assert db.execute(nearest).fetchone()[0] == pytest.approx(1, abs=1e-5)
+
+
 def test_pyarrow_dataset(feats: Path, alone: np.ndarray) -> None:
     found = pa.dataset.dataset(feats, format="parquet")
     table = found.to_table(filter=pa.dataset.field("id") == "002.mp4").sort_by("clip_index")

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from ccl_hub import CCLModel, Preprocessing, interop
+from ccl_hub.backends import frame_program
 from ccl_hub.errors import ExportError, InputError, OutputError
 from tests.test_model import tiny_model
 
@@ -100,6 +102,22 @@ def test_the_file_says_which_model_it_is_and_how_to_prepare_pixels(
     assert (clips.name, clips.shape) == ("clips", ["batch", 3, "time", "height", "width"])
     shapes = {output.name: output.shape for output in session.get_outputs()}
     assert shapes == {"frames": ["batch", "time", 16], "video": ["batch", 16]}
+
+
+def test_an_onnx_file_is_of_the_oldest_version_that_its_operators_allow(
+    files: dict[str, Path], model: CCLModel
+) -> None:
+    """onnxruntime 1.17 reads IR 9 at most, and torch writes 10; opset 18 asks for IR 8."""
+    whole = onnx.load(files["onnx"])
+    frames = interop.onnx_proto(frame_program(model), ["frames"], ["vectors", "parts"])
+    for proto in (whole, frames):
+        assert [(one.domain, one.version) for one in proto.opset_import] == [("", 18)]
+        assert proto.ir_version == 8
+        onnx.checker.check_model(proto, full_check=True)
+        # What came later than IR 8, and older readers would pass over:
+        assert not proto.functions and not any(node.overload for node in proto.graph.node)
+        texts = [*proto.graph.node, *proto.graph.initializer, *proto.graph.input, proto.graph]
+        assert not any(item.metadata_props for item in texts)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from ccl_hub import CCLModel, weights
+from tests.hub_client import environment
+from tests.hub_server import serve
 from tests.test_model import tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,8 +36,7 @@ print(fresh.training, fresh.config == model.config)
 config.preprocessing["crop_px"] = 96
 for place, options in [
     (folder, dict(config=config)),
-    (folder, dict(cache_dir="x")),
-    (folder, dict(token="hf_geheim")),
+    (folder, dict(quantization_config="hf_geheim")),
     (folder, dict(device_map=0.5)),
     (folder, dict(dtype="int3")),
     (broken, {{}}),
@@ -78,8 +79,7 @@ def test_auto_model(tmp_path: Path) -> None:
         lines[6:],
         [
             ("InputError", "not that of the weights"),
-            ("InputError cache_dir is given", "HF_HOME"),
-            ("InputError token is given", "HF_TOKEN"),
+            ("InputError unknown keyword 'quantization_config'; allowed are config", "subfolder"),
             ("InputError device is '0.5'", "cuda:N"),
             ("InputError dtype is 'int3'", "float32"),
             ("WeightsError", "can run code and is never loaded"),
@@ -88,6 +88,37 @@ def test_auto_model(tmp_path: Path) -> None:
     ):
         assert line.startswith(start) and part in line
     assert "geheim" not in done.stdout + done.stderr, "a token is shown to nobody"
+
+
+FROM_THE_HUB = """
+import sys, torch
+import ccl_hub.hf_transformers
+from transformers import AutoModel
+
+name, cache_dir = sys.argv[1:]
+how = dict(token="hf_r", cache_dir=cache_dir, subfolder="small")
+print(AutoModel.from_pretrained(name, **how).weights_sha256)
+print(AutoModel.from_pretrained(name, **{**how, "token": None}, local_files_only=True).name)
+"""
+
+
+def test_auto_model_from_a_private_subfolder(tmp_path: Path) -> None:
+    folder = tiny_model().save_pretrained(tmp_path / "model" / "small")
+    with serve() as hub:
+        hub.add("someone/several", tmp_path / "model", private=True)
+        settings = environment(hub, tmp_path / "cache", PYTHONPATH=str(ROOT))
+        done = subprocess.run(
+            [sys.executable, "-c", FROM_THE_HUB, "someone/several", str(tmp_path / "own")],
+            env=settings,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    wanted = hashlib.sha256((folder / weights.WEIGHTS_NAME).read_bytes()).hexdigest()
+    assert done.stdout.splitlines() == [wanted, "someone/several/small"]
+    assert not (tmp_path / "cache" / "hub").exists(), "all of it is in the folder that was named"
 
 
 def test_without_transformers_the_extra_is_named() -> None:

@@ -249,6 +249,8 @@ def test_errors_show_no_password_of_an_address(hub: Hub, client: Client) -> None
     assert kind == "HubError" and "404" in text and "geheim" not in text and "***@" in text
     signed = "403 for url 'https://store.invalid/x?Policy=a&Signature=geheim' at last"
     assert _brief(OSError(signed)) == "403 for url 'https://store.invalid/x?...' at last"
+    header = "Illegal header value b'Bearer geheim'"
+    assert _brief(ValueError(header)) == "Illegal header value b'Bearer ***'"
     assert _brief(KeyError("id")) == "KeyError 'id'"
 
 

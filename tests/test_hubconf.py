@@ -12,6 +12,7 @@ import http.server
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -181,6 +182,8 @@ told("ccl_r18_mini", weights="")
 told("ccl_r18_mini", weights=sys.argv[3])
 told("ccl_r18_mini", weights="ccl_r18_mini", pretrained=False)
 told("ccl_r18_mini", revision="v9")
+told("ccl_r18_mini", tokn="hf_geheim")
+told("ccl_r18_mini", pretrained=False, device="cpu")
 told("no_such_entry")
 for name in ("numpy", "av", "safetensors", "huggingface_hub"):
     there = sys.modules.get(name, torch)
@@ -205,6 +208,8 @@ def test_what_goes_wrong_is_said_clearly(clone: Path, tmp_path: Path) -> None:
         ("WeightsError: ", "pytorch_model.bin), which can run code and is never loaded"),
         ("InputError: ", "weights is 'ccl_r18_mini' but pretrained is False"),
         ("InputError: revision is 'v9'", "pinned"),
+        ("InputError: unknown keyword 'tokn'; allowed are pretrained, weights, ", " token, "),
+        ("InputError: unknown keyword 'device'; allowed are ", "pretrained, weights, config."),
         ("RuntimeError: Cannot find callable no_such_entry in hubconf", ""),
         ("RuntimeError: Missing dependencies: numpy", ""),
         ("RuntimeError: Missing dependencies: av", ""),
@@ -215,6 +220,57 @@ def test_what_goes_wrong_is_said_clearly(clone: Path, tmp_path: Path) -> None:
         line = lines.pop(0)
         assert line.startswith(start) and part in line
     assert not lines
+
+
+TWO_COPIES = """
+from pathlib import Path
+first, second, installed = map(Path, sys.argv[2:5])
+
+def load(place, name="ccl_r18_mini", **kw):
+    found = attempt(str(place), name, source="local", **kw)
+    print(" ".join(found.split()) if isinstance(found, str) else type(found).__module__)
+
+if sys.argv[5] == "installed":
+    sys.path.insert(0, str(installed))
+    import ccl_hub
+    del sys.path[0]
+load(first)
+print(sys.modules["ccl_hub"].__file__)
+load(second)
+load(second, pretrained=False)
+load(second, "ccl_preprocess", frames=torch.zeros(8, 60, 80, 3, dtype=torch.uint8).numpy())
+file = first / "ccl_hub" / "sampling.py"
+text = file.read_text()
+file.write_text(text + "# another version, as force_reload=True puts it there\\n")
+load(first)
+file.write_text(text)
+"""
+
+
+@pytest.mark.parametrize("before", ["nothing", "installed"])
+def test_a_second_copy_of_the_code_is_the_same_or_refused(
+    clone: Path, before: str, tmp_path: Path
+) -> None:
+    """The second gave the code and weights of the first without a word."""
+    second, installed = tmp_path / "ccl_other", tmp_path / "site-packages"
+    shutil.copytree(clone, second, ignore=shutil.ignore_patterns(".git"))
+    shutil.copytree(clone / "ccl_hub", installed / "ccl_hub")
+    for file, old, new in (
+        ("__init__.py", "__version__ = ", "__version__ = 'other'  # "),
+        ("registry.py", 'sha256="c3d1', 'sha256="0000'),
+    ):
+        path = second / "ccl_hub" / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+    lines = run(TWO_COPIES, clone, second, installed, before, home=tmp_path)
+    place = installed if before == "installed" else clone
+    assert lines[:2] == ["ccl_hub.model", str(place / "ccl_hub" / "__init__.py")]
+    assert len(lines) == 6
+    for line, other in zip(lines[2:], [second, second, second, clone], strict=True):
+        assert line.startswith("ImportError: this process has imported ccl_hub ")
+        assert f"from {place / 'ccl_hub'}; the code in {other / 'ccl_hub'} is another" in line
+        assert "in a new process" in line
 
 
 # What needs no process ---------------------------------------------------------------------------

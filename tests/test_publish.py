@@ -327,6 +327,8 @@ def test_who_may_not_write_is_told_what_is_needed(hub: Hub, client: Client, fold
     kind, text = client.run(send, folder, HF_HUB_OFFLINE="1", **WRITER)
     assert kind == "HubError" and "offline mode is on" in text and "to publish" in text
     assert not hub.repositories
+    done, _ = client.run(send_options, folder, {"token": "hf_w"}, **READER)
+    assert done.revision, "the token that is given is the one that is sent"
 
 
 def test_a_public_repository_does_not_become_private_in_silence(

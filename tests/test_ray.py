@@ -18,11 +18,13 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ccl_hub import HubOptions
 from ccl_hub.batch import BatchOptions
 from ccl_hub.embed import Embeddings, embed_video
 from ccl_hub.errors import (
@@ -43,6 +45,8 @@ pytest.importorskip("ray.data")
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 fsspec = pytest.importorskip("fsspec")
+
+from ray.data.expressions import col  # noqa: E402
 
 from ccl_hub.ray import COLUMNS, CCLEmbedder, embed_paths  # noqa: E402
 from ccl_hub.ray_rows import FACTS  # noqa: E402
@@ -586,6 +590,42 @@ def test_parquet_to_parquet(
         query = "SELECT embedding FROM read_parquet(?) WHERE label = 1 ORDER BY clip_index"
         vectors = [row[0] for row in connection.execute(query, [pattern]).fetchall()]
     np.testing.assert_allclose(vectors, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'expr' instead of 'fn'")
+def test_a_filter_by_an_expression_keeps_the_type_of_vectors(
+    cluster: None, model_folder: Path, media: dict[str, Path], tmp_path: Path
+) -> None:
+    """What docs/clusters.md says: a Python function does not, and null vectors must go first."""
+    options = HubOptions(token="hf_geheim", subfolder=model_folder.name)  # noqa: S106
+    rows = embed_paths(
+        [media["text"], media["long"]], model_folder.parent, level="video", hub=options
+    )
+    assert "geheim" not in f"{rows!r} {rows} {rows._logical_plan.dag}"
+    rows = rows.materialize()
+
+    def written(dataset: object, name: str) -> Any:
+        dataset.write_parquet(str(tmp_path / name))
+        return pq.read_table(tmp_path / name)["embedding"]
+
+    kept = written(rows.filter(expr=col("status") != "failed"), "expression")
+    assert kept.type == pa.list_(pa.float32(), 16) and (len(kept), kept.null_count) == (1, 0)
+    lost = written(rows.filter(lambda row: row["status"] != "failed"), "function")
+    assert not pa.types.is_fixed_size_list(lost.type), "Ray mends it: docs/clusters.md may say so"
+    assert lost.to_pylist() == kept.to_pylist(), "the numbers are the same"
+
+    polars = pytest.importorskip("polars")
+    rows.write_parquet(str(tmp_path / "all"))
+    frame = polars.read_parquet(tmp_path / "all")
+    query = np.array(kept.to_pylist()[0])
+
+    def best(frame: Any) -> set[str]:
+        scores = polars.Series("score", frame["embedding"].to_numpy() @ query)
+        ranked = frame.with_columns(scores).sort("score", descending=True)
+        return {ranked["status"][0], frame["status"][int(np.argmax(scores))]}
+
+    assert best(frame) == {"failed"}, "a null vector comes first"
+    assert best(frame.filter(polars.col("status") != "failed")) == {"ok"}
 
 
 # Ray's own listing threads are interrupted when a file turns out to be none.

@@ -1,4 +1,4 @@
-"""Where decoding may start, what times mean, and packets that show nothing."""
+"""Where decoding may start, and packets that show nothing."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from media import Recipe, numbered_frame, read_number, write_video
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.video import MediaLimits, VideoReader
-from ccl_hub.video_index import NO_TIME, Scan, decode_packet, presentation_seconds, start_packets
+from ccl_hub.video_index import Scan, decode_packet, start_packets
 from ccl_hub.video_open import open_video
 
 PAPER = Preprocessing()
 MS = Fraction(1, 1000)
-
-
-def seconds(ticks: list[int | None], durations: list[int] | None = None) -> list[float]:
-    known = [NO_TIME if tick is None else tick for tick in ticks]
-    lengths = durations or [0] * len(ticks)
-    return presentation_seconds(np.array(known), np.array(lengths), MS, 0.04).round(6).tolist()
 
 
 def test_pictures_that_lead_an_open_group_start_in_the_group_before() -> None:
@@ -59,31 +53,6 @@ def test_annex_b_key_frames_are_found(tmp_path: Path) -> None:
         is_idr = _IdrTest(stream.codec_context.extradata)
         found = [i for i, p in enumerate(container.demux(stream)) if p.size and is_idr(p)]
     assert found == [0, 10, 20, 30]
-
-
-def test_times_count_from_the_first_frame() -> None:
-    assert seconds([500, 540, 600]) == [0, 0.04, 0.1]
-    assert seconds([7]) == [0]
-    assert seconds([]) == []
-
-
-def test_a_missing_time_follows_the_frame_before() -> None:
-    assert seconds([0, 40, None, 120, 160], [40, 40, 20, 40, 40]) == [0, 0.04, 0.08, 0.12, 0.16]
-    assert seconds([None, 0, 40, 80, 120]) == [0, 0.04, 0.08, 0.12, 0.16]
-    assert seconds([None] * 3) == [0, 0.04, 0.08]
-
-
-def test_a_clock_that_jumps_back_goes_on() -> None:
-    assert seconds([1000, 1040, 1080, 0, 40, 80]) == [0, 0.04, 0.08, 0.12, 0.16, 0.2]
-
-
-def test_a_clock_that_stands_still_counts_durations() -> None:
-    assert seconds([9, 9, 9, 9], [80, 80, 80, 80]) == [0, 0.08, 0.16, 0.24]
-    assert seconds([9, 9, 9, 9]) == [0, 0.04, 0.08, 0.12]
-
-
-def test_two_frames_at_one_time_stay_there() -> None:
-    assert seconds([0, 40, 40, 80, 120]) == [0, 0.04, 0.04, 0.08, 0.12]
 
 
 def test_an_empty_packet_does_not_end_decoding(tmp_path: Path) -> None:
