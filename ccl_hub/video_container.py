@@ -21,7 +21,7 @@ _MEDIA_BOXES = (b"moov", b"moof", b"mdat")
 _MAX_BOXES = 200_000
 _TAIL_BYTES = 1 << 16
 _TS_PACKET_BYTES = 188
-_TIFF_TAGS = (254, 259, 273, 274, 279, 324, 325)
+_TIFF_TAGS = (254, 256, 257, 259, 273, 274, 279, 324, 325)
 _MAX_TIFF_VALUES = 1 << 20
 
 
@@ -175,8 +175,8 @@ def tiff_tags(file: BinaryIO) -> dict[int, tuple[int, ...]]:
         file: Open for reading in binary. A directory that is not all there gives no tags.
 
     Returns:
-        The whole numbers of NewSubfileType, Compression and Orientation, and of the offsets and
-        lengths of strips and tiles.
+        The whole numbers of NewSubfileType, ImageWidth, ImageLength, Compression and Orientation,
+        and of the offsets and lengths of strips and tiles.
     """
     file.seek(0)
     order: Literal["little", "big"] = "little" if file.read(4)[:1] == b"I" else "big"

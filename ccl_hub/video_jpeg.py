@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["has_rare_coding", "is_film", "is_whole"]
+__all__ = ["has_rare_coding", "is_film", "is_whole", "stated_size"]
 
 _SMALL_BYTES, _LARGE_BYTES = 1 << 12, 1 << 20
 """Of a piece that is read: headers are short, scans long."""
@@ -84,6 +84,12 @@ def has_rare_coding(file: BinaryIO) -> bool:
         file: Open for reading in binary; its first bytes begin an image.
     """
     return _image(file, 0).frame > _LAST_COMMON_FRAME
+
+
+def stated_size(file: BinaryIO) -> tuple[int, int]:
+    """Return the width and height of the first image, 0 if it states none."""
+    size = _image(file, 0).size
+    return int.from_bytes(size[2:], "big"), int.from_bytes(size[:2], "big")
 
 
 def _next_image(file: BinaryIO, image: _Image) -> _Image:

@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedMediaError,
 )
 from .video_layout import image_layout, matroska_crop, track_crop
-from .video_still import still_format, webp_orientation
+from .video_still import still_format, still_size, webp_orientation
 from .video_view import BlockAlpha, FrameView
 
 __all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
@@ -54,6 +54,7 @@ _METADATA: dict[str, Any] = (
 )
 _MAX_CHANGED_PIXELS = 4096 * 2304
 _PADDING_PIXELS = 1 << 20
+_MOST_OF_FFMPEG = (2**31 - 1) // 8  # av_image_check_size
 _MANY_PACKETS = 50
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx")
 
@@ -165,6 +166,12 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
                 "raise MediaLimits.max_pixels if you trust the file.",
                 resolved,
             )
+        if (width + 128) * (height + 128) > _MOST_OF_FFMPEG:
+            raise MediaLimitError(
+                f"frames are {width}x{height}; allowed: at most {_MOST_OF_FFMPEG} pixels with 128 "
+                "more on each axis, whatever the limits; make the picture smaller.",
+                resolved,
+            )
         most = limits.max_pixels
         if width * height:
             most = min(most, max(width * height, _MAX_CHANGED_PIXELS))
@@ -173,26 +180,36 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         context.options = {"max_pixels": str(padded)}
         context.thread_count = threads
         context.thread_type = "AUTO"
-        yield Opened(container, stream, _view(resolved, limits, container, stream, most))
+        with _readable(resolved):
+            view = _view(resolved, limits, container, stream, most)
+        yield Opened(container, stream, view)
 
 
-def _sniff(path: Path) -> tuple[bytes, str | None]:
-    """Return the first 24 bytes of the file, and the demuxer if they are those of an image."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file where its storage fails."""
     try:
-        with path.open("rb") as file:
-            head = file.read(24)
-        return head, still_format(path, head)
+        yield
     except OSError as error:
         raise UnreadableError(
             f"cannot be read ({error.strerror}); check its permissions and the disk.", path
         ) from error
 
 
+def _sniff(path: Path) -> tuple[bytes, str | None]:
+    """Return the first 24 bytes of the file, and the demuxer if they are those of an image."""
+    with _readable(path):
+        with path.open("rb") as file:
+            head = file.read(24)
+        return head, still_format(path, head)
+
+
 def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
     """Return the width and height that the file states, without any decoder; 0 if none."""
-    head, _ = _sniff(path)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    with _readable(path):
+        width, height = still_size(path)
+    if width * height:
+        return width, height
     with _open(path, limits, decoders="none") as container:
         context = _main_stream(container, path, limits).codec_context
         return context.width, context.height

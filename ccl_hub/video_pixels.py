@@ -11,7 +11,9 @@ What is decided here, and must not change while checkpoints depend on it:
   high and BT.601 otherwise, as players do. Range as tagged, also of monochrome; untagged is
   limited, except in the ``yuvj`` formats and in the gray of still images (JPEG, PNG, TIFF). No
   tone mapping: HDR video keeps its transfer curve.
-* Transparent pixels are composited over black before the resize.
+* Transparent pixels are composited over black before the resize; the alpha of VP8, VP9, AVIF and
+  HEIF stills, a picture of its own, too. That of animated AVIF and of HEVC video is not read.
+* What the container wants cut off is cut off (``video_layout``): MP4, MOV, AVIF, HEIF, Matroska.
 * Interlaced frames are taken whole, both fields, without deinterlacing.
 * Rotation and mirroring follow the display matrix, to the nearest quarter turn; the orientation
   in the EXIF data of JPEG, PNG, WebP and TIFF is one, and AVIF and HEIF state it themselves.

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from .errors import UnsupportedMediaError
 from .video_container import tiff_tags, wholeness
-from .video_jpeg import has_rare_coding, is_film
+from .video_jpeg import has_rare_coding, is_film, stated_size
 
-__all__ = ["still_format", "undecodable", "webp_orientation"]
+__all__ = ["still_format", "still_size", "undecodable", "webp_orientation"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = b"II*\0", b"MM\0*"
@@ -46,6 +46,25 @@ def still_format(path: Path, head: bytes) -> str | None:
             _refuse_tiff(path, file, head)
             return "tiff_pipe"
     return None
+
+
+def still_size(path: Path) -> tuple[int, int]:
+    """Return the width and height that a PNG, JPEG, TIFF or BMP file states; 0 if it is none."""
+    with path.open("rb") as file:
+        head = file.read(26)
+        if head.startswith(_PNG):
+            return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+        if head.startswith(b"BM"):
+            width, height = (
+                int.from_bytes(head[i : i + 4], "little", signed=True) for i in (18, 22)
+            )
+            return width, abs(height)
+        if head.startswith(b"\xff\xd8\xff"):
+            return stated_size(file)
+        if head.startswith(_TIFF):
+            tags = tiff_tags(file)
+            return tags.get(256, (0,))[0], tags.get(257, (0,))[0]
+    return 0, 0
 
 
 def undecodable(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from media import Recipe, numbered_frame, read_number, write_video
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import DecodeError, MediaError, UnsupportedMediaError
-from ccl_hub.video import VideoInfo, VideoReader, load_image, resize_rgb
+from ccl_hub.errors import DecodeError, MediaError, MediaLimitError, UnsupportedMediaError
+from ccl_hub.video import MediaLimits, VideoInfo, VideoReader, load_image, resize_rgb
 from ccl_hub.video_container import wholeness
 
 Image = pytest.importorskip("PIL.Image")
@@ -363,6 +364,37 @@ def test_long_thin_images_are_read(tmp_path: Path, kind: str, size: tuple[int, i
     along = shown.mean(axis=(1, 2)) if height > width else shown.mean(axis=(0, 2))
     expected = (np.arange(len(along)) + 0.5) * 255 / len(along)
     assert np.abs(along - expected).max() < 3
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "tiff", "gif", "webp"])
+def test_images_that_are_too_large_say_their_size(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(encoded(numbered_frame(7, 64, 48), kind))
+    with pytest.raises(MediaLimitError, match="64x48; allowed: at most 100 pixels"):
+        load_image(path, PAPER, MediaLimits(max_pixels=100))
+
+
+@pytest.mark.parametrize("kind", ["png", "bmp"])
+def test_what_ffmpeg_never_reads_is_too_large(tmp_path: Path, kind: str) -> None:
+    """Its pixels are few, but FFmpeg counts 128 more on each axis."""
+    path = tmp_path / "image"
+    data = encoded(numbered_frame(7, 64, 48), kind)
+    old, new = (
+        struct.pack(">II" if kind == "png" else "<ii", *size)
+        for size in ((64, 48), (1, 20_000_000))
+    )
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(MediaLimitError, match="frames are 1x20000000; allowed: at most 268435455"):
+        load_image(path, PAPER)
+
+
+def test_a_multi_picture_file_of_pillow_is_its_first_picture(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    first, *rest = [Image.fromarray(numbered_frame(i, 160, 128)) for i in (7, 8, 9)]
+    first.save(path, "MPO", save_all=True, append_images=rest)
+    assert numbers_of(path) == [7]
+    assert info_of(path).completeness == "complete"
 
 
 def test_gray_of_still_images_is_of_full_range(tmp_path: Path) -> None:
