@@ -38,7 +38,7 @@ def _package():
 def _code(folder):
     """Return a hash of all that decides how a package works: its code, its configurations."""
     whole = _sha256()
-    for file in sorted([*folder.glob("*.py"), *folder.glob("checkpoints/*/config.json")]):
+    for file in sorted([*folder.rglob("*.py"), *folder.glob("checkpoints/*/config.json")]):
         text = file.read_text(encoding="utf-8")  # whatever the system's line ends are
         whole.update(f"{file.relative_to(folder).as_posix()} {len(text)}\n{text}".encode())
     return whole.hexdigest()

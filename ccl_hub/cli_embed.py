@@ -34,7 +34,7 @@ from .cli_common import (
     hub_options,
 )
 from .errors import CCLError, InputError
-from .files import check_place
+from .files import check_folder, check_place
 from .inputs import common_root, find_videos, parse_shard
 from .writers import LEVELS, SUFFIXES, check_output
 
@@ -318,7 +318,8 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
     from .sampling import Sampling
 
     # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
-    logging.getLogger("ccl_hub.walk").addFilter(_once())
+    for reader in ("walk", "lists"):
+        logging.getLogger(f"ccl_hub.{reader}").addFilter(_once())
     wanted, destination = Sampling(given.clips, given.every), Destination.at(out)
     inputs = JobInputs(
         given.inputs or [],
@@ -348,6 +349,7 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
             f"--format is {given.format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
             "leave it out, or give a folder."
         )
+    check_folder(out)
     common_root(inputs.inputs, inputs.lists)
     for one in inputs.inputs:
         next(find_videos([one], extensions=inputs.extensions))
@@ -435,7 +437,7 @@ def _count(
 
 
 def _once() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter for what is told each time the folders are searched."""
+    """Return a filter for what is told each time the folders and lists are read."""
     told: set[str] = set()
 
     def is_new(record: logging.LogRecord) -> bool:

@@ -33,15 +33,32 @@ __all__ = [
 ]
 
 VIDEO_EXTENSIONS = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mj2", ".f4v", ".mkv", ".webm", ".avi"),
-    *(".ts", ".mts", ".m2ts", ".m2t", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".flv"),
-    *(".wmv", ".asf", ".ogv", ".ogm", ".mxf", ".nut", ".ivf", ".obu", ".dv", ".rm", ".rmvb"),
-    *(".swf", ".gif", ".h263", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".vvc"),
-    *(".y4m", ".mjpeg", ".mjpg"),
+    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".wmv", ".ts"),  # what most people have
+    # MP4 and QuickTime: of phones, of Smooth Streaming and CMAF tracks, of action and 360-degree
+    # cameras (GoPro .lrv .glv .360, DJI .lrf, Insta360 .insv); AVIF may move.
+    *(".m4v", ".mp4v", ".mpg4", ".mpeg4", ".f4v", ".qt", ".mqv", ".hdmov", ".mj2", ".mjp2"),
+    *(".3gp", ".3gpp", ".3gp2", ".3g2", ".3gpp2", ".ismv", ".cmfv", ".dvb", ".avif"),
+    *(".lrv", ".glv", ".360", ".lrf", ".insv"),
+    *(".mk3d", ".divx", ".xvid"),  # Matroska, AVI
+    # MPEG: of camcorders (.mts .mod .tod), receivers and recorders (.tp .trp .rec .vro), discs.
+    *(".mts", ".m2ts", ".m2t", ".mpegts", ".tod", ".tp", ".trp", ".rec", ".ssif", ".mpeg"),
+    *(".mpe", ".mpg2", ".mpeg2", ".mpv", ".mpv2", ".m1v", ".m2v", ".mp2v", ".m2p", ".mod"),
+    *(".vob", ".vro", ".evo"),
+    *(".asf", ".wm", ".dvr-ms", ".flv", ".ogv", ".ogm", ".ogg", ".ogx", ".rm", ".rmvb", ".rv"),
+    *(".mxf", ".nut", ".ivf", ".obu", ".dv", ".dif", ".swf", ".gif", ".apng", ".y4m"),
+    *(".h263", ".263", ".h264", ".h26l", ".264", ".avc", ".h265", ".265", ".hevc"),
+    *(".h266", ".266", ".vvc", ".mjpeg", ".mjpg"),
 )
-"""Names of files that a folder is searched for: containers that are opened, not still images."""
+"""Names of files that a folder is searched for, the most usual first: those of containers that are
+opened. Some may hold something else (.ogg sound, .mod music, .ts and .rec anything), which is then
+told as a failure. Names that mostly do are left out: .dat, .ps, and .m4s without its header. A
+.gif, .apng or .avif may be a still image, which is embedded as a video of one frame.
+"""
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".heic", ".heif"),
+)
 """Names of still images: not taken from folders, but embedded where they are named."""
 
 _GLOB_CHARACTERS = re.compile(r"[*?[]")
@@ -263,7 +280,8 @@ def _given(given: str | Path, endings: frozenset[str]) -> Iterator[str]:
         found = True
         yield video
     if not found and is_folder:
-        some = sorted(endings)
+        usual = [ending for ending in VIDEO_EXTENSIONS if ending in endings]
+        some = [*usual, *sorted(endings.difference(usual))]
         names = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
         raise InputError(
             f"{given}: no video in this folder or below it; looked for {names}, but not at "

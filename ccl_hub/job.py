@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .batch_options import BatchItem, BatchOptions, BatchSource
 from .dataset import check_pyarrow
-from .errors import CCLError
+from .errors import CCLError, MediaError
 from .files import write_atomically
 from .inputs import VideoInput
 from .job_options import JobInputs, JobOptions
@@ -30,6 +30,7 @@ from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .names import as_text
 from .sampling import Sampling
 from .sinks import DatasetSink, FolderSink, Prepared, Sink
+from .video_open import MediaLimits, check_path
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -161,7 +162,7 @@ def run_job(
             sink = DatasetSink(state, own.level or "clip")
         else:
             sink = FolderSink(state, own.suffix, own.level)
-        run = _Run(state, sink, own, tell)
+        run = _Run(state, sink, own, batch.limits or MediaLimits(), tell)
         sources = run.todo(inputs.videos(state.root, own.shard, destination))
         with closing(embed_patiently(sources, engines, sampling, batch)) as items:
             run.keep_all(items)
@@ -201,9 +202,11 @@ class _Run:
         state: JobState,
         sink: Sink,
         options: JobOptions,
+        limits: MediaLimits,
         tell: Callable[[VideoEvent], None],
     ) -> None:
         self._state, self._sink, self._options, self._tell = state, sink, options, tell
+        self._limits = limits
         self._under_way: dict[int, _Work] = {}
         self.stopped = self._warned = False
 
@@ -219,6 +222,13 @@ class _Run:
                 if before is not None and self._is_kept(work, before, intact):
                     here = replace(before, path=as_text(work.video.path))
                     self._tell(_event(here, kept=True))
+                    yield None
+                    continue
+                refused = self._refused(work, number)
+                if refused is not None:
+                    self._keep(work, refused, None)
+                    if self.stopped:
+                        return
                     yield None
                     continue
                 known = ""
@@ -262,6 +272,19 @@ class _Run:
         if before.state == INCOMPLETE and options.retry_failed:
             return False
         return intact and not changed and not options.checksum
+
+    def _refused(self, work: _Work, number: int) -> BatchItem | None:
+        """Return the failure of a file that is missing or holds nothing.
+
+        A decoding process would say the same, a thousand times as slowly: lists go stale.
+        """
+        if work.size_bytes > 0:
+            return None
+        try:
+            check_path(work.video.path, self._limits)
+        except MediaError as error:
+            return BatchItem(number, work.video.path, None, error.code, error.reason)
+        return None
 
     def keep_all(self, items: Iterator[BatchItem | None]) -> None:
         """Keep every result; a few are written at once while the next are computed."""

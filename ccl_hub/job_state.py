@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, OutputError
-from .files import absolute_path, make_folder, write_atomically
+from .files import absolute_path, check_place, make_folder, special_kind, write_atomically
 from .folder_lock import is_held, only_writer
 from .inputs import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, output_name, shard_of
 from .manifest import Manifest, Row, read_row
@@ -175,12 +175,13 @@ def open_state(
 
     Raises:
         OutputError: The destination cannot be written, is in use by a run with another number of
-            shards, or its state is damaged.
+            shards, or its state is damaged; also if its list of failures could not be written.
         InputError: It holds embeddings made with other settings or whose state is gone, or is a
             dataset made by another number of shards.
     """
     make_folder(destination.path)
     state = make_folder(destination.state)
+    check_place(destination.failures(shard))
     with only_writer(state, f"lock-{shard.label}", lambda: _say_waiting(destination)):
         for left in make_folder(_temporary(destination, shard)).iterdir():
             remove_file(left)  # of a run that was killed
@@ -194,8 +195,11 @@ def remove_file(path: Path) -> None:
     """Remove a file unless it is gone.
 
     Raises:
-        OutputError: It cannot be removed.
+        OutputError: It cannot be removed, or :func:`ccl_hub.files.special_kind` names it.
     """
+    kind = special_kind(path)
+    if kind is not None:
+        raise OutputError(f"{path}: is {kind} in the place of an output; move it away, run again.")
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

@@ -1,13 +1,16 @@
 """Lists of videos in a file: .csv, .tsv, .parquet, or text with one path a line.
 
 They are read a piece at a time, so that the length of a list is of no matter; of a .parquet, one
-row group's paths may be held, compressed.
+row group's paths may be held, compressed. Names of files need not be UTF-8: bytes that are not are
+taken as they are, as Python does with names of files, so that one odd name spoils no list.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import importlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,10 +23,13 @@ from .files import absolute_path
 
 __all__ = ["listed_paths"]
 
+logger = logging.getLogger(__name__)
+
 COLUMN = "path"
 LONGEST_LINE_BYTES = 1 << 20
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _ROWS_AT_ONCE = 4096
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def listed_paths(source: Path) -> Iterator[str]:
@@ -34,8 +40,8 @@ def listed_paths(source: Path) -> Iterator[str]:
 
     Args:
         source: ``.csv`` and ``.tsv``: UTF-8 with a column ``path``, or with one column and no
-            header. ``.parquet``: a text column ``path``. Anything else: UTF-8 text, one path a
-            line as it is, blank lines left out.
+            header. ``.parquet``: a column ``path`` of text or bytes. Anything else: UTF-8 text,
+            one path a line as it is, blank lines left out.
 
     Raises:
         InputError: The list cannot be read, names nothing, or a line is not as above.
@@ -80,7 +86,7 @@ def _fault(source: Path, place: str, seen: str, advice: str) -> InputError:
 
 def _lines(source: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield each line with its number from 1 and its end, without a byte order mark."""
-    number = 0
+    number, warned = 0, False
     while raw := file.readline(LONGEST_LINE_BYTES + 1):
         number += 1
         if len(raw) > LONGEST_LINE_BYTES:
@@ -90,16 +96,27 @@ def _lines(source: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
                 f"more than {LONGEST_LINE_BYTES} bytes",
                 "give UTF-8 text, one video a line",
             )
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise _fault(
-                source,
-                f"line {number}",
-                f"not UTF-8 (byte {error.object[error.start]:#04x})",
-                "save the list as UTF-8; files whose names are not UTF-8 must be given by folder",
-            ) from error
+        if number == 1 and raw.startswith(_UTF16):
+            seen = f"not UTF-8 (byte {raw[0]:#04x})"
+            raise _fault(source, "line 1", seen, "save the list as UTF-8")
+        line = _name(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw)
+        if not warned and not line.isascii() and _not_utf8(line):
+            warned = True
+            logger.warning(
+                "%s: line %d is not UTF-8; its bytes are taken for the name of a file. If there "
+                "is none of that name, save the list as UTF-8.",
+                *(source, number),
+            )
         yield number, line
+
+
+def _name(raw: bytes) -> str:
+    """Return a name as Python has it, of its bytes."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _not_utf8(name: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in name)
 
 
 def _text(source: Path, file: BinaryIO) -> Iterator[tuple[str, str]]:
@@ -168,12 +185,14 @@ def _parquet(source: Path, file: BinaryIO) -> Iterator[tuple[str, str]]:
         )
     kind = schema.field(COLUMN).type
     kind = getattr(kind, "value_type", kind)  # of a dictionary
-    if str(kind) not in ("string", "large_string", "string_view"):
+    if str(kind) not in ("string", "large_string", "string_view", "binary", "large_binary"):
         raise _fault(
             source, f"column {COLUMN!r}", f"its type is {kind}", "write the paths as text (string)"
         )
     number = 0
     for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[COLUMN]):
-        for cell in batch.column(0).to_pylist():
+        cells = batch.column(0)
+        cells = cells.dictionary_decode() if hasattr(cells, "dictionary_decode") else cells
+        for cell in cells.cast("large_binary").to_pylist():  # some writers check no text
             number += 1
-            yield f"row {number}", cell or ""
+            yield f"row {number}", _name(cell or b"")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 
@@ -69,6 +70,8 @@ class Part:
 
 
 _COLUMNS = ", ".join(field.name for field in fields(Row))
+_MARKS = ", ".join("?" for _ in fields(Row))
+_values = attrgetter(*(field.name for field in fields(Row)))  # astuple copies deeply, and slowly
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS videos (
     id TEXT PRIMARY KEY, path TEXT, size_bytes INTEGER, mtime_ns INTEGER, source_sha256 TEXT,
@@ -131,8 +134,7 @@ class Manifest:
     def record(self, row: Row) -> None:
         """Keep what became of a video, in place of what was known."""
         with self._guarded():
-            marks = ", ".join("?" * len(fields(Row)))
-            self._db.execute(f"INSERT OR REPLACE INTO videos VALUES ({marks})", astuple(row))  # noqa: S608
+            self._db.execute(f"INSERT OR REPLACE INTO videos VALUES ({_MARKS})", _values(row))  # noqa: S608
         self._commit_sometimes()
 
     def rows(self, *states: str) -> Iterator[Row]:

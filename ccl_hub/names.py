@@ -47,33 +47,27 @@ def video_id(path: PurePath, root: PurePath) -> str:
         path: An absolute, normal path, as of :func:`ccl_hub.files.absolute_path`.
         root: The same.
 
-    Raises:
-        InputError: The name cannot be that of a file.
-
     Example:
         >>> video_id(PurePath("/data/a/x.mp4"), PurePath("/data"))
         'a/x.mp4'
         >>> video_id(PurePath("/other/x.mp4"), PurePath("/data"))
         '_abs/other/x.mp4'
     """
-    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    try:
+        parts = path.relative_to(root).parts
+    except ValueError:
+        parts = ()
     if not parts or parts[0] == OUTSIDE:
         # "C:" is one letter, so that a server of that name is not taken for it.
         drive = [part for part in re.split(r"[\\/:]+", path.drive) if part]
         unc = ["unc"] if len(drive) > 1 else []
         parts = (OUTSIDE, *unc, *drive, *path.parts[1:])
-    try:
-        return "/".join(_text(part) for part in parts)
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{str(path)!r}: holds a character that no file name can have ({error.reason}); "
-            "correct the name."
-        ) from error
+    return "/".join(_text(part) for part in parts)
 
 
 def _text(name: str) -> str:
     """Return the name of a file or folder as UTF-8 text."""
-    raw = os.fsencode(name)
+    raw = _raw(name)
     text = raw.decode("utf-8", "backslashreplace")
     stem, dot, extension = text.rpartition(".")
     if not stem:
@@ -86,7 +80,15 @@ def _text(name: str) -> str:
 
 def as_text(path: str | PurePath) -> str:
     """Return a path as text that can be stored: names of files need not be UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return _raw(os.fspath(path)).decode("utf-8", "backslashreplace")
+
+
+def _raw(name: str) -> bytes:
+    """Return the bytes of a name, also of one that no file of this system can have."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")
 
 
 def output_name(id: str, suffix: str) -> str:

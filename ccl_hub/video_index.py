@@ -47,6 +47,9 @@ Ticks = npt.NDArray[np.int64]
 MOST_SILENT_SECONDS = 2.0
 """A stream whose packets are further apart does not go on between them."""
 
+JOINT_PACKETS = 3
+"""A joint is marked at most so many packets ahead."""
+
 SHORTEST_SOUND_SECONDS = 5.0
 """What goes on for less fills no gap that could be taken for a break."""
 
@@ -109,7 +112,8 @@ class Scan:
         declared_is_total: False where that number only grows while reading (fragments).
         declared_seconds: Where the container says that the video ends, or None.
         empty: Video packets without data.
-        corrupt: Video packets or frames that are marked as damaged.
+        marked: Positions of video packets that are marked as damaged.
+        corrupt: Frames that are marked as damaged.
         errors: Video packets that the decoder refused.
         unsupported: Those of them that it refused for a feature that it lacks.
         facts: Of the first decoded frame; decoding pass only.
@@ -141,6 +145,7 @@ class Scan:
     declared_seconds: float | None = None
     facts: FrameFacts | None = None
     empty: int = 0
+    marked: list[int] = field(default_factory=list)
     corrupt: int = 0
     errors: int = 0
     unsupported: int = 0
@@ -154,9 +159,27 @@ class Scan:
         return bool(
             len(times)
             and not self.empty
-            and not self.corrupt
+            and not self.marked
             and times.min() != NO_TIME
             and len(np.unique(times)) == len(times)
+        )
+
+    def damaged_packets(self, most_seconds: float) -> int:
+        """Return how many packets are damaged.
+
+        In a container whose clock may start anew the counters of its packets do so, too, and
+        FFmpeg marks what it was reading then. Where the clock jumps by more than ``most_seconds``
+        or back, that is a joint and no damage.
+        """
+        if not self.may_restart or not self.marked:
+            return len(self.marked)
+        ticks = np.frombuffer(self.dts, dtype=np.int64)
+        step = np.diff(np.where(ticks == NO_TIME, np.nan, ticks)) * float(self.time_base)
+        joints = np.flatnonzero((step < 0) | (step > most_seconds))
+        ahead = np.searchsorted(joints, self.marked)
+        return sum(
+            i == len(joints) or joints[i] - at > JOINT_PACKETS
+            for at, i in zip(self.marked, ahead.tolist(), strict=True)
         )
 
 
@@ -210,7 +233,8 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         found.keys.append(is_key and (exact is None or exact(packet)))
         found.shown.append(not packet.is_discard)
         found.empty += packet.size == 0
-        found.corrupt += packet.is_corrupt
+        if packet.is_corrupt:
+            found.marked.append(len(found.pts) - 1)
         if decode:
             _note_frames(decode_packet(opened, packet, found), found)
         if single:

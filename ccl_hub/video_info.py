@@ -241,7 +241,7 @@ def _info(
             f"the video lasts {duration:.1f} s; allowed: at most {limits.max_seconds} s "
             "(MediaLimits.max_seconds)."
         )
-    completeness, problems = _judge(found, times, duration, end - float(seconds[-1]))
+    completeness, problems = _judge(found, times, limits, duration, end - float(seconds[-1]))
     declared, expected = _expected_packets(found), None
     if declared is not None:  # packets that show nothing do not count
         expected = len(seconds)
@@ -281,7 +281,7 @@ def _end(seconds: Seconds, stated: Fraction, nominal: float) -> float:
 
 
 def _judge(
-    found: Scan, times: FrameTimes, duration: float, last: float
+    found: Scan, times: FrameTimes, limits: MediaLimits, duration: float, last: float
 ) -> tuple[Completeness, list[str]]:
     """Decide whether the video is as long as its container says, and say why not."""
     packets, declared = len(found.pts), _expected_packets(found)
@@ -289,17 +289,17 @@ def _judge(
     problems = []
     if found.read_error:
         problems.append(f"reading stopped early ({found.read_error})")
-    if found.errors or found.corrupt:
-        problems.append(f"{found.errors + found.corrupt} damaged packets or frames")
+    damaged = found.errors + found.corrupt + found.damaged_packets(limits.max_joint_seconds)
+    if damaged:
+        problems.append(f"{damaged} damaged packets or frames")
     if declared is not None and packets < declared:
         problems.append(f"{packets} of {declared} frames are in the file")
     shown = found.end_seconds
     if times.mends and times.source == "pts":  # an impossible stamp may be the latest
         shown = float(times.end_tick * found.time_base) + last
     end = max(shown, found.others_end_seconds, duration)
-    slack = (
-        last if found.whole == "whole" else last / 2
-    ) + 0.002  # a whole file may round by a frame
+    # A whole file may round by a frame.
+    slack = (last if found.whole == "whole" else last / 2) + 0.002
     short = found.declared_seconds is not None and end < found.declared_seconds - slack
     reach = f"it ends at {end:.3f} s of {found.declared_seconds or 0:.3f} s"
     if not counted:

@@ -117,8 +117,8 @@ def check_path(path: str | Path, limits: MediaLimits) -> Path:
         DecodeError: The file is empty.
     """
     try:
+        status = Path(path).stat()  # first: most of what fails is missing, and this is quick
         resolved = Path(path).resolve()
-        status = resolved.stat()
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaNotFoundError(

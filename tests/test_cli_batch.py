@@ -190,6 +190,45 @@ def test_wrong_usage_needs_no_torch(tmp_path: Path, arguments: list) -> None:
     assert "torch was imported" in done.stderr, "the trap works"
 
 
+@pytest.mark.parametrize(
+    ("out", "advice"),
+    [
+        *(
+            (f"x{suffix}", "give the name of a file")
+            for suffix in (".npy", ".npz", ".safetensors")
+        ),
+        *((name, "give the name of a folder") for name in ("x", "x.parquet")),
+    ],
+)
+def test_an_output_that_is_a_pipe_is_refused_before_any_work(
+    tmp_path: Path, out: str, advice: str
+) -> None:
+    (tmp_path / "v.mp4").write_text("no video")
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    os.mkfifo(tmp_path / out)
+    done = fresh("v.mp4", "--out", out, cwd=tmp_path, env={"path": [str(tmp_path)]})
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"ccl-embed: {out}: is a pipe, and never replaced; {advice}")
+    assert done.stderr.count("\n") == 1 and (tmp_path / out).is_fifo()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("place", ["v.mp4.npz", "failures.csv"])
+def test_a_pipe_among_the_outputs_stays(
+    tmp_path: Path, program: Program, model: Path, place: str
+) -> None:
+    """Also where a video fails, whose earlier output would be removed."""
+    (tmp_path / "v.mp4").write_text("no video")
+    out = tmp_path / "feats"
+    arguments = (tmp_path / "v.mp4", "--model", model, "--out", out, "--retry-failed")
+    assert program.run(*arguments).code == 2
+    (out / place).unlink(missing_ok=True)
+    os.mkfifo(out / place)
+    done = program.run(*arguments)
+    assert done.code == 1 and f"{out / place}: is a pipe" in done.stderr
+    assert done.stderr.count("\n") == 1 and (out / place).is_fifo()
+
+
 def test_other_settings_are_wrong_usage(
     tmp_path: Path, program: Program, model: Path, videos: Path
 ) -> None:
@@ -254,6 +293,33 @@ def test_shards_of_torchrun(tmp_path: Path, program: Program, tree: Path) -> Non
         found += ids_of(run)
     assert sorted(found) == sorted(ids(tmp_path / "x.parquet"))
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("name", ["feats", "feats.parquet"])
+def test_a_name_that_cannot_be_decoded_costs_one_video_at_most(
+    tmp_path: Path, program: Program, model: Path, name: str
+) -> None:
+    """In a list, in every file that is written, and where messages are ASCII alone."""
+    folder = tmp_path / os.fsdecode(b"fol\xe9")
+    write_tiny(folder / "a.mp4")
+    shutil.copy(folder / "a.mp4", folder / os.fsdecode(b"caf\xe9.mp4"))
+    (folder / "list.txt").write_bytes(b"gone\xff.mp4\ncaf\xe9.mp4\na.mp4\n")
+    listed, out = folder / "list.txt", folder / name
+    arguments = ("--manifest", listed, "--model", model, "--out", out, "--json", "--clips", 1)
+    if name == "feats":
+        ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        fresh_run = fresh(*arguments, env=ascii_only)
+        code, stdout, stderr = fresh_run.returncode, fresh_run.stdout, fresh_run.stderr
+    else:
+        run = program.run(*arguments)
+        code, stdout, stderr = run.code, run.stdout, run.stderr
+    assert code == 2 and "1 failed" in stderr, stderr
+    facts = [json.loads(line) for line in stdout.splitlines()]
+    codes = {fact["path"].rpartition("/")[2]: fact["code"] for fact in facts[:-1]}
+    assert codes == {"a.mp4": "", "caf\\xe9.mp4": "", "gone\\xff.mp4": "not_found"}
+    assert stderr.count("list.txt: line 1 is not UTF-8") == 1
+    failures = Path(f"{out}.ccl" if name.endswith("parquet") else out) / "failures.csv"
+    assert "fol\\xe9/gone\\xff.mp4,failed,not_found" in failures.read_text()
 
 
 def test_a_link_to_a_folder_is_told_of_once(tmp_path: Path, program: Program, tree: Path) -> None:

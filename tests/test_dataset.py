@@ -103,6 +103,21 @@ def test_polars_takes_the_folder(feats: Path, alone: np.ndarray) -> None:
     assert len(lazy) == CLIPS
 
 
+def test_a_video_that_failed_has_no_row_and_no_null_vector(folder: Path, tmp_path: Path) -> None:
+    """Or polars would find it first: NaN is the largest score there."""
+    polars = pytest.importorskip("polars")
+    (tmp_path / "bad.mp4").write_text("no video")
+    done = job([tmp_path / "bad.mp4", tmp_path / "gone.mp4", folder], tmp_path / "f.parquet")
+    assert done.summary.counts == {"failed": 2, "done": COUNT}
+    frame = polars.read_parquet(tmp_path / "f.parquet")
+    assert len(frame) == COUNT and sum(frame.null_count().row(0)) == 0
+    vectors = frame["embedding"].to_numpy()
+    assert np.isfinite(vectors).all()
+    scores = polars.Series(vectors @ vectors[3] / np.linalg.norm(vectors, axis=1))
+    assert scores.arg_max() == 3
+    assert done.summary.failures is not None and "gone.mp4" in done.summary.failures.read_text()
+
+
 def test_duckdb(feats: Path, alone: np.ndarray) -> None:
     duckdb = pytest.importorskip("duckdb")
     with duckdb.connect() as db:

@@ -133,6 +133,15 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"<[^<>\n]*>|\b(TEXT|PATH|INTEGER|FLOAT)\b( RANGE)?", "", text).split())
 
 
+def test_every_reason_code_is_in_the_guide() -> None:
+    text = (DOCS / "batch.md").read_text(encoding="utf-8")
+    table = text[text.index("| code |") :].partition("\n\n")[0]
+    listed = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    kinds = errors.MediaError.__subclasses__()
+    others = {"incomplete", "crashed", "timeout", "not_finite", "internal"}
+    assert listed == {kind.code for kind in kinds} | others
+
+
 def test_the_command_line_reference_is_current() -> None:
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     advice = "run python docs/make_cli_reference.py"

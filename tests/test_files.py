@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ccl_hub.errors import OutputError
-from ccl_hub.files import check_place, write_atomically
+from ccl_hub.files import check_folder, check_place, make_folder, write_atomically
 
 
 def test_failure_while_writing_keeps_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -100,3 +105,55 @@ def test_a_folder_without_permission_is_known_before_the_work(tmp_path: Path) ->
     with pytest.raises(OutputError, match="no permission"):
         check_place(tmp_path / "x.npy")
     tmp_path.chmod(0o755)
+
+
+@contextmanager
+def special(kind: str, path: Path) -> Iterator[str]:
+    """Put what is no file at a path, and give what it is called."""
+    if kind == "pipe":
+        os.mkfifo(path)
+        yield "a pipe"
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+            patch.chdir(path.parent)  # names of sockets are short
+            server.bind(path.name)
+            yield "a socket"
+    elif kind == "device":
+        path.symlink_to(os.devnull)
+        yield "a device"
+    else:  # what the program's own messages go to
+        path.symlink_to("/dev/stdout")
+        yield "the file that stdout or stderr goes to"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are reserved there")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "stdout"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_never_replaced(
+    tmp_path: Path, kind: str, linked: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = path = tmp_path / "x.npy"
+    with special(kind, there) as name:
+        before = there.stat()
+        if linked:
+            path = tmp_path / "link.npy"
+            path.symlink_to(there)
+        for refuse in (
+            check_place,
+            lambda path: write_atomically(path, lambda file: file.write(b"x")),
+        ):
+            with pytest.raises(OutputError) as caught:
+                refuse(path)
+            assert str(caught.value) == (
+                f"{path}: is {name}, and never replaced; give the name of a file, which is "
+                "written as a whole, and copy it from there."
+            )
+        for make in (check_folder, make_folder):
+            with pytest.raises(OutputError) as caught:
+                make(path)
+            assert str(caught.value) == (
+                f"{path}: is {name}, and never replaced; give the name of a folder."
+            )
+        assert os.path.samestat(there.stat(), before)
+        assert stat.S_IFMT(there.stat().st_mode) == stat.S_IFMT(before.st_mode)
+    assert {one.name for one in tmp_path.iterdir()} <= {"x.npy", "link.npy"}

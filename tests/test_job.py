@@ -26,12 +26,16 @@ from embed_jobs import (
     write_tiny,
 )
 
+from ccl_hub.batch import BatchOptions, BatchSource, embed_batch
+from ccl_hub.decode_pool import DecodePool
+from ccl_hub.decode_worker import Job
 from ccl_hub.embed import embed_video
 from ccl_hub.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError
 from ccl_hub.folder_lock import is_held, only_writer
 from ccl_hub.job import JobOptions
 from ccl_hub.job_state import Shard
+from ccl_hub.sampling import Sampling
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,62 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def both(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(name, ["feats", "feats.parquet"])
+
+
+# Files that are missing --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the videos that are given to decoding processes."""
+    asked: list[str] = []
+    submit = DecodePool.submit
+
+    def note(pool: DecodePool, job: Job) -> None:
+        asked.append(job.path.name)
+        submit(pool, job)
+
+    monkeypatch.setattr(DecodePool, "submit", note)
+    return asked
+
+
+@both("name")
+def test_missing_files_need_no_decoding_process(
+    tmp_path: Path, name: str, decoded: list[str]
+) -> None:
+    """A list of 50,000 paths that went stale took a minute, in every run."""
+    write_tiny(tmp_path / "000.mp4")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    names = ["empty.mp4", "loop.mp4", "000.mp4/x.mp4", *(f"gone/{n}.mp4" for n in range(40))]
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join([*names, "000.mp4"]))
+    items = embed_batch(
+        (BatchSource(tmp_path / one) for one in names), engines(), Sampling(1), BatchOptions(1, 1)
+    )
+    said = {names[item.index]: (item.code, item.reason) for item in items}
+    decoded.clear()
+    done = job([], tmp_path / name, lists=(listed,))
+    assert decoded == ["000.mp4"]
+    for again in (done, job([], tmp_path / name, lists=(listed,))):
+        assert {event.id: (event.code, event.reason) for event in again.events} == {
+            "000.mp4": ("", ""),
+            **said,
+        }
+        assert again.summary.codes == {"not_found": len(names) - 1, "damaged": 1}
+        assert again.summary.failures is not None
+        assert len(again.summary.failures.read_text().splitlines()) == 1 + len(names)
+    assert decoded == ["000.mp4"]
+    assert known(tmp_path / name, "gone/7.mp4").code == "not_found"
+    write_tiny(tmp_path / "gone/7.mp4", 7)
+    assert job([], tmp_path / name, lists=(listed,)).codes["gone/7.mp4"] == ""
+    assert decoded == ["000.mp4", "7.mp4"]
+
+
+def test_a_missing_file_is_a_first_failure_too(tmp_path: Path, small: Path) -> None:
+    gone = [tmp_path / "gone.mp4", tmp_path / "gone2.mp4"]
+    done = job([*gone, small], tmp_path / "feats", root=tmp_path, fail_fast=True)
+    assert done.summary.stopped and done.codes == {"gone.mp4": "not_found"}, done.codes
 
 
 # What is written ---------------------------------------------------------------------------------

@@ -282,6 +282,17 @@ def test_joined_streams_last_as_long_as_what_they_show(
     assert info.duration_seconds == pytest.approx(3.0, abs=0.25)
     assert np.diff(info.seconds).max() < 0.25
     assert "the clock breaks" in info.note
+    assert info.completeness == "unknown"  # a joint is no damage
+
+
+def test_a_piece_that_is_missing_is_damage(tmp_path: Path) -> None:
+    """Its packets are counted, and the clock does not start anew."""
+    data = piece(tmp_path, "v.ts", 0, 0, 75)
+    packets = [data[i : i + 188] for i in range(0, len(data), 188)]
+    path = tmp_path / "v.ts"
+    path.write_bytes(b"".join(packets[:100] + packets[121:]))  # they count to 16
+    with VideoReader(path, resize=PAPER) as reader:
+        assert reader.info.completeness == "incomplete"
 
 
 def test_a_clock_that_turns_over_goes_on(tmp_path: Path) -> None:
