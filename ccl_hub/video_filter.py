@@ -46,8 +46,7 @@ class FrameFilter:
     def _build(self, frame: av.VideoFrame) -> Graph:
         """Connect the filters for frames of this size and format."""
         graph = Graph()
-        if hasattr(graph, "threads"):  # not before PyAV 18
-            graph.threads = 1
+        graph.threads = 1
         source = graph.add_buffer(
             width=frame.width,
             height=frame.height,
