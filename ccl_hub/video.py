@@ -1,8 +1,10 @@
 """Local video and image files in, small upright RGB frames with presentation times out.
 
 Only this module and its helpers import PyAV: ``video_open`` (guarded open), ``video_index``
-(which frames, when), ``video_pixels`` (colour, resize, rotation); ``video_container`` tells a file
-that was cut short.
+(which frames, when), ``video_view`` (what the file means by a frame: crop, alpha, range),
+``video_filter``, ``video_pixels`` (colour, resize, rotation). Others read a few bytes themselves:
+``video_container`` tells a file that was cut short, ``video_still`` and ``video_jpeg`` what an
+image file is, ``video_layout`` what a container says of its picture.
 
 Damage is never silent. What an index says is in :class:`VideoInfo`: a file that ends before it
 should is ``"incomplete"`` with the number of frames found and expected. What decoding then could

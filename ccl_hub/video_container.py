@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-__all__ = ["Wholeness", "wholeness"]
+from .video_jpeg import is_whole as jpeg_is_whole
+
+__all__ = ["Wholeness", "ebml_number", "tiff_tags", "wholeness"]
 
 Wholeness = Literal["whole", "cut", "unknown"]
 """``whole``: the end is marked and there; ``cut``: bytes are missing; ``unknown``: no telling."""
@@ -19,6 +21,8 @@ _MEDIA_BOXES = (b"moov", b"moof", b"mdat")
 _MAX_BOXES = 200_000
 _TAIL_BYTES = 1 << 16
 _TS_PACKET_BYTES = 188
+_TIFF_TAGS = (254, 256, 257, 259, 273, 274, 279, 324, 325)
+_MAX_TIFF_VALUES = 1 << 20
 
 
 def wholeness(path: Path) -> Wholeness:
@@ -47,7 +51,9 @@ def wholeness(path: Path) -> Wholeness:
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
             return "whole" if b"IEND" in _tail(file, size, _TAIL_BYTES) else "cut"
         if head.startswith(b"\xff\xd8\xff"):
-            return _jpeg(file)
+            return "whole" if jpeg_is_whole(file) else "cut"
+        if head.startswith((b"II*\0", b"MM\0*")):
+            return _tiff(file, size)
         if head.startswith(b"BM") and size >= 14:
             return "whole" if int.from_bytes(head[2:6], "little") <= size else "cut"
     return "unknown"
@@ -86,17 +92,17 @@ def _mp4(file: BinaryIO, size: int) -> Wholeness:
 
 def _matroska(head: bytes, size: int) -> Wholeness:
     """Compare the size of the Segment (RFC 8794, RFC 9559) with the file."""
-    length, width = _ebml_number(head[4:])
+    length, width = ebml_number(head[4:])
     start = 4 + width + length
     if length < 0 or head[start : start + 4] != b"\x18\x53\x80\x67":
         return "unknown"
-    length, width = _ebml_number(head[start + 4 :])
+    length, width = ebml_number(head[start + 4 :])
     if length < 0:  # written live: no size
         return "unknown"
     return "whole" if start + 4 + width + length <= size else "cut"
 
 
-def _ebml_number(data: bytes) -> tuple[int, int]:
+def ebml_number(data: bytes) -> tuple[int, int]:
     """Return an EBML variable-size number, -1 if unknown or damaged, and its width in bytes."""
     if not data or data[0] == 0:
         return -1, 1
@@ -151,8 +157,45 @@ def _mpegts(file: BinaryIO, size: int) -> Wholeness:
     return "cut" if file.read(1) == b"G" and size % _TS_PACKET_BYTES else "unknown"
 
 
-def _jpeg(file: BinaryIO) -> Wholeness:
-    """Look for the end marker after the last start of scan."""
-    file.seek(0, os.SEEK_END)
-    data = _tail(file, file.tell(), 1 << 26)
-    return "whole" if data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") else "cut"
+def _tiff(file: BinaryIO, size: int) -> Wholeness:
+    """Compare where the strips or tiles of the first image end with the file."""
+    tags = tiff_tags(file)
+    ends = [
+        offset + length
+        for offsets, lengths in ((273, 279), (324, 325))
+        for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
+    ]
+    return "whole" if ends and max(ends) <= size else "cut"
+
+
+def tiff_tags(file: BinaryIO) -> dict[int, tuple[int, ...]]:
+    """Return what the first image of a TIFF file says of its kind and its data (TIFF 6.0, 2).
+
+    Args:
+        file: Open for reading in binary. A directory that is not all there gives no tags.
+
+    Returns:
+        The whole numbers of NewSubfileType, ImageWidth, ImageLength, Compression and Orientation,
+        and of the offsets and lengths of strips and tiles.
+    """
+    file.seek(0)
+    order: Literal["little", "big"] = "little" if file.read(4)[:1] == b"I" else "big"
+    file.seek(int.from_bytes(file.read(4), order))
+    count = int.from_bytes(file.read(2), order)
+    entries = file.read(12 * count)
+    tags: dict[int, tuple[int, ...]] = {}
+    if len(entries) < 12 * count:
+        return tags
+    for i in range(0, len(entries), 12):
+        tag, kind = (int.from_bytes(entries[i + j : i + j + 2], order) for j in (0, 2))
+        if tag not in _TIFF_TAGS or tag in tags:
+            continue
+        width = {1: 1, 3: 2, 4: 4}.get(kind, 0)  # bytes, shorts, longs
+        length = width * min(int.from_bytes(entries[i + 4 : i + 8], order), _MAX_TIFF_VALUES)
+        data = entries[i + 8 : i + 12]
+        if length > 4:
+            file.seek(int.from_bytes(data, order))
+            data = file.read(length)
+        values = (data[j : j + width] for j in range(0, length, width)) if width else ()
+        tags[tag] = tuple(int.from_bytes(value, order) for value in values)
+    return tags

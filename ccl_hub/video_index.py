@@ -115,8 +115,10 @@ class Scan:
         marked: Positions of video packets that are marked as damaged.
         corrupt: Frames that are marked as damaged.
         errors: Video packets that the decoder refused.
+        unsupported: Those of them that it refused for a feature that it lacks.
         facts: Of the first decoded frame; decoding pass only.
         read_error: What ended the reading before the end of the file, or "".
+        is_still: The stream is a still image.
     """
 
     time_base: Fraction
@@ -146,7 +148,9 @@ class Scan:
     marked: list[int] = field(default_factory=list)
     corrupt: int = 0
     errors: int = 0
+    unsupported: int = 0
     read_error: str = ""
+    is_still: bool = False
 
     @property
     def one_to_one(self) -> bool:
@@ -197,7 +201,7 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     Raises:
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
-    container, stream, _ = opened
+    container, stream, view = opened
     base = stream.time_base
     unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
     codec = stream.codec_context
@@ -208,6 +212,7 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         codec.codec.name,
         decode,
         may_restart=bool(container.format.flags & _TS_DISCONT),
+        is_still=view.is_still,
     )
     # A photograph may carry further images behind it: previews, gain maps.
     single = found.container == "jpeg_pipe"
@@ -224,7 +229,8 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         found.pts.append(NO_TIME if packet.pts is None else packet.pts)
         found.dts.append(NO_TIME if packet.dts is None else packet.dts)
         found.durations.append(packet.duration or 0)
-        found.keys.append(packet.is_keyframe and (exact is None or exact(packet)))
+        is_key = packet.is_keyframe and view.is_start(packet)
+        found.keys.append(is_key and (exact is None or exact(packet)))
         found.shown.append(not packet.is_discard)
         found.empty += packet.size == 0
         if packet.is_corrupt:
@@ -302,19 +308,21 @@ def decode_packet(opened: Opened, packet: Packet[Any] | None, found: Scan) -> li
         return []
     context = opened.stream.codec_context
     try:
-        frames = context.decode(packet)
+        frames = opened.view(packet, context.decode(packet))
     except MemoryError as error:
         raise MediaLimitError("decoding it needs more memory than there is.") from error
     except (av.error.FFmpegError, ValueError) as error:
         # A decoder that meets a refused size keeps that size or resets it to 0.
         reset = isinstance(error, av.error.ArgumentError) and context.width == 0
-        if reset or context.width * context.height > opened.max_pixels:
+        if reset or context.width * context.height > opened.view.max_pixels:
             size = "" if reset else f" to {context.width}x{context.height}"
             raise MediaLimitError(
                 f"the frame size changes{size} in the middle of the video; allowed: at most "
-                f"{opened.max_pixels} pixels; split the video where its size changes."
+                f"{opened.view.max_pixels} pixels; split the video where its size changes."
             ) from error
         found.errors += 1
+        lacking = av.error.PatchWelcomeError, av.error.NotImplementedError
+        found.unsupported += isinstance(error, lacking)
         return []
     sound = [frame for frame in frames if not frame.is_corrupt]
     found.corrupt += len(frames) - len(sound)

@@ -10,7 +10,7 @@ from typing import Literal, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DecodeError, MediaLimitError, NoVideoError
+from .errors import DecodeError, MediaLimitError, NoVideoError, UnsupportedMediaError
 from .video_clock import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times
 from .video_container import wholeness
 from .video_decode import Opener, PacketIndex
@@ -23,6 +23,7 @@ from .video_index import (
     scan,
 )
 from .video_open import MediaLimits
+from .video_still import undecodable
 
 __all__ = ["Completeness", "SourceFacts", "VideoInfo", "probe"]
 
@@ -123,7 +124,7 @@ def probe(
             found = _scanned(opener, path, limits, decode_index=True)
             facts = found.facts
     if facts is None:
-        _refuse_empty(found)
+        _refuse_empty(found, path)
     return _info(path, found, facts, index, limits), index
 
 
@@ -174,8 +175,15 @@ def _expected_packets(found: Scan) -> int | None:
     return declared
 
 
-def _refuse_empty(found: Scan) -> NoReturn:
+def _refuse_empty(found: Scan, path: Path) -> NoReturn:
     """Raise the error for a video stream without any decodable frame."""
+    if reason := undecodable(path):
+        raise UnsupportedMediaError(reason)
+    if found.unsupported and found.unsupported == found.errors:
+        raise UnsupportedMediaError(
+            "the decoder of its codec lacks a feature that it uses; convert it, for example with "
+            "'ffmpeg -i FILE out.mp4'."
+        )
     if not len(found.pts) and found.declared_frames:
         raise DecodeError(
             f"0 of {found.declared_frames} frames are in the file; it is cut short; copy or "
@@ -227,8 +235,7 @@ def _info(
     """Put together what the scan found."""
     times, end = _times(found, index, limits)
     seconds = times.seconds
-    still = found.container.endswith("_pipe")
-    duration = 0.0 if still and len(seconds) == 1 else end
+    duration = 0.0 if found.is_still and len(seconds) == 1 else end
     if limits.max_seconds is not None and duration > limits.max_seconds:
         raise MediaLimitError(
             f"the video lasts {duration:.1f} s; allowed: at most {limits.max_seconds} s "

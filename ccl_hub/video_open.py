@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,9 @@ from .errors import (
     UnreadableError,
     UnsupportedMediaError,
 )
+from .video_layout import image_layout, matroska_crop, track_crop
+from .video_still import still_format, still_size, webp_orientation
+from .video_view import BlockAlpha, FrameView
 
 __all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
 
@@ -37,19 +40,10 @@ ALLOWED_FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
     *("flv", "asf", "ogg", "mxf", "nut", "ivf", "obu", "dv", "rm", "swf", "gif", "apng"),
     *("h264", "hevc", "vvc", "av1", "m4v", "mpegvideo", "h263", "mjpeg", "yuv4mpegpipe"),
-    *("png_pipe", "jpeg_pipe", "webp_pipe", "webp", "bmp_pipe", "jpegxl_pipe"),
+    *("png_pipe", "jpeg_pipe", "webp_pipe", "webp", "bmp_pipe", "jpegxl_pipe", "tiff_pipe"),
 )
 """Demuxers that may open a file. None of them follows references to other files."""
 
-# First bytes of still images -> demuxer. FFmpeg likes to guess these by their name instead, and
-# would take a % in it as a pattern of names.
-_STILLS = {
-    b"\x89PNG\r\n\x1a\n": "png_pipe",
-    b"\xff\xd8\xff": "jpeg_pipe",
-    b"BM": "bmp_pipe",
-    b"RIFF": "webp_pipe",
-}
-_ALWAYS_BY_NAME = ("jpeg_pipe", "bmp_pipe")
 _CONTAINERS = (
     *(b"\x1aE\xdf\xa3", b"RIFF", b"GIF8", b"OggS", b"FLV", b"0&\xb2u", b"\x00\x00\x01", b"DKIF"),
     *(b"\x00\x00\x00\x01", b"YUV4MPEG2", b"G@"),
@@ -60,6 +54,8 @@ _METADATA: dict[str, Any] = (
 )
 _MAX_CHANGED_PIXELS = 4096 * 2304
 _PADDING_PIXELS = 1 << 20
+_MOST_OF_FFMPEG = (2**31 - 1) // 8  # av_image_check_size
+_MANY_PACKETS = 50
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx")
 
 
@@ -106,11 +102,11 @@ class MediaLimits:
 
 
 class Opened(NamedTuple):
-    """An open file: its container, its main video stream, the most pixels a frame may have."""
+    """An open file: its container, its main video stream, and how its frames are meant."""
 
     container: InputContainer
     stream: VideoStream
-    max_pixels: int
+    view: FrameView
 
 
 def check_path(path: str | Path, limits: MediaLimits) -> Path:
@@ -164,7 +160,7 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
     """
     resolved = check_path(path, limits)
     with _open(resolved, limits) as container:
-        stream = _main_stream(container, resolved)
+        stream = _main_stream(container, resolved, limits)
         context = stream.codec_context
         width, height = context.width, context.height
         if not width * height:  # also when probing met a refused size
@@ -175,6 +171,12 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
                 "raise MediaLimits.max_pixels if you trust the file.",
                 resolved,
             )
+        if (width + 128) * (height + 128) > _MOST_OF_FFMPEG:
+            raise MediaLimitError(
+                f"frames are {width}x{height}; allowed: at most {_MOST_OF_FFMPEG} pixels with 128 "
+                "more on each axis, whatever the limits; make the picture smaller.",
+                resolved,
+            )
         most = limits.max_pixels
         if width * height:
             most = min(most, max(width * height, _MAX_CHANGED_PIXELS))
@@ -183,39 +185,47 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         context.options = {"max_pixels": str(padded)}
         context.thread_count = threads
         context.thread_type = "AUTO"
-        yield Opened(container, stream, most)
+        with _readable(resolved):
+            view = _view(resolved, limits, container, stream, most)
+        yield Opened(container, stream, view)
 
 
-def _head(path: Path) -> bytes:
-    """Return the first 24 bytes of the file."""
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the file where its storage fails."""
     try:
-        with path.open("rb") as file:
-            return file.read(24)
+        yield
     except OSError as error:
         raise UnreadableError(
             f"cannot be read ({error.strerror}); check its permissions and the disk.", path
         ) from error
 
 
+def _sniff(path: Path) -> tuple[bytes, str | None]:
+    """Return the first 24 bytes of the file, and the demuxer if they are those of an image."""
+    with _readable(path):
+        with path.open("rb") as file:
+            head = file.read(24)
+        return head, still_format(path, head)
+
+
 def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
     """Return the width and height that the file states, without any decoder; 0 if none."""
-    head = _head(path)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    with _readable(path):
+        width, height = still_size(path)
+    if width * height:
+        return width, height
     with _open(path, limits, decoders="none") as container:
-        context = _main_stream(container, path).codec_context
+        context = _main_stream(container, path, limits).codec_context
         return context.width, context.height
 
 
 def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
     """Open the container by an absolute path and restricted formats, protocols and decoders."""
-    head = _head(path)
-    still = next((name for magic, name in _STILLS.items() if head.startswith(magic)), None)
-    if still == "webp_pipe" and head[8:12] != b"WEBP":
-        still = None
-    if path.suffix.lower() in (".mjpeg", ".mjpg"):  # a run of JPEG images
-        still = None
-    forced = still if still in _ALWAYS_BY_NAME or "%" in path.name else None
+    head, image = _sniff(path)
+    forced = image
+    if image == "jpeg_pipe" and path.suffix.lower() in (".mjpeg", ".mjpg"):
+        forced = None  # a film after all, of images that differ or are damaged
     options = {
         "format_whitelist": ",".join(ALLOWED_FORMATS),
         "protocol_whitelist": "file",
@@ -231,7 +241,7 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
     except MemoryError as error:
         raise MediaLimitError("opening it needs more memory than there is.", path) from error
     except (av.error.FFmpegError, ValueError) as error:
-        known = still or head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
+        known = image or head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
         if known:
             raise DecodeError(
                 f"the container cannot be read ({_reason(error)}); it is damaged, cut short or "
@@ -247,8 +257,8 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
     return container
 
 
-def _main_stream(container: InputContainer, path: Path) -> VideoStream:
-    """Return the video stream to show: not cover art; default, moving, largest, first."""
+def _main_stream(container: InputContainer, path: Path, limits: MediaLimits) -> VideoStream:
+    """Return the video stream to show: not cover art; moving, default, largest, first."""
     pictures = [s for s in container.streams.video if s.disposition.value & _ATTACHED_PIC]
     streams = [s for s in container.streams.video if s not in pictures]
     if not streams:
@@ -265,15 +275,81 @@ def _main_stream(container: InputContainer, path: Path) -> VideoStream:
             "'ffmpeg -i FILE -c:v libx264 out.mp4'.",
             path,
         )
+    moving = _moving(known, path, limits) if len(known) > 1 else set()
     return max(
         known,
         key=lambda s: (
+            s.index in moving,
             bool(s.disposition.value & _DEFAULT),
-            s.frames > 1,  # an image sequence rather than its still
             s.codec_context.width * s.codec_context.height,
             -s.index,
         ),
     )
+
+
+def _moving(streams: list[VideoStream], path: Path, limits: MediaLimits) -> set[int]:
+    """Return the indices of the streams that have more than one packet.
+
+    Where the container does not list them, packets are read until one of the streams has many:
+    a stream that has none or one by then is a still picture.
+    """
+    listed = bool({"mov", "avi"} & set(streams[0].container.format.name.split(",")))
+    counts = {s.index: len(s.index_entries) if listed else 0 for s in streams}
+    if not all(counts.values()):
+        counts = dict.fromkeys(counts, 0)
+        with _open(path, limits) as container, suppress(av.error.FFmpegError, ValueError):
+            for packet in container.demux(*(container.streams[i] for i in counts)):
+                counts[packet.stream_index] += packet.size > 0
+                if max(counts.values()) > _MANY_PACKETS:
+                    break
+    return {index for index, count in counts.items() if count > 1}
+
+
+def _is_still(container: InputContainer, stream: VideoStream) -> bool:
+    """Return True for an image file, and for an image item of HEIF or AVIF, which has no time."""
+    name = container.format.name
+    item = "mov" in name.split(",") and stream.frames == 1 and not stream.duration
+    return name.endswith("_pipe") or (item and stream.time_base == 1)
+
+
+def _view(
+    path: Path,
+    limits: MediaLimits,
+    container: InputContainer,
+    stream: VideoStream,
+    max_pixels: int,
+) -> FrameView:
+    """Return how the decoded frames of a stream are meant."""
+    names, context = container.format.name.split(","), stream.codec_context
+    view = FrameView(context.codec.name, max_pixels, is_still=_is_still(container, stream))
+    if "mov" in names and view.is_still:
+        view.crop, item = image_layout(path, stream.id)
+        view.alpha = None if item is None else _still_alpha(path, limits, item)
+    elif "mov" in names:
+        view.crop = track_crop(path, stream.id)
+    elif "matroska" in names:
+        view.crop = matroska_crop(path, container.streams.video.index(stream))
+        tags = {name.lower(): value for name, value in stream.metadata.items()}
+        if context.name in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
+            view.alpha = BlockAlpha(context.name, context.options)
+    elif "webp_pipe" in names:
+        view.orientation = webp_orientation(path)
+    return view
+
+
+def _still_alpha(path: Path, limits: MediaLimits, item: int) -> av.VideoFrame | None:
+    """Decode the alpha of an image of HEIF or AVIF; None if FFmpeg lists no such item."""
+    with _open(path, limits) as container:
+        for stream in container.streams.video:
+            if stream.id == item and stream.codec_context is not None:
+                stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+                try:
+                    return next(container.decode(stream), None)
+                except (av.error.FFmpegError, ValueError) as error:
+                    raise DecodeError(
+                        f"its alpha cannot be decoded ({_reason(error)}); copy it again.", path
+                    ) from error
+    return None
 
 
 _DEFAULT = av.stream.Disposition.default.value

@@ -8,11 +8,15 @@ measures against converting the full frame and resizing it in torch.
 What is decided here, and must not change while checkpoints depend on it:
 
 * Colour matrix as tagged; untagged video is BT.709 when at least 1280 px wide or more than 576 px
-  high and BT.601 otherwise, as players do. Range as tagged; untagged is limited, except in the
-  ``yuvj`` formats. No tone mapping: HDR video keeps its transfer curve.
-* Transparent pixels are composited over black before the resize.
+  high and BT.601 otherwise, as players do. Range as tagged, also of monochrome; untagged is
+  limited, except in the ``yuvj`` formats and in the gray of still images (JPEG, PNG, TIFF). No
+  tone mapping: HDR video keeps its transfer curve.
+* Transparent pixels are composited over black before the resize; the alpha of VP8, VP9, AVIF and
+  HEIF stills, a picture of its own, too. That of animated AVIF and of HEVC video is not read.
+* What the container wants cut off is cut off (``video_layout``): MP4, MOV, AVIF, HEIF, Matroska.
 * Interlaced frames are taken whole, both fields, without deinterlacing.
-* Rotation and mirroring follow the display matrix, to the nearest quarter turn.
+* Rotation and mirroring follow the display matrix, to the nearest quarter turn; the orientation
+  in the EXIF data of JPEG, PNG, WebP and TIFF is one, and AVIF and HEIF state it themselves.
 * Sample aspect ratio is ignored: pixels count as square.
 """
 
@@ -29,6 +33,8 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from .config import Preprocessing
 from .errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
+from .video_filter import FrameFilter
+from .video_view import Beside
 
 __all__ = ["DECODER_VERSION", "FrameResizer", "display_size", "resize_rgb", "target_size"]
 
@@ -44,6 +50,24 @@ SWS_BT709, SWS_BT601 = 1, 5
 _MATRIX = {1: SWS_BT709, 4: 4, 5: SWS_BT601, 6: SWS_BT601, 7: 7, 9: 9, 10: 9}
 _ALPHA_ROWS = 256
 _MAX_ASPECT = 64
+_MOST_TIMES_SMALLER = 64
+"""Of one pass where libswscale's filters, which have at most 256 taps, do not reach further."""
+
+# Kinds of side data (AVFrameSideDataType) that PyAV does not know, such as EXIF: it reads nothing
+# of a frame that has one.
+_UNKNOWN_KINDS = set(range(40)) - {kind.value for kind in SideDataType}
+_KNOWN_ONLY = [("sidedata", f"mode=delete:type={kind}") for kind in sorted(_UNKNOWN_KINDS)]
+# EXIF orientation -> (transposed, then flipped vertically, then flipped horizontally), and the
+# turn by which FFmpeg states it.
+_EXIF_ORIENTATION = {
+    **{1: (False, False, False), 2: (False, False, True), 3: (False, True, True)},
+    **{4: (False, True, False), 5: (True, False, False), 6: (True, False, True)},
+    **{7: (True, True, True), 8: (True, True, False)},
+}
+_EXIF_TURN = {1: 0, 2: 180, 3: 180, 4: 0, 5: 90, 6: 90, 7: 270, 8: 270}
+
+# ITU-T H.273: 16 to 235 of limited range mean 0 to 255.
+_STRETCHED = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
 
 def _decoder_version() -> str:
@@ -95,7 +119,8 @@ def display_size(frame: av.VideoFrame) -> tuple[int, int, int]:
     """Return (height, width, clockwise rotation in degrees) of a frame as it is shown."""
     transposed, _, _ = _orientation(frame)
     size = (frame.width, frame.height) if transposed else (frame.height, frame.width)
-    return (*size, -frame.rotation % 360)
+    turn = -frame.rotation % 360 or _EXIF_TURN[Beside.of(frame).orientation]
+    return (*size, turn)
 
 
 class FrameResizer:
@@ -113,6 +138,7 @@ class FrameResizer:
         self._preprocessing = preprocessing
         self._max_pixels = max_pixels
         self._scaler = VideoReformatter()
+        self._progressive = FrameFilter(("setfield", "prog"))
         self._flags = scaling | SWS_QUALITY
         self._size: tuple[int, int] | None = None
 
@@ -143,7 +169,7 @@ class FrameResizer:
         transposed, flip_vertical, flip_horizontal = _orientation(frame)
         height, width = size[::-1] if transposed else size
         try:
-            small = self._scale(self._opaque(_whole(frame)), height, width)
+            small = self._resize(self._opaque(self._whole(frame)), height, width)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             raise DecodeError(
                 f"a frame of {frame.width}x{frame.height} {frame.format.name} cannot be "
@@ -157,9 +183,26 @@ class FrameResizer:
             small = small[:, ::-1]
         return np.ascontiguousarray(small)
 
-    def _scale(self, frame: av.VideoFrame, height: int, width: int) -> Frame:
+    def _whole(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Call an interlaced frame progressive, since libswscale would split its fields."""
+        return self._progressive(frame) if frame.interlaced_frame else frame
+
+    def _resize(self, frame: av.VideoFrame, height: int, width: int) -> Frame:
+        """Resize and convert to RGB24, in two passes where one does not reach."""
+        try:
+            small = self._scale(frame, height, width)
+        except av.error.ArgumentError:
+            most = _MOST_TIMES_SMALLER
+            sides = min(frame.height, most * height), min(frame.width, most * width)
+            if sides == (frame.height, frame.width):
+                raise
+            small = self._scale(self._scale(frame, *sides), height, width)
+        pixels: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
+        return _STRETCHED[pixels] if _is_limited_gray(frame) else pixels
+
+    def _scale(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
         """Resize and convert to RGB24 in one pass of libswscale."""
-        small = self._scaler.reformat(
+        return self._scaler.reformat(
             frame,
             width=width,
             height=height,
@@ -169,13 +212,12 @@ class FrameResizer:
             interpolation=self._flags,
             threads=1,
         )
-        pixels: Frame = np.asarray(small.to_ndarray(), dtype=np.uint8)
-        return pixels
 
     def _opaque(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Composite a frame with alpha over black at full size; pass any other through."""
         has_alpha = any(component.is_alpha for component in frame.format.components)
-        if not has_alpha and frame.format.name != "pal8":
+        alpha = Beside.of(frame).alpha
+        if not has_alpha and alpha is None and frame.format.name != "pal8":
             return frame
         rgba = VideoReformatter().reformat(
             frame,
@@ -186,6 +228,10 @@ class FrameResizer:
             threads=1,
         )
         pixels = rgba.to_ndarray()  # (H, W, 4)
+        if _is_limited_gray(frame):
+            pixels[..., :3] = _STRETCHED[pixels[..., :3]]
+        if alpha is not None:
+            pixels[..., 3] = _first_plane(alpha)
         rgb = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
         for top in range(0, len(pixels), _ALPHA_ROWS):
             rows = pixels[top : top + _ALPHA_ROWS].astype(np.uint16)
@@ -234,6 +280,25 @@ def _matrix(frame: av.VideoFrame) -> int | None:
     return _MATRIX.get(int(frame.colorspace), guess)
 
 
+def _first_plane(frame: av.VideoFrame) -> Frame:
+    """Return the luma or gray of a frame as (H, W) uint8, whatever its range."""
+    frame.color_range = ColorRange.JPEG
+    gray = VideoReformatter().reformat(
+        frame, format="gray", dst_color_range=ColorRange.JPEG, interpolation=SWS_QUALITY, threads=1
+    )
+    pixels: Frame = np.asarray(gray.to_ndarray(), dtype=np.uint8)
+    return pixels
+
+
+def _is_limited_gray(frame: av.VideoFrame) -> bool:
+    """Return True for monochrome of limited range, which libswscale takes for full range."""
+    name = frame.format.name
+    if name.startswith("ya"):  # with alpha: from images, unless a tag says more
+        return bool(frame.color_range == ColorRange.MPEG)
+    whole_numbers = name.startswith("gray") and "f" not in name
+    return whole_numbers and frame.color_range != ColorRange.JPEG
+
+
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """Return (transposed, then flipped vertically, then flipped horizontally) of a frame.
 
@@ -241,41 +306,12 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """
     try:
         side_data: Any = frame.side_data  # PyAV declares it as a dict of motion vectors only
-    except ValueError:  # PyAV reads none beside a kind that it does not know
-        return _turned(frame.rotation)
+    except ValueError:
+        side_data = FrameFilter(*_KNOWN_ONLY)(frame).side_data
     data = side_data.get(SideDataType.DISPLAYMATRIX)
     if data is None:
-        return False, False, False
+        return _EXIF_ORIENTATION[Beside.of(frame).orientation]
     a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, d < 0, a < 0
     return True, b < 0, c < 0
-
-
-def _turned(degrees: int) -> tuple[bool, bool, bool]:
-    """Return the same three for a counterclockwise turn, to the nearest quarter."""
-    quarter = round(degrees / 90) % 4
-    return quarter % 2 == 1, quarter in (1, 2), quarter in (2, 3)
-
-
-def _whole(frame: av.VideoFrame) -> av.VideoFrame:
-    """Return an interlaced frame as a progressive copy, since libswscale would split its fields.
-
-    Any other frame is returned as it is.
-    """
-    if not frame.interlaced_frame:
-        return frame
-    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    for source, target in zip(frame.planes, copy.planes, strict=True):
-        rows, into = _rows(source), _rows(target)
-        stride = min(rows.shape[1], into.shape[1])
-        into[:, :stride] = rows[: len(into), :stride]
-    copy.colorspace, copy.color_range = frame.colorspace, frame.color_range
-    return copy
-
-
-def _rows(plane: Any) -> Frame:
-    """Return the bytes of a plane as (height, stride), top row first, as a view."""
-    stride = abs(plane.line_size)
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, stride)
-    return rows if plane.line_size > 0 else rows[::-1]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from media import numbered_frame
+from media import Recipe, numbered_frame, write_video
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import InputError, MediaLimitError, UnsupportedMediaError
+from ccl_hub.video import VideoReader
+from ccl_hub.video_filter import FrameFilter
 from ccl_hub.video_pixels import (
     DECODER_VERSION,
     FrameResizer,
     _orientation,
-    _turned,
     resize_rgb,
     target_size,
 )
@@ -133,8 +137,6 @@ def test_transparency_shows_black(pixel_format: str) -> None:
 
 def test_an_interlaced_frame_is_not_split_into_fields() -> None:
     """libswscale scales each field by itself, which turns fine lines into coarse stripes."""
-    import io
-
     options = {"flags": "+ildct+ilme", "qp": "4"}
     file = io.BytesIO()
     lines = np.full((480, 640, 3), 200, np.uint8)
@@ -193,10 +195,17 @@ def test_tiny_and_thin_frames_work(pixel_format: str, size: tuple[int, int]) -> 
     assert FrameResizer(PAPER, 10**6)(frame).shape == (128, 171, 3)
 
 
-@pytest.mark.parametrize("angle", [-180, -90, 0, 90, 180])
-def test_a_quarter_turn_is_the_same_by_matrix_and_by_angle(angle: int) -> None:
-    import io
-
+@pytest.mark.parametrize(
+    ("angle", "expected"),
+    [
+        (-180, (False, True, True)),
+        (-90, (True, False, True)),
+        (0, (False, False, False)),
+        (90, (True, True, False)),
+        (180, (False, True, True)),
+    ],
+)
+def test_a_display_matrix_turns(angle: int, expected: tuple[bool, bool, bool]) -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -207,5 +216,81 @@ def test_a_quarter_turn_is_the_same_by_matrix_and_by_angle(angle: int) -> None:
     file.seek(0)
     with av.open(file) as container:
         frame = next(container.decode(video=0))
-    assert _orientation(frame) == _turned(frame.rotation)
-    assert (_orientation(frame) == (False, False, False)) == (angle == 0)
+    assert _orientation(frame) == expected
+
+
+GRAYS = ["gray", "gray10le", "gray12le", "gray16le", "ya8", "ya16le"]
+
+
+@pytest.mark.parametrize("pixel_format", GRAYS)
+@pytest.mark.parametrize(("colour_range", "full"), [(0, False), (LIMITED, False), (FULL, True)])
+def test_gray_follows_its_range(pixel_format: str, colour_range: int, full: bool) -> None:
+    """libswscale takes gray of any tag for full range."""
+    full |= pixel_format.startswith("ya") and not colour_range  # images have it
+    bits = int(re.sub(r"\D", "", pixel_format.removeprefix("ya")) or 8)
+    for level in (0, 16, 100, 126, 235, 255):
+        frame = av.VideoFrame(64, 48, pixel_format)
+        value = level << bits - 8
+        sample = value.to_bytes((bits + 7) // 8, "little")
+        if pixel_format.startswith("ya"):
+            sample += b"\xff" * len(sample)
+        plane = frame.planes[0]
+        plane.update(sample * (plane.buffer_size // len(sample)))
+        frame.color_range = colour_range
+        expected = level if full else np.clip((level - 16) * 255 / 219, 0, 255)
+        assert np.abs(FrameResizer(PAPER, 10**6)(frame) - expected).max() <= 1.2, level
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "libx265"])
+@pytest.mark.parametrize("pixel_format", ["gray", "gray10le"])
+@pytest.mark.parametrize("colour_range", [0, LIMITED, FULL])
+def test_monochrome_video_follows_its_range(
+    tmp_path: Path, codec: str, pixel_format: str, colour_range: int
+) -> None:
+    levels = (16, 126, 235)
+    options = {"x265-params": "log-level=none:lossless=1"} if codec == "libx265" else {}
+    path = tmp_path / "gray.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+        stream.codec_context.color_range = colour_range
+        for level in levels:
+            frame = av.VideoFrame(64, 48, pixel_format)
+            deep = pixel_format == "gray10le"
+            sample = (level * 4).to_bytes(2, "little") if deep else bytes([level])
+            frame.planes[0].update(sample * (frame.planes[0].buffer_size // len(sample)))
+            frame.color_range = colour_range
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with VideoReader(path, resize=PAPER) as reader:
+        shown = [frame for _, frame in reader.frames(range(3))]
+    expected = levels if colour_range == FULL else (0, 128, 255)
+    for frame, level in zip(shown, expected, strict=True):
+        assert np.abs(frame.astype(int) - level).max() <= 1
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv420p10le"])
+def test_interlaced_frames_keep_the_place_of_chroma(tmp_path: Path, pixel_format: str) -> None:
+    """The same planes, coded progressive and interlaced, are the same picture."""
+    shown, interlaced = [], []
+    for name, parameters in (("p.mp4", "qp=0"), ("i.mp4", "qp=0:tff=1")):
+        recipe = Recipe(
+            name, "libx264", 2, (352, 288), pixel_format, options={"x264-params": parameters}
+        )
+        path = write_video(tmp_path, recipe)
+        with VideoReader(path, resize=PAPER) as reader:
+            shown.append(np.stack([frame for _, frame in reader.frames([0, 1])]))
+        with av.open(str(path)) as container:
+            interlaced.append(next(container.decode(video=0)).interlaced_frame)
+    assert interlaced == [False, True]
+    np.testing.assert_array_equal(*shown)
+
+
+def test_a_filter_keeps_time_and_tags() -> None:
+    frame = av.VideoFrame(64, 48, "yuv420p")
+    frame.pts, frame.time_base = 7, Fraction(1, 90000)
+    frame.colorspace, frame.color_range = BT709, FULL
+    for _ in range(2):
+        out = FrameFilter(("crop", "w=in_w-3:x=1:exact=1"))(frame)
+        assert (out.width, out.height, out.pts, out.time_base) == (61, 48, 7, Fraction(1, 90000))
+        assert (out.colorspace, out.color_range) == (BT709, FULL)
