@@ -16,7 +16,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check av==18.1.0 decord2==3.4.0 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check \
+    av==18.1.0 decord2==3.4.0 numpy==2.4.6
 
 cat > check.py <<'PY'
 import sys
@@ -70,4 +71,4 @@ print("seen:", seen)
 if any(abs(second) < 1e6 for seconds in seen.values() for second in seconds):
     sys.exit("changed: the times are no longer absurd")
 PY
-venv/bin/python check.py
+venv/bin/python check.py 2> log.txt || { code=$?; tail -n 3 log.txt >&2; exit "$code"; }

@@ -14,7 +14,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check av==18.1.0 opencv-python-headless==5.0.0.93 decord2==3.4.0 imageio-ffmpeg==0.8.1 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check \
+    av==18.1.0 opencv-python-headless==5.0.0.93 decord2==3.4.0 imageio-ffmpeg==0.8.1 numpy==2.4.6
 
 cat > check.py <<'PY'
 import subprocess
@@ -63,4 +64,4 @@ print(f"      first time {times[0]:.2f} s, {len(set(pictures))} different pictur
 if not (count > read == len(shown) and len(reader) > len(shown) and times[0] < -1):
     sys.exit("changed: the counts no longer hold hidden frames, or the times are not negative")
 PY
-venv/bin/python check.py
+venv/bin/python check.py 2> log.txt || { code=$?; tail -n 3 log.txt >&2; exit "$code"; }

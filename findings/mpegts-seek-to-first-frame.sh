@@ -3,10 +3,11 @@
 #
 # Packages: av 18.1.0, opencv-python-headless 5.0.0.93, decord2 3.4.0 (decord 0.6.0 and
 #     torchcodec 0.17.0 do the same). The cause is FFmpeg's search by time in MPEG-TS.
-# Input: 75 pictures, 25 a second, in MPEG-TS: MPEG-2 (key frames every 12) and H.264 (one key frame).
-# Seen: PyAV, seek to stream.start_time: MPEG-2 gives picture 12 first, H.264 gives no picture at all.
-#     OpenCV, set(CAP_PROP_POS_FRAMES, 0): returns True, then read() gives picture 12 or nothing.
-#     decord: the reader's picture [0] is number 12 (no error, and its length says 75), or DECORDError.
+# Input: 75 pictures, 25 a second, in MPEG-TS: MPEG-2 (many key frames) and H.264 (one key frame).
+# Seen: PyAV, seek to stream.start_time: MPEG-2 gives a later picture (the one of the
+#     next key frame) first, H.264 gives no picture at all.
+#     OpenCV, set(CAP_PROP_POS_FRAMES, 0): returns True, then read() gives a later picture or nothing.
+#     decord: reader[0] is that later picture (no error, and its length says 75), or DECORDError.
 # Expected: picture 0, as without the seek and as in MP4 (FFmpeg: a backward seek lands at or before).
 # Known: the same in other readers: JuliaIO/VideoIO.jl#427 and opencv/opencv#19444.
 # Instead: seek at least a second before the time wanted and drop frames up to it, read from the
@@ -16,7 +17,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check av==18.1.0 opencv-python-headless==5.0.0.93 decord2==3.4.0 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check \
+    av==18.1.0 opencv-python-headless==5.0.0.93 decord2==3.4.0 numpy==2.4.6
 
 cat > check.py <<'PY'
 import os
@@ -80,4 +82,4 @@ if seen["h264.mp4"] != (0, 0, 0):
 if 0 in seen["mpeg2.ts"] or seen["h264.ts"] != (None, None, "DECORDError"):
     sys.exit("changed: some reader finds the first picture of a transport stream")
 PY
-venv/bin/python check.py
+venv/bin/python check.py 2> log.txt || { code=$?; tail -n 3 log.txt >&2; exit "$code"; }

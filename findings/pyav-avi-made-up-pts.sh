@@ -55,4 +55,4 @@ print(f"      dts ascends: {dts == sorted(dts)}: {dts[:9]} ...")
 if not (order == list(range(75)) and back > 20 and dts == sorted(dts)):
     sys.exit("changed: pts no longer steps back, or order or dts changed")
 PY
-venv/bin/python check.py
+venv/bin/python check.py 2> log.txt || { code=$?; tail -n 3 log.txt >&2; exit "$code"; }

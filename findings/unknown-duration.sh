@@ -15,9 +15,11 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check av==18.1.0 opencv-python-headless==5.0.0.93 moviepy==2.2.1 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check \
+    av==18.1.0 opencv-python-headless==5.0.0.93 moviepy==2.2.1 numpy==2.4.6
 
 cat > check.py <<'PY'
+import importlib.metadata
 import subprocess
 import sys
 
@@ -65,7 +67,7 @@ def by_moviepy(path):
 encode("live.webm", "libvpx", muxer={"live": "1"}, deadline="realtime")
 encode("raw.h264", "libx264", bf="0")
 wrong = True
-print("cv2", cv2.__version__, "moviepy", moviepy.__version__)
+print("cv2", cv2.__version__, "moviepy", importlib.metadata.version("moviepy"))
 print("expected: 75 pictures; a count of 0, -1 or 75; a clip of 3 s or of unknown length")
 for path in ("live.webm", "raw.h264"):
     count = cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT)
@@ -75,4 +77,4 @@ for path in ("live.webm", "raw.h264"):
 if not wrong:
     sys.exit("changed: a count is sensible now, or moviepy opens a film")
 PY
-venv/bin/python check.py
+venv/bin/python check.py 2> log.txt || { code=$?; tail -n 3 log.txt >&2; exit "$code"; }
