@@ -15,7 +15,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check duckdb==2.0.1 pyarrow==26.0.1
+venv/bin/pip install --quiet --disable-pip-version-check \
+    duckdb==2.0.1 pyarrow==26.0.1 || exit 2
 
 cat > check.py <<'PY'
 import sys

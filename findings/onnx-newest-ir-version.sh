@@ -14,9 +14,11 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check onnx==1.23.2 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check \
+    onnx==1.23.2 numpy==2.4.6 || exit 2
 python3 -m venv old
-old/bin/pip install --quiet --disable-pip-version-check onnxruntime==1.17.3 numpy==1.26.4
+old/bin/pip install --quiet --disable-pip-version-check \
+    onnxruntime==1.17.3 numpy==1.26.4 || exit 2
 
 cat > check.py <<'PY'
 import subprocess

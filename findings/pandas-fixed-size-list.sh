@@ -16,7 +16,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check \
-    pandas==3.1.1 pyarrow==26.0.1 polars==2.1.0 numpy==2.4.6
+    pandas==3.1.1 pyarrow==26.0.1 polars==2.1.0 numpy==2.4.6 || exit 2
 
 cat > check.py <<'PY'
 import sys

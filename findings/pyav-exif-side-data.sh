@@ -4,7 +4,7 @@
 # Package: av 18.1.0 (FFmpeg 8.1), Pillow 13.0.0 for comparison.
 # Input: JPEGs with EXIF orientation 6 (turned) and 2 (mirrored), as cameras and phones write them.
 # Seen: frame.side_data raises ValueError "31 is not a valid Type" (FFmpeg's new type EXIF is not in
-#     PyAV's list); frame.rotation is -90 for 6, but 180 for orientation 2, which is a mirror.
+#     PyAV's list); frame.rotation is -90 for 6, but -180 for orientation 2, which is a mirror.
 # Expected: a list of side data (unknown kinds left out or given as numbers), and a way to tell a mirror
 #     from a half turn: Pillow's ImageOps.exif_transpose and FFmpeg's autorotate mirror orientation 2.
 # Known: no issue found.
@@ -15,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check \
-    av==18.1.0 pillow==13.0.0 numpy==2.4.6
+    av==18.1.0 pillow==13.0.0 numpy==2.4.6 || exit 2
 
 cat > check.py <<'PY'
 import sys

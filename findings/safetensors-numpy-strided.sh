@@ -15,7 +15,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
-venv/bin/pip install --quiet --disable-pip-version-check safetensors==0.8.0 numpy==2.4.6
+venv/bin/pip install --quiet --disable-pip-version-check \
+    safetensors==0.8.0 numpy==2.4.6 || exit 2
 
 cat > check.py <<'PY'
 import sys

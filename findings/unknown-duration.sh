@@ -16,7 +16,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check \
-    av==18.1.0 opencv-python-headless==5.0.0.93 moviepy==2.2.1 numpy==2.4.6
+    av==18.1.0 opencv-python-headless==5.0.0.93 moviepy==2.2.1 numpy==2.4.6 || exit 2
 
 cat > check.py <<'PY'
 import importlib.metadata

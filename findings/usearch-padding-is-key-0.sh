@@ -15,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check \
-    usearch==2.26.6 faiss-cpu==1.15.1 numpy==2.4.6
+    usearch==2.26.6 faiss-cpu==1.15.1 numpy==2.4.6 || exit 2
 
 cat > check.py <<'PY'
 import sys

@@ -15,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check \
-    video_reader-rs==0.4.5 numpy==2.4.6
+    video_reader-rs==0.4.5 numpy==2.4.6 || exit 2
 
 cat > check.py <<'PY'
 import importlib.metadata
