@@ -137,7 +137,7 @@ class Preprocessing:
             _require(all(map(math.isfinite, value)), name, value, "finite numbers")
         _require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
         _require(
-            self.frame_choice in FRAME_CHOICES,
+            self.frame_choice in tuple(FRAME_CHOICES),
             "frame_choice",
             self.frame_choice,
             " or ".join(map(repr, FRAME_CHOICES)),

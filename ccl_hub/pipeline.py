@@ -202,7 +202,11 @@ class Pipeline:
         if video is None:
             block.release()
             return
-        attempt = video.attempt
+        with video.changed:
+            over, attempt = video.over, video.attempt
+        if over:  # a lane has failed it, and it is about to be given
+            block.release()
+            return
         if attempt is None:  # a worker gives the plan first
             raise CCLError(f"{video.source.path}: its frames came before its plan.")
         video.device.blocks.put(_Entry(video, attempt, attempt.given, block))

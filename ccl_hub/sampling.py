@@ -438,7 +438,7 @@ def sample_train(
     _check_duration(duration_seconds)
     if views < 1:
         raise InputError(f"views is {views}; allowed: 1 or more.")
-    if frame_choice not in _CHOOSERS:
+    if frame_choice not in tuple(_CHOOSERS):
         raise InputError(f"frame_choice is {frame_choice!r}; allowed: {', '.join(_CHOOSERS)}.")
     draws = generator.random((views, 1 + clip_frames))
     room = max(0.0, duration_seconds - clip_frames * frame_interval_seconds)

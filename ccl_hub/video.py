@@ -107,7 +107,13 @@ class VideoReader:
         self._path = check_path(path, self._limits)
         self._live: Iterator[tuple[int, Frame]] | None = None
         with _named(self._given):
-            self._info, self._index = probe(self._opener, self._path, self._limits, decode_index)
+            found = probe(self._opener, self._path, self._limits, decode_index)
+            if found.is_damaged and threads != 1:
+                # Several threads lose frames beside one that is damaged; how many differs.
+                self._threads = 1
+                found = probe(self._opener, self._path, self._limits, decode_index)
+            self._info, self._index = found.info, found.index
+            self._listed_note = found.info.note
             self._resize = FrameResizer(resize, self._limits.max_pixels)
             self._resize.fix_size(self._info.height_px, self._info.width_px)
         self._report = DecodeReport()
@@ -169,7 +175,9 @@ class VideoReader:
         """Keep a frame that could not be decoded, in the report and in the info."""
         missing = (*self._report.missing, number)
         self._report = replace(self._report, missing=missing)
-        note = f"{len(missing)} frames could not be decoded, the first is {missing[0]}"
+        count = "1 frame" if len(missing) == 1 else f"{len(missing)} frames"
+        words = f"{count} could not be decoded, the first is {missing[0]}"
+        note = "; ".join(filter(None, (words, self._listed_note)))
         self._info = replace(self._info, completeness="incomplete", note=note)
 
     def _opener(self) -> AbstractContextManager[Opened]:

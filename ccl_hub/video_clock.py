@@ -6,11 +6,12 @@ those of FFmpeg's own programs where they have one:
 * **Which stamps.** A container gives presentation times, decode times or both, and either may be
   wrong: AVI, and files copied from it, hand out decode times as if they were presentation times.
   Frames come out in the order in which they are shown, so the right stamps ascend. Those are taken
-  that have fewer faults, a fault being a stamp that is missing or not above the one before it; the
-  presentation times if both are equal. If most of either are faults, the durations of the frames
-  are counted instead.
+  that have fewer faults, a fault being a stamp that is missing or not above the one before it; of
+  as many the ones that miss more, and the presentation times if even that is equal. If most of
+  either are faults, the durations of the frames are counted instead.
 * **Impossible stamps.** Up to three stamps in a row that do not fit, between neighbours that fit
-  each other, are left out; their frames are spread between these neighbours.
+  each other, are left out, and so is any number of them from which the clock returns to where it
+  would be without them; their frames are spread between these neighbours.
 * **Breaks.** Any other step back is a clock that starts anew, and so is a step ahead that is too
   long to be a pause (:class:`ccl_hub.video_open.MediaLimits` says which is), unless another stream
   fills the gap. From there on times are counted from the end of the frame before.
@@ -18,14 +19,17 @@ those of FFmpeg's own programs where they have one:
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NO_TIME", "ClockRules", "FrameTimes", "Stamps", "frame_times"]
+__all__ = ["NO_TIME", "ClockRules", "FrameTimes", "Stamps", "frame_times", "merged"]
 
 Ticks = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
@@ -41,6 +45,7 @@ MOST_IMPOSSIBLE = 3
 
 _NEAR_STEPS = 4
 _NEAR_SECONDS = 1.0
+_FITS = 1.5
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class ClockRules:
     Args:
         max_gap_seconds: Longest time from a frame to the next.
         heard: (start, end) in seconds of the container's clock over which another stream, such as
-            sound, goes on: a gap in there is real, however long.
+            sound, goes on: a gap in there is real, however long. Ascending and apart, as
+            :func:`merged` makes them.
     """
 
     max_gap_seconds: float
@@ -58,10 +64,25 @@ class ClockRules:
 
     def is_gap(self, begin: float, end: float) -> bool:
         """Whether a frame at ``begin`` may be followed by one at ``end``, which is later."""
-        return end - begin <= self.max_gap_seconds or any(
-            start <= begin + _NEAR_SECONDS and end - _NEAR_SECONDS <= stop
-            for start, stop in self.heard
-        )
+        if end - begin <= self.max_gap_seconds:
+            return True
+        latest = bisect_right(self.heard, begin + _NEAR_SECONDS, key=itemgetter(0)) - 1
+        return latest >= 0 and end - _NEAR_SECONDS <= self.heard[latest][1]
+
+
+def merged(runs: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Return (start, end) ascending, those that overlap as one.
+
+    Example:
+        >>> merged([(5.0, 9.0), (0.0, 2.0), (1.0, 3.0)])
+        ((0.0, 3.0), (5.0, 9.0))
+    """
+    apart: list[tuple[float, float]] = []
+    for start, end in sorted(runs):
+        if apart and start <= apart[-1][1]:
+            start, end = apart[-1][0], max(end, apart.pop()[1])
+        apart.append((start, end))
+    return tuple(apart)
 
 
 @dataclass(frozen=True)
@@ -97,12 +118,14 @@ class FrameTimes:
         seconds: (N,) float64, ascending, the first 0.
         source: Where they are from: "pts", "dts", or "durations".
         end_tick: Stamp of the latest frame whose own stamp was believed; NO_TIME without one.
+        durations_fit: The durations that frames state are about the distances between them.
         mends: What was mended, in words.
     """
 
     seconds: Seconds
     source: str = "pts"
     end_tick: int = NO_TIME
+    durations_fit: bool = True
     mends: tuple[str, ...] = ()
 
 
@@ -124,8 +147,12 @@ def frame_times(stamps: Stamps, rules: ClockRules) -> FrameTimes:
     count = len(stamps.pts)
     if not count:
         return FrameTimes(np.zeros(0))
-    faults = {"pts": _faults(stamps.pts), "dts": _faults(stamps.dts)}
-    source = min(faults, key=lambda name: faults[name])  # the first of equals
+    backs = {"pts": _backs(stamps.pts), "dts": _backs(stamps.dts)}
+    faults = {
+        "pts": _missing(stamps.pts) + backs["pts"],
+        "dts": _missing(stamps.dts) + backs["dts"],
+    }
+    source = min(faults, key=lambda name: (faults[name], backs[name]))  # the first of equals
     back = int(np.sum(np.diff(stamps.pts[stamps.pts != NO_TIME]) < 0))
     ticks = stamps.pts if source == "pts" else stamps.dts
     known, steps = ticks != NO_TIME, stamps.steps(rules)
@@ -140,16 +167,22 @@ def frame_times(stamps: Stamps, rules: ClockRules) -> FrameTimes:
     unit = float(stamps.unit)
     clock = np.asarray(ticks * unit, dtype=np.float64)
     if known.all() and _is_sound(clock, rules):
-        return FrameTimes((ticks - ticks[0]) * unit, source, int(ticks[-1]), mends)
+        return FrameTimes((ticks - ticks[0]) * unit, source, int(ticks[-1]), mends=mends)
     mended = _Mended(np.where(known, clock, np.nan), steps, rules)
     latest = int(ticks[mended.believed[-1]])
-    return FrameTimes(mended.seconds(), source, latest, (*mends, *mended.words()))
+    mends = (*mends, *mended.words())
+    return FrameTimes(mended.seconds(), source, latest, mended.durations_fit, mends)
 
 
-def _faults(ticks: Ticks) -> int:
-    """Return how many frames have no stamp, or one that is not above the last one known."""
+def _missing(ticks: Ticks) -> int:
+    """Return how many frames have no stamp."""
+    return int(np.sum(ticks == NO_TIME))
+
+
+def _backs(ticks: Ticks) -> int:
+    """Return how many frames have a stamp that is not above the last one known."""
     known = ticks[ticks != NO_TIME]
-    return len(ticks) - len(known) + int(np.sum(known[1:] <= known[:-1]))
+    return int(np.sum(known[1:] <= known[:-1]))
 
 
 def _is_sound(seconds: Seconds, rules: ClockRules) -> bool:
@@ -176,13 +209,23 @@ class _Mended:
     believed: list[int] = field(default_factory=list)
     breaks: set[int] = field(default_factory=set)
     impossible: int = 0
+    durations_fit: bool = True
 
     def __post_init__(self) -> None:
         self._known = np.flatnonzero(~np.isnan(self.stamps)).tolist()
         ahead = np.diff(self.stamps[self._known])
-        usual = ahead[(ahead > 0) & (ahead <= self.rules.max_gap_seconds)]
-        step = float(np.median(usual)) if len(usual) else float(self.steps[0])
+        next_frames = np.diff(self._known) == 1
+        usual = next_frames & (ahead > 0) & (ahead <= self.rules.max_gap_seconds)
+        step = float(self.steps[0])
+        if usual.any():
+            step = float(np.median(ahead[usual]))
+            stated = float(np.median(self.steps[self._known][:-1][usual]))
+            self.durations_fit = 1 / _FITS < stated / step < _FITS
+        if not self.durations_fit:  # such as one tick in AVI, whatever the distance
+            self.steps = np.full_like(self.steps, step)
         self._near_seconds = max(_NEAR_SECONDS, _NEAR_STEPS * step)
+        self._ends = np.cumsum(self.steps)
+        self._runs: list[int] = []  # where in ``believed`` the clock was last gone on from
         self._walk()
 
     def _walk(self) -> None:
@@ -190,8 +233,10 @@ class _Mended:
         position = 0
         while position < len(self._known):
             frame = self._known[position]
+            if self._returns(frame):
+                self._forget(len(self.believed) - self._runs[-1], frame)
             if not self.believed or self._follows(self.believed[-1], frame):
-                self.believed.append(frame)
+                self._believe(frame)
                 position += 1
                 continue
             for many in range(1, MOST_IMPOSSIBLE + 1):
@@ -199,20 +244,44 @@ class _Mended:
                 if beyond < len(self._known) and self._fits(
                     self.believed[-1], self._known[beyond], many
                 ):
+                    self.impossible += many
                     position = beyond
-                elif many < len(self.believed) and self._fits(
-                    self.believed[-1 - many], frame, many
-                ):
-                    del self.believed[-many:]
-                    self.breaks.difference_update(range(self.believed[-1] + 1, frame))
-                else:
-                    continue
-                self.impossible += many
-                break
+                    break
+                if many < len(self.believed) and self._fits(self.believed[-1 - many], frame, many):
+                    self._forget(many, frame)
+                    break
             else:
                 self.breaks.add(frame)
-                self.believed.append(frame)
+                self._believe(frame)
                 position += 1
+
+    def _believe(self, frame: int) -> None:
+        if not self.believed or not self._goes_on(frame):
+            self._runs.append(len(self.believed))
+        self.believed.append(frame)
+
+    def _forget(self, many: int, frame: int) -> None:
+        """Believe the last ``many`` stamps before ``frame`` no more."""
+        del self.believed[-many:]
+        self.impossible += many
+        self.breaks.difference_update(range(self.believed[-1] + 1, frame))
+        while self._runs[-1] >= len(self.believed):
+            self._runs.pop()
+
+    def _goes_on(self, frame: int) -> bool:
+        step = self.stamps[frame] - self.stamps[self.believed[-1]]
+        return bool(0 <= step <= self._near_seconds)
+
+    def _returns(self, frame: int) -> bool:
+        """Whether a frame has the time that it would have if the clock had never left it.
+
+        Then all stamps since it did are impossible, and not the clock of another recording.
+        """
+        if len(self._runs) < 2 or self._goes_on(frame):
+            return False
+        before = self.believed[self._runs[-1] - 1]
+        expected = self.stamps[before] + self._ends[frame] - self._ends[before]
+        return bool(abs(self.stamps[frame] - expected) <= self._near_seconds)
 
     def _follows(self, before: int, frame: int) -> bool:
         begin, end = self.stamps[before], self.stamps[frame]

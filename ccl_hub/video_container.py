@@ -192,10 +192,13 @@ def tiff_tags(file: BinaryIO) -> dict[int, tuple[int, ...]]:
             continue
         width = {1: 1, 3: 2, 4: 4}.get(kind, 0)  # bytes, shorts, longs
         length = width * min(int.from_bytes(entries[i + 4 : i + 8], order), _MAX_TIFF_VALUES)
-        data = entries[i + 8 : i + 12]
+        if not length:  # of a kind that holds no whole numbers, or none of them
+            continue
+        data = entries[i + 8 : i + 12][:length]
         if length > 4:
             file.seek(int.from_bytes(data, order))
             data = file.read(length)
-        values = (data[j : j + width] for j in range(0, length, width)) if width else ()
-        tags[tag] = tuple(int.from_bytes(value, order) for value in values)
+        values = [data[j : j + width] for j in range(0, len(data) - width + 1, width)]
+        if values:
+            tags[tag] = tuple(int.from_bytes(value, order) for value in values)
     return tags

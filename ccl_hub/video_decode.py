@@ -21,7 +21,7 @@ import numpy.typing as npt
 from av.packet import Packet
 
 from .errors import DecodeError
-from .video_clock import NO_TIME
+from .video_clock import MOST_IMPOSSIBLE, NO_TIME
 from .video_index import Scan, decode_packet, only_video, packets_of, start_packets
 from .video_open import Opened
 
@@ -38,6 +38,9 @@ SEEK_COST_PACKETS = 12
 
 MOST_REORDERED = 32
 """How far from its place in decode order a frame may be shown; codecs allow about half of it."""
+
+_WIDE_GAPS = 25
+"""Times the usual distance between frames, a second at usual rates."""
 
 COMPARED_FRAMES = 32
 """Frames whose order is compared where packets and decoder differ on whether it is that of
@@ -85,15 +88,30 @@ class PacketIndex:
         """Return True if these can be the times of frames.
 
         They cannot if there is no frame, if one is shown far from its place in decode order, as
-        after a clock that starts anew, or if one lasts longer than ``max_gap_ticks``.
+        after a clock that starts anew, or if one lasts longer than ``max_gap_ticks``. They may not
+        be if the last few come long after all others, but were decoded before some of them.
         """
         moved = np.abs(self.by_pts - np.arange(len(self.by_pts)))
         gaps = np.diff(self.shown_pts)
         return bool(
             len(self.shown)
             and moved.max() <= MOST_REORDERED
+            and gaps.min(initial=0) >= 0  # a difference beyond 63 bits turns over
             and gaps.max(initial=0) <= max_gap_ticks
+            and not self._ends_strangely()
         )
+
+    def _ends_strangely(self) -> bool:
+        """Return True if impossible stamps may have put frames behind all others."""
+        gaps, positions = np.diff(self.shown_pts), self.shown
+        tail = len(positions) - MOST_IMPOSSIBLE
+        if tail < MOST_IMPOSSIBLE:
+            return False
+        wide = np.flatnonzero(gaps[tail - 1 :] > _WIDE_GAPS * max(1.0, float(np.median(gaps))))
+        if not len(wide):
+            return False
+        first = tail + int(wide[0])  # the first frame behind the gap
+        return bool(positions[first:].min() < positions[:first].max())
 
     def frames_to_compare(self, reorder_depth: int) -> int:
         """Return how many frames must come out in the order of this index for it to be believed.

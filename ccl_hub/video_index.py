@@ -2,8 +2,8 @@
 
 Demuxing reads every packet and decodes nothing. In containers and codecs where one packet is one
 shown frame and carries its time, the sorted times are the index; its key frames say where a
-decoder may start. Anything that does not add up (no time, a time twice, an empty packet, a first
-frame that comes out at another time) falls back to decoding the whole video once.
+decoder may start. Anything that does not add up (no time, a time twice, an empty packet, first
+frames that come out in another order) falls back to decoding the whole video once.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .errors import MediaLimitError
 from .video_clock import NO_TIME
 from .video_container import Wholeness
 from .video_open import MediaLimits, Opened
+from .video_others import OtherStreams
 from .video_pixels import display_size
 
 __all__ = [
@@ -44,14 +45,8 @@ __all__ = [
 
 Ticks = npt.NDArray[np.int64]
 
-MOST_SILENT_SECONDS = 2.0
-"""A stream whose packets are further apart does not go on between them."""
-
 JOINT_PACKETS = 3
 """A joint is marked at most so many packets ahead."""
-
-SHORTEST_SOUND_SECONDS = 5.0
-"""What goes on for less fills no gap that could be taken for a break."""
 
 _TS_DISCONT = cast("int", av.format.Flags.ts_discont.value)
 _ONE_TO_ONE_FORMATS = ("mov", "matroska")
@@ -217,11 +212,12 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     # A photograph may carry further images behind it: previews, gain maps.
     single = found.container == "jpeg_pipe"
     exact = _IdrTest(codec.extradata) if codec.name == "h264" else None
-    sound = _Sound(found, stream.index)
+    others = OtherStreams()
     for packet in packets_of(container, found):
-        sound.note(packet)
         if packet.stream_index != stream.index:
+            others.note(packet)
             continue
+        _note_end(packet, found)
         if len(found.pts) >= limits.max_frames:
             raise MediaLimitError(
                 f"more than {limits.max_frames} frames; raise MediaLimits.max_frames."
@@ -239,7 +235,7 @@ def scan(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
             _note_frames(decode_packet(opened, packet, found), found)
         if single:
             break
-    sound.end()
+    found.others_end_seconds, found.heard = others.end_seconds, others.runs()
     if decode:
         _note_frames(decode_packet(opened, None, found), found)
     _note_declared(container, stream, found)
@@ -362,6 +358,13 @@ def _nominal_step(stream: VideoStream) -> float:
     return 0.04
 
 
+def _note_end(packet: Packet[Any], found: Scan) -> None:
+    """Keep the latest end of any packet."""
+    if packet.pts is not None and packet.time_base:
+        end = (packet.pts + (packet.duration or 0)) * packet.time_base
+        found.end_seconds = max(found.end_seconds, float(end))
+
+
 def _note_declared(container: InputContainer, stream: VideoStream, found: Scan) -> None:
     """Keep what the container says about its length, where that is stated and not estimated."""
     names = set(container.format.name.split(","))
@@ -386,42 +389,6 @@ def _note_frames(frames: list[av.VideoFrame], found: Scan) -> None:
         found.frame_pts.append(NO_TIME if frame.pts is None else frame.pts)
         found.frame_dts.append(NO_TIME if frame.dts is None else frame.dts)
         found.frame_durations.append(frame.duration or 0)
-
-
-class _Sound:
-    """Notes over which times other streams go on, and where streams end.
-
-    A clock that jumps does so in every stream; where sound goes on, the picture stood still.
-    """
-
-    def __init__(self, found: Scan, video: int) -> None:
-        self._found, self._video = found, video
-        self._runs: dict[int, tuple[float, float]] = {}
-
-    def note(self, packet: Packet[Any]) -> None:
-        """Take the next packet of any stream."""
-        if packet.pts is None or not packet.time_base:
-            return
-        begin = float(packet.pts * packet.time_base)
-        end = begin + float((packet.duration or 0) * packet.time_base)
-        if packet.stream_index == self._video:
-            self._found.end_seconds = max(self._found.end_seconds, end)
-            return
-        self._found.others_end_seconds = max(self._found.others_end_seconds, end)
-        start, latest = self._runs.get(packet.stream_index, (begin, begin))
-        if not 0 <= begin - latest <= MOST_SILENT_SECONDS:
-            self._keep(start, latest)
-            start = begin
-        self._runs[packet.stream_index] = start, begin
-
-    def end(self) -> None:
-        """Note what was going on at the end of the file."""
-        for start, latest in self._runs.values():
-            self._keep(start, latest)
-
-    def _keep(self, start: float, end: float) -> None:
-        if end - start >= SHORTEST_SOUND_SECONDS:
-            self._found.heard.append((start, end))
 
 
 class _IdrTest:

@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DecodeError, MediaLimitError, NoVideoError, UnsupportedMediaError
-from .video_clock import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times
+from .video_clock import (
+    SHORTEST_FRAME_SECONDS,
+    ClockRules,
+    FrameTimes,
+    Stamps,
+    frame_times,
+    merged,
+)
 from .video_container import wholeness
 from .video_decode import Opener, PacketIndex
 from .video_index import (
@@ -99,9 +106,22 @@ class SourceFacts:
         )
 
 
-def probe(
-    opener: Opener, path: Path, limits: MediaLimits, decode_index: bool
-) -> tuple[VideoInfo, PacketIndex | None]:
+@dataclass(frozen=True)
+class Probed:
+    """What :func:`probe` found.
+
+    Args:
+        info: The frames of the video.
+        index: Their packets, if every packet is one shown frame.
+        is_damaged: The video was decoded, and some of it is damaged.
+    """
+
+    info: VideoInfo
+    index: PacketIndex | None
+    is_damaged: bool
+
+
+def probe(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Probed:
     """List the frames of a video and judge whether it is complete.
 
     Args:
@@ -109,9 +129,6 @@ def probe(
         path: Its absolute path.
         limits: Largest size, and what counts as a gap.
         decode_index: Decode the whole video even if its packets tell.
-
-    Returns:
-        The info, and the packet index if every packet is one shown frame.
 
     Raises:
         MediaError: One of its kinds.
@@ -125,7 +142,8 @@ def probe(
             facts = found.facts
     if facts is None:
         _refuse_empty(found, path)
-    return _info(path, found, facts, index, limits), index
+    damaged = found.decoded and bool(found.errors or found.corrupt or found.marked)
+    return Probed(_info(path, found, facts, index, limits), index, damaged)
 
 
 def _scanned(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Scan:
@@ -213,9 +231,9 @@ def _times(
         for column in (found.frame_pts, found.frame_dts, found.frame_durations)
     )
     most = limits.max_joint_seconds if found.may_restart else limits.max_gap_seconds
-    rules = ClockRules(most, tuple(found.heard))
+    rules = ClockRules(most, merged(found.heard))
     times = frame_times(Stamps(pts, dts, durations, unit, step), rules)
-    end = _end(times.seconds, durations[-1] * unit, step)
+    end = _end(times.seconds, durations[-1] * unit if times.durations_fit else Fraction(0), step)
     if found.one_to_one and times.source == "pts" and not times.mends:
         # Frames at the end that cannot be decoded take none of the length away.
         listed = PacketIndex.of(found)

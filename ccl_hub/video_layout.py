@@ -22,6 +22,9 @@ _MAX_PARTS = 10_000
 _MAX_BYTES = 1 << 16
 """Of a box that is read whole."""
 
+_MAX_SOURCES = 16
+"""Images beside an image that may be its alpha, and statements of what one is."""
+
 Part = tuple[bytes, int, int]
 """A box or element: its name, and where its content begins and ends."""
 
@@ -107,15 +110,14 @@ def image_layout(path: Path, item: int) -> Layout:
             meta = b"", start + 4, end
             own = _item_properties(file, meta)
             references = _references(file, meta)
-            alphas = [
-                source
-                for kind, source, target in references
-                if kind == b"auxl" and target == item and _is_alpha(file, own.get(source, []))
-            ]
-            crop = _item_crop(file, own.get(item, []))
-            if not alphas or (b"prem", item, alphas[0]) in references:
+            sources = dict.fromkeys(
+                source for kind, source, target in references if kind == b"auxl" and target == item
+            )
+            alphas = (s for s in islice(sources, _MAX_SOURCES) if _is_alpha(file, own.get(s, [])))
+            crop, alpha = _item_crop(file, own.get(item, [])), next(alphas, None)
+            if alpha is None or (b"prem", item, alpha) in references:
                 return Layout(crop)
-            return Layout(crop, alphas[0])
+            return Layout(crop, alpha)
     return Layout()
 
 
@@ -129,10 +131,10 @@ def _inside(walk: Walk, file: BinaryIO, part: Part, *names: bytes) -> Iterator[P
                 yield from _inside(walk, file, found, *names[1:])
 
 
-def _read(file: BinaryIO, part: Part) -> bytes:
-    """Return the content of a part, or the beginning of a very long one."""
+def _read(file: BinaryIO, part: Part, most_bytes: int = _MAX_BYTES) -> bytes:
+    """Return the content of a part, or the beginning of a long one."""
     file.seek(part[1])
-    return file.read(min(part[2] - part[1], _MAX_BYTES))
+    return file.read(min(part[2] - part[1], most_bytes))
 
 
 def _number(data: bytes, position: int, width: int = 4) -> int:
@@ -235,8 +237,9 @@ def _references(file: BinaryIO, meta: Part) -> list[tuple[bytes, int, int]]:
 
 def _is_alpha(file: BinaryIO, properties: list[Part]) -> bool:
     """Return True if one of the properties (auxC) says so."""
-    names = [_read(file, part)[4:] for part in properties if part[0] == b"auxC"]
-    return any(name.startswith(_ALPHA) for name in names)
+    kinds = islice((part for part in properties if part[0] == b"auxC"), _MAX_SOURCES)
+    longest = 4 + max(map(len, _ALPHA))
+    return any(_read(file, part, longest)[4:].startswith(_ALPHA) for part in kinds)
 
 
 def _item_crop(file: BinaryIO, properties: list[Part]) -> Crop:

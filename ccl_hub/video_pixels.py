@@ -70,6 +70,11 @@ _EXIF_TURN = {1: 0, 2: 180, 3: 180, 4: 0, 5: 90, 6: 90, 7: 270, 8: 270}
 _STRETCHED = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
 
+READING_RULES = 2
+"""Raised when what is made of the same file changes. 2: times that ascend, mended clocks, crop,
+alpha, mirrored orientations, range of monochrome, chroma of interlaced frames."""
+
+
 def _decoder_version() -> str:
     versions = {
         name: ".".join(map(str, number))
@@ -78,11 +83,11 @@ def _decoder_version() -> str:
     }
     release = getattr(av, "ffmpeg_version_info", "unknown version")
     libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"PyAV {av.__version__} / FFmpeg {release} ({libraries})"
+    return f"PyAV {av.__version__} / FFmpeg {release} ({libraries}), rules {READING_RULES}"
 
 
 DECODER_VERSION = _decoder_version()
-"""Versions of everything that decides the decoded pixels, for provenance."""
+"""Versions of everything that decides decoded pixels and their times, for provenance."""
 
 
 def target_size(height_px: int, width_px: int, preprocessing: Preprocessing) -> tuple[int, int]:

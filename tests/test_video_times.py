@@ -114,6 +114,22 @@ def test_irregular_times_that_are_those_of_decoding(tmp_path: Path) -> None:
     np.testing.assert_allclose(info.seconds[:-2], wanted[:-2], atol=0.0021)
 
 
+def test_an_avi_whose_clock_ticks_twice_a_frame(tmp_path: Path) -> None:
+    """Its packets say that they last for a tick, whatever the distance to the next."""
+    source = write_video(tmp_path, dataclasses.replace(H264, name="source.ts"))
+    path = tmp_path / "v.avi"
+    with av.open(str(source)) as video, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(video.streams.video[0])
+        stream.time_base = Fraction(1, 50)
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].time_base == Fraction(1, 50)
+    assert_right(path, regular(75))
+
+
 def test_good_times_are_kept_without_decoding(tmp_path: Path) -> None:
     """Reordering in the times is the proof; so is a decoder that reorders nothing."""
     for name, options in (("b.mp4", B_FRAMES), ("p.mp4", {"bf": "0"})):
@@ -236,14 +252,43 @@ def test_an_impossible_stamp_in_matroska(tmp_path: Path, place: int) -> None:
                 if packet.size:
                     packet.stream, packet.is_keyframe = stream, True  # a cluster of its own
                     container.mux(packet)
-    clusters = path.read_bytes().split(b"\x1f\x43\xb6\x75")
-    assert len(clusters) == 51
-    head, stamp, rest = clusters[place + 1].partition(b"\xe7")
-    width = stamp and rest[0] & 0x7F
-    changed = head + stamp + rest[:1] + b"\xff" * width + rest[1 + width :]
-    clusters[place + 1] = changed
-    path.write_bytes(b"\x1f\x43\xb6\x75".join(clusters))
+    assert late_cluster(path, place) == 50
     assert_right(path, regular(50))
+
+
+def late_cluster(path: Path, place: int) -> int:
+    """Set all bits of the time of a cluster of Matroska; return how many clusters there are."""
+    first, *clusters = path.read_bytes().split(b"\x1f\x43\xb6\x75")
+    head, stamp, rest = clusters[place].partition(b"\xe7")
+    width = rest[0] & 0x7F
+    clusters[place] = head + stamp + rest[:1] + b"\xff" * width + rest[1 + width :]
+    path.write_bytes(b"\x1f\x43\xb6\x75".join([first, *clusters]))
+    return len(clusters)
+
+
+@pytest.mark.parametrize("from_end", range(2, 16))
+def test_an_impossible_stamp_near_the_end_among_reordered_frames(
+    tmp_path: Path, from_end: int
+) -> None:
+    """It puts the frame behind all others, within what a decoder may reorder."""
+    path = tmp_path / "v.mkv"
+    source = write_video(tmp_path, H264)
+    with (
+        av.open(str(source)) as video,
+        av.open(str(path), "w", options={"cluster_time_limit": "1"}) as container,
+    ):
+        stream = container.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream, packet.is_keyframe = stream, True  # a cluster of its own
+                container.mux(packet)
+    late_cluster(path, -from_end)
+    lengths = set()
+    for decode_index in (False, True):
+        info, numbers = seen(path, decode_index=decode_index)
+        assert numbers == list(range(75))
+        lengths.add(round(info.duration_seconds, 3))
+    assert lengths == {3.0}
 
 
 # Joined and interrupted streams ------------------------------------------------------------------
@@ -402,3 +447,33 @@ def test_a_cut_file_gives_its_frames_whatever_the_interleaving(tmp_path: Path) -
     assert numbers == list(range(60))
     assert (info.completeness, info.expected_frames) == ("incomplete", 100)
     assert "60 of 100 frames are in the file" in info.note
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.flv", "v.mov"])
+@pytest.mark.parametrize("share", [0.41, 0.77])
+def test_a_cut_in_mid_packet_costs_one_frame_whatever_the_threads(
+    tmp_path: Path, name: str, share: float
+) -> None:
+    """What several threads hold back is lost with the damaged packet."""
+    options = {"movflags": "faststart"} if name != "v.flv" else {}
+    recipe = dataclasses.replace(H264, name=name, container=options)
+    path = write_video(tmp_path, recipe)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    position, size = packets[int(share * len(packets))]
+    path.write_bytes(path.read_bytes()[: position + size // 2])
+    results = []
+    for threads in (1, 2, 4):
+        info, numbers = seen(path, threads=threads, decode_index=True)
+        results.append((numbers, info.duration_seconds, info.note))
+        assert len(numbers) == int(share * len(packets)) and None not in numbers
+        assert info.completeness == "incomplete"
+    assert results[1:] == results[:-1]
+
+
+def test_what_decoding_finds_does_not_hide_what_was_mended(tmp_path: Path) -> None:
+    recipe = Recipe("v.avi", "mpeg4", 75, options={"bf": "2", "g": "12", "b": "2M"})
+    with VideoReader(write_video(tmp_path, recipe), resize=PAPER) as reader:
+        reader._listed_note = "told before"
+        reader._note_missing(3)
+        assert reader.info.note == "1 frame could not be decoded, the first is 3; told before"

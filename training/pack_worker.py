@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import MediaError, MediaNotFoundError, TrainingError
+from ccl_hub.errors import DecodeError, MediaError, MediaNotFoundError, TrainingError
 from ccl_hub.files import write_atomically
 
 from .dataset_checks import Problem, file_sha256
@@ -195,10 +195,19 @@ def _unusable(digest: str, problem: Problem) -> _Packed:
 
 def _decode_ffmpeg(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
     """Pack one video with the decoder of inference, one frame at a time."""
+    try:
+        return _decoded(item, options, digest, decode_index=False)
+    except DecodeError:  # its packets told another order than that of its frames
+        return _decoded(item, options, digest, decode_index=True)
+
+
+def _decoded(item: VideoItem, options: PackOptions, digest: str, decode_index: bool) -> _Packed:
     from ccl_hub.video import VideoReader
 
     numbers, frames, size = [], [], (0, 0)
-    with VideoReader(item.path, resize=options.preprocessing, threads=1) as reader:
+    with VideoReader(
+        item.path, resize=options.preprocessing, threads=1, decode_index=decode_index
+    ) as reader:
         seconds = reader.info.seconds
         for number, frame in reader.frames(range(len(seconds)), skip_missing=True):
             numbers.append(number)

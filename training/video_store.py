@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import MediaError
+from ccl_hub.errors import DecodeError, MediaError
 
 from .dataset_checks import Problem, check_videos, usable_videos
 from .datasets import VideoItem, VideoList
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ccl_hub.video import VideoReader
 
 __all__ = ["VideoFolderStore", "stored_facts"]
+
+MOST_MOVED_SECONDS = 0.002
+"""Times that differ by more are other times."""
 
 
 def stored_facts(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -107,6 +110,28 @@ class VideoFolderStore:
             _, frame = next(reader.frames([0]))
         return frame.shape[0], frame.shape[1]
 
+    def _decoded_reader(self, video: int) -> VideoReader:
+        """Put a reader that has decoded the video in the place of one whose packets misled it.
+
+        Raises:
+            MediaError: It finds other times than were given out, as in a damaged file.
+        """
+        from ccl_hub.video import VideoReader
+
+        before = self._readers[video].info
+        reader = VideoReader(
+            self.videos[video].path, resize=self.preprocessing, threads=1, decode_index=True
+        )
+        now = reader.info
+        same = len(now.seconds) == len(before.seconds) and now.completeness != "incomplete"
+        if not same or np.abs(now.seconds - before.seconds).max() > MOST_MOVED_SECONDS:
+            raise DecodeError(
+                "its frames come out at other times than its packets say; convert the video.",
+                before.path,
+            )
+        self._readers[video] = reader
+        return reader
+
     def __len__(self) -> int:
         return len(self.videos)
 
@@ -136,7 +161,10 @@ class VideoFolderStore:
         """
         unique, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         with self._locks[video]:
-            frames = [frame for _, frame in self._readers[video].frames(unique)]
+            try:
+                frames = [frame for _, frame in self._readers[video].frames(unique)]
+            except DecodeError:
+                frames = [frame for _, frame in self._decoded_reader(video).frames(unique)]
         pixels = np.stack(frames)[place]
         if out is None:
             return pixels
