@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ import torch
 
 from ccl_hub import decode_pool, embed, pipeline
 from ccl_hub.batch import BatchItem, BatchOptions, BatchSource, embed_batch
+from ccl_hub.decode_pool import Block
 from ccl_hub.dense import ClipArrays, ClipVectors, WindowAssembler
 from ccl_hub.engine import FrameMaps, memory_is_enough
 from ccl_hub.errors import MediaLimitError
 from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
 from ccl_hub.model import CCLModel
+from ccl_hub.pipeline import Pipeline
 from ccl_hub.sampling import Sampling
 from ccl_hub.sinks import DatasetSink, FolderSink
 from ccl_hub.video import MediaLimits
@@ -256,6 +259,24 @@ def test_no_memory_for_frames_costs_the_videos_that_they_are_of(
 
     items = run(videos, Full(model), Sampling(every_seconds=0.1))
     assert [item.code for item in items] == ["", "too_large", ""]
+
+
+def test_frames_that_come_while_their_video_fails_cost_nothing_else(
+    model: CCLModel, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, name, is_it = PLACES["assembling"]
+    monkeypatch.setattr(owner, name, raising(getattr(owner, name), is_it, MemoryError()))
+    give, released = Pipeline._give, []
+
+    def late(self: Pipeline, video: Any, item: BatchItem) -> None:
+        if item.code:  # the decoding pool has one more block at this moment
+            block = Block(np.zeros((1, 112, 112, 3), np.uint8), lambda: released.append(1))
+            self._frames(video.index, block)
+        give(self, video, item)
+
+    monkeypatch.setattr(Pipeline, "_give", late)
+    assert [item.code for item in run(videos, FakeEngine(model))] == ["", "too_large", ""]
+    assert released == [1]
 
 
 def test_no_memory_for_what_a_worker_says_costs_its_video(

@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 
 pytest.importorskip("av")
-from media import Recipe, cut, irregular_ticks, numbers, write_video
+from media import Recipe, cut, irregular_ticks, numbers, read_number, write_video
 from numbered import FRAMES, bad_folder, decoded, make_videos
 
 from ccl_hub.config import Preprocessing
@@ -23,7 +23,7 @@ from ccl_hub.video import DECODER_VERSION
 from training.datasets import VideoItem, VideoList, from_folder
 from training.pack import main, pack
 from training.pack_pool import ShardTask, run_tasks
-from training.pack_worker import PackOptions
+from training.pack_worker import PackOptions, _pack_video
 from training.store import FrameStore
 from training.video_store import VideoFolderStore, stored_facts
 
@@ -67,6 +67,31 @@ def test_irregular_times_are_kept(tmp_path):
     write_video(tmp_path / "v", recipe)
     pack(from_folder(tmp_path / "v"), tmp_path / "p")
     np.testing.assert_allclose(FrameStore(tmp_path / "p").seconds(0), recipe.seconds, atol=1e-9)
+
+
+def test_packets_that_mislead_about_the_order_are_found_out(tmp_path, monkeypatch):
+    """The frames are packed, and read without packing, all the same."""
+    import av
+
+    from ccl_hub import video_decode
+
+    monkeypatch.setattr(video_decode, "COMPARED_FRAMES", 1)  # so that it is found out late
+    b_frames = {"x264-params": "bframes=3:b-adapt=0:keyint=25"}
+    source = write_video(tmp_path, Recipe("source.mp4", "libx264", 50, options=b_frames))
+    folder = tmp_path / "v"
+    folder.mkdir()
+    with av.open(str(source)) as video, av.open(str(folder / "v.mkv"), "w") as container:
+        stream = container.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream, packet.pts = stream, packet.dts
+                container.mux(packet)
+    (item,) = from_folder(folder)
+    packed = _pack_video(item, PackOptions(Preprocessing(), codec="raw"))
+    assert packed.problem is None
+    np.testing.assert_allclose(packed.seconds, np.arange(50) / 25, atol=0.0011)
+    store = VideoFolderStore(folder)
+    assert [read_number(f) for f in store.read(0, range(50))] == list(range(50))
 
 
 def test_labels_groups_and_splits_travel_with_the_store(videos, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from media import Recipe, numbered_frame, read_number, write_video
 
+from ccl_hub import video_layout
 from ccl_hub.config import Preprocessing
 from ccl_hub.video import VideoReader, load_image
 from ccl_hub.video_layout import NO_CROP, Crop, image_layout, matroska_crop, track_crop
@@ -257,6 +258,28 @@ def test_alpha_that_is_multiplied_already_is_not_applied_again(tmp_path: Path) -
 
 
 # ----------------------------------------------------------------------- alpha of VP8, VP9
+
+
+def box(name: bytes, *content: bytes) -> bytes:
+    data = b"".join(content)
+    return (8 + len(data)).to_bytes(4, "big") + name + data
+
+
+def test_references_without_end_are_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of 5000 references leads to an image with 5000 properties."""
+    count = 5000
+    kinds = box(b"ipco", *[box(b"auxC", b"\0\0\0\0other\0")] * 200)
+    own = box(b"ipma", bytes(4), b"\0\0\0\1\0\2", b"\xc8", bytes(range(1, 201)))
+    one = box(b"auxl", b"\0\2", b"\0\1", b"\0\1")
+    meta = box(b"meta", bytes(4), box(b"iprp", kinds, own), box(b"iref", bytes(4), one * count))
+    path = tmp_path / "many.heif"
+    path.write_bytes(box(b"ftyp", b"mif1") + meta)
+    reads, read = [], video_layout._read
+    monkeypatch.setattr(video_layout, "_read", lambda *a: reads.append(a) or read(*a))
+    assert image_layout(path, 1) == video_layout.Layout()
+    assert count < len(reads) < 1.1 * count
 
 
 def write_alpha(

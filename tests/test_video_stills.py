@@ -15,7 +15,7 @@ from media import Recipe, numbered_frame, read_number, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, MediaError, MediaLimitError, UnsupportedMediaError
 from ccl_hub.video import MediaLimits, VideoInfo, VideoReader, load_image, resize_rgb
-from ccl_hub.video_container import wholeness
+from ccl_hub.video_container import tiff_tags, wholeness
 
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")
@@ -260,7 +260,7 @@ def test_a_jpeg_that_the_decoder_does_not_know_is_not_supported(tmp_path: Path) 
         VideoReader(path, resize=PAPER)
 
 
-def big_endian_tiff(gray: np.ndarray) -> bytes:
+def big_endian_tiff(gray: np.ndarray, first_entry: bytes = b"") -> bytes:
     """Return an uncompressed TIFF of the byte order that Pillow does not write."""
     height, width = gray.shape
     values = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
@@ -269,6 +269,7 @@ def big_endian_tiff(gray: np.ndarray) -> bytes:
         tag.to_bytes(2, "big") + b"\0\4\0\0\0\1" + v.to_bytes(4, "big")
         for tag, v in values.items()
     ]
+    entries[:0] = [first_entry] if first_entry else []
     directory = len(entries).to_bytes(2, "big") + b"".join(entries) + bytes(4)
     return b"MM\0*" + (8 + gray.size).to_bytes(4, "big") + gray.tobytes() + directory
 
@@ -292,6 +293,23 @@ def test_tiff_is_read_and_a_cut_one_is_refused(tmp_path: Path, compression: str 
         path.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(DecodeError):
             load_image(path, PAPER)
+
+
+@pytest.mark.parametrize("kind_and_count", [(9, 1), (4, 0), (200, 5)])
+def test_a_tag_of_tiff_without_numbers_says_nothing(
+    tmp_path: Path, kind_and_count: tuple[int, int]
+) -> None:
+    kind, count = kind_and_count
+    entry = struct.pack(">HHII", 254, kind, count, 0)
+    path = tmp_path / "image.tif"
+    path.write_bytes(big_endian_tiff(numbered_frame(7, 160, 128)[..., 0], entry))
+    assert read_number(load_image(path, PAPER)[0]) == 7
+
+
+def test_a_tag_of_tiff_has_no_more_numbers_than_the_file() -> None:
+    entry = struct.pack(">HHII", 273, 1, 1 << 31, 8)
+    data = b"MM\0*" + (8).to_bytes(4, "big") + b"\0\1" + entry
+    assert len(tiff_tags(io.BytesIO(data))[273]) == len(data) - 8
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16", "1", "P", "RGBA", "CMYK", "YCbCr"])
