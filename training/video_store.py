@@ -119,9 +119,7 @@ class VideoFolderStore:
         from ccl_hub.video import VideoReader
 
         before = self._readers[video].info
-        reader = VideoReader(
-            self.videos[video].path, resize=self.preprocessing, threads=1, decode_index=True
-        )
+        reader = VideoReader(before.path, resize=self.preprocessing, threads=1, decode_index=True)
         now = reader.info
         same = len(now.seconds) == len(before.seconds) and now.completeness != "incomplete"
         if not same or np.abs(now.seconds - before.seconds).max() > MOST_MOVED_SECONDS:
