@@ -64,6 +64,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     logger = logging.getLogger("ccl_hub")  # ccl-hub publish lets it say more
     monkeypatch.setattr(logger, "level", logger.level)
+    for name in ("walk", "lists"):  # ccl-embed lets these say a thing only once
+        one = logging.getLogger(f"ccl_hub.{name}")
+        monkeypatch.setattr(one, "filters", list(one.filters))
     return tmp_path
 
 
