@@ -280,8 +280,9 @@ class _Mended:
         if len(self._runs) < 2 or self._goes_on(frame):
             return False
         before = self.believed[self._runs[-1] - 1]
-        expected = self.stamps[before] + self._ends[frame] - self._ends[before]
-        return bool(abs(self.stamps[frame] - expected) <= self._near_seconds)
+        passed = self.stamps[frame] - self.stamps[before]
+        expected = self._ends[frame] - self._ends[before]
+        return bool(passed >= 0 and abs(passed - expected) <= self._near_seconds)
 
     def _follows(self, before: int, frame: int) -> bool:
         begin, end = self.stamps[before], self.stamps[frame]

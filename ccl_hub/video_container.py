@@ -7,6 +7,7 @@ how long they are, or end in a marker, so a cut can be told without decoding.
 from __future__ import annotations
 
 import os
+from operator import add
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -161,9 +162,9 @@ def _tiff(file: BinaryIO, size: int) -> Wholeness:
     """Compare where the strips or tiles of the first image end with the file."""
     tags = tiff_tags(file)
     ends = [
-        offset + length
+        end
         for offsets, lengths in ((273, 279), (324, 325))
-        for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False)
+        for end in map(add, tags.get(offsets, ()), tags.get(lengths, ()))
     ]
     return "whole" if ends and max(ends) <= size else "cut"
 

@@ -152,6 +152,14 @@ def test_a_clock_that_returns_was_never_gone(many: int, ahead: int) -> None:
     assert found.mends == (f"impossible time stamps are replaced ({many})",)
 
 
+def test_a_pause_before_a_joint_stays_a_pause() -> None:
+    """The second recording begins before the pause of the first: it does not return to it."""
+    stamps = [*range(0, 240, 40), *range(60_000, 60_200, 40), *range(0, 400, 40)]
+    found = times(stamps)
+    expected = [*regular(6), *(60 + np.arange(15) / 25)]
+    np.testing.assert_allclose(found.seconds, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("place", [0, 9])
 def test_an_impossible_stamp_at_either_end(place: int) -> None:
     stamps = [1000 + 40 * i for i in range(10)]
