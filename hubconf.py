@@ -46,7 +46,7 @@ def _code(folder):
 
 def _load(name, pretrained, weights, **kw):
     model = _package().CCLModel
-    from ccl_hub.checks import known_keywords
+    from ccl_hub._util.checks import known_keywords
     from ccl_hub.errors import InputError
     from ccl_hub.model import PRETRAINED_KEYWORDS
 
@@ -107,6 +107,6 @@ def ccl_preprocess(frames, preprocessing=None):
         torch.Tensor: float32, resized, centre-cropped and normalised.
     """
     _package()
-    from ccl_hub.arrays import preprocess
+    from ccl_hub.embed.in_memory import preprocess
 
     return preprocess(frames, preprocessing)

@@ -36,13 +36,13 @@ from torch import Tensor
 from benchmarks.train_step import machine
 from ccl_hub import CCLModel
 from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, cores_to_use, make_engine
+from ccl_hub.backends.engine import Engine
+from ccl_hub.backends.quantize import build_int8
 from ccl_hub.crop import centre_crop
-from ccl_hub.dense import WindowAssembler
-from ccl_hub.engine import Engine
-from ccl_hub.quantize import build_int8
+from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import ClipPlan, sample_eval
-from training.evaluation_sets import EvaluationSet, open_evaluation_set
-from training.features import SetFeatures
+from training.evaluation.features import SetFeatures
+from training.evaluation.labelled_sets import EvaluationSet, open_evaluation_set
 from training.retrieval import Retrieval
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ccl_hub.backends.engine import TorchEngine
 from ccl_hub.crop import centre_crop
 from ccl_hub.embed import ClipStream
-from ccl_hub.engine import TorchEngine
 from ccl_hub.model import CCLModel
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips

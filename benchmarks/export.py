@@ -4,8 +4,8 @@
 
 Each round times every way once on the same clips, one right after the other, so that a busy
 machine slows all of them; the ratios are medians over rounds of the time of the model by the time
-of the way. The files are written to a temporary folder by ``ccl_hub.interop.export_model``, which
-compares their numbers first. CPU, float32.
+of the way. The files are written to a temporary folder by
+``ccl_hub.backends.export.export_model``, which compares their numbers first. CPU, float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import onnxruntime
 import torch
 
 from ccl_hub import CCLModel
-from ccl_hub.interop import SUFFIXES, export_model
+from ccl_hub.backends.export import SUFFIXES, export_model
 
 Way = Callable[[torch.Tensor], object]
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks.train_step import machine, training_flop
-from ccl_hub.dense import WindowAssembler
-from ccl_hub.engine import TorchEngine
+from ccl_hub.backends.engine import TorchEngine
 from ccl_hub.model import CCLModel
+from ccl_hub.network.weights import resolve_device
+from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.transforms import to_clips
-from ccl_hub.weights import resolve_device
 
 CLIP_FRAMES = 8
 

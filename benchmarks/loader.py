@@ -28,12 +28,12 @@ import numpy as np
 import torch
 
 from benchmarks.train_step import machine
-from ccl_hub.files import write_atomically
-from training.augment import Augment, augment
-from training.datasets import VideoList
-from training.loader import ClipLoader, EpochSampler, ResidentFrames, draw_clips
-from training.sources import list_videos
-from training.store import FrameSource, FrameStore, VideoFolderStore
+from ccl_hub._util.files import write_atomically
+from training.clips.augment import Augment, augment
+from training.clips.loader import ClipLoader, EpochSampler, ResidentFrames, draw_clips
+from training.data.datasets import VideoList
+from training.data.sources import list_videos
+from training.frames.packed import FrameSource, FrameStore, VideoFolderStore
 
 CLIP = {"clip_frames": 8, "frame_interval_seconds": 0.16, "frame_choice": "on_screen"}
 

@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from av.video.reformatter import Interpolation
 
-from ccl_hub import video_pixels
 from ccl_hub.config import Preprocessing
-from ccl_hub.video_open import MediaLimits, open_video
-from ccl_hub.video_pixels import DECODER_VERSION, FrameResizer
+from ccl_hub.video import pixels as video_pixels
+from ccl_hub.video.open import MediaLimits, open_video
+from ccl_hub.video.pixels import DECODER_VERSION, FrameResizer
 
 PAPER = Preprocessing()
 SIZE = (PAPER.resize_height_px, PAPER.resize_width_px)

@@ -1,4 +1,4 @@
-"""How fast the exact search of ``training.search`` is, and how much memory it takes.
+"""How fast the exact search of ``training.evaluation.search`` is, and how much memory it takes.
 
     python -m benchmarks.search --rows 20000 --threads 1 --out search.json
 
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from benchmarks.train_step import machine
-from ccl_hub.files import write_atomically
-from training.search import nearest
+from ccl_hub._util.files import write_atomically
+from training.evaluation.search import nearest
 
 SPREADS = {"spread": 1.0, "close": 0.05, "equal": 0.0}
 

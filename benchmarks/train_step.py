@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ccl_hub.model import CCLModel, CCLOutput
-from tests.reference import Conv3dReference
-from training.distributed import World, backward_step
+from tests.support.reference import Conv3dReference
+from training.distributed.world import World, backward_step
 from training.objective import Objective
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}

@@ -24,14 +24,14 @@ from torch import nn
 from benchmarks.loader import NaiveVideos, Row
 from benchmarks.train_step import Conv3dNetwork, machine
 from ccl_hub import CCLModel
-from ccl_hub.files import write_atomically
-from training.clips import Chunk, ClipSource, open_source
-from training.datasets import VideoList
-from training.distributed import World, backward_step
-from training.loader import Batch
-from training.recipe import Recipe, read_recipe
-from training.sources import list_videos
-from training.store import VideoFolderStore
+from ccl_hub._util.files import write_atomically
+from training.clips.loader import Batch
+from training.clips.source import Chunk, ClipSource, open_source
+from training.data.datasets import VideoList
+from training.data.sources import list_videos
+from training.distributed.world import World, backward_step
+from training.frames.packed import VideoFolderStore
+from training.recipes.pretraining import Recipe, read_recipe
 
 
 def endless(source: ClipSource, device: torch.device) -> Iterator[Batch]:

@@ -25,7 +25,7 @@ except ImportError as error:
         "pip install 'ccl-hub[transformers]'."
     ) from error
 
-from .checks import known_keywords
+from ._util.checks import known_keywords
 from .config import SCHEMA_VERSION, CCLConfig
 from .errors import InputError
 from .hub_options import HubOptions

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from . import __version__
+from ._version import __version__
 from .errors import HubError, InputError, ModelError, ModelNotFoundError, WeightsError
 from .hub_options import HubOptions
 

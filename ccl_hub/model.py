@@ -21,19 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import weights
-from .checks import known_keywords
+from ._util.checks import known_keywords
 from .config import Architecture, CCLConfig, Preprocessing
 from .errors import InputError
 from .hub_options import HubOptions
+from .network import weights
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .embed import ImageLike
-    from .embeddings import Embeddings
-    from .model_card import Card
-    from .publish import Published
+    from .embed.embeddings import Embeddings
+    from .embed.stream import ImageLike
+    from .publish.model_card import Card
+    from .publish.upload import Published
 
 __all__ = ["CCLModel", "CCLOutput"]
 
@@ -391,7 +391,7 @@ class CCLModel(nn.Module):
         Args:
             repo: ``org/name`` on the Hub; made if missing. Log in with ``hf auth login`` first.
             card: The model card: its text, a path, or what there is to say as a
-                :class:`ccl_hub.model_card.Card`, from which the text is made.
+                :class:`ccl_hub.publish.model_card.Card`, from which the text is made.
             private: Make the repository private.
             branch: Branch to commit to; the main branch if None.
             message: Of the commit.
@@ -405,7 +405,7 @@ class CCLModel(nn.Module):
             PublishError: The card is not complete, or the model is not fit to be published.
             HubError: The Hub cannot be reached or refuses.
         """
-        from .publish import push
+        from .publish.upload import push
 
         return push(
             self,
@@ -429,7 +429,7 @@ class CCLModel(nn.Module):
         batch_size: int | None = None,
     ) -> Embeddings:
         """Embed one video file; see :func:`ccl_hub.embed.embed_video`."""
-        from .embed import embed_video
+        from .embed.stream import embed_video
 
         return embed_video(
             self, path, clips=clips, every_seconds=every_seconds, batch_size=batch_size
@@ -445,7 +445,7 @@ class CCLModel(nn.Module):
         batch_size: int | None = None,
     ) -> Embeddings:
         """Embed frames already in memory; see :func:`ccl_hub.embed.embed_frames`."""
-        from .embed import embed_frames
+        from .embed.stream import embed_frames
 
         return embed_frames(
             self, frames, seconds, clips=clips, every_seconds=every_seconds, batch_size=batch_size
@@ -453,6 +453,6 @@ class CCLModel(nn.Module):
 
     def embed_image(self, image: ImageLike) -> Embeddings:
         """Embed one still image; see :func:`ccl_hub.embed.embed_image`."""
-        from .embed import embed_image
+        from .embed.stream import embed_image
 
         return embed_image(self, image)

@@ -22,7 +22,7 @@ from numbers import Real
 import numpy as np
 import numpy.typing as npt
 
-from .checks import whole_number
+from ._util.checks import whole_number
 from .config import Preprocessing
 from .errors import InputError, MediaLimitError
 

@@ -2,8 +2,8 @@
 
     python examples/render_clip.py
 
-writes ``examples/bouncing_balls.mp4``, the clip of the README, and ``ccl_hub/golden.mp4``, the
-clip behind ``ccl-hub verify``. Encoders differ between builds, so the committed files are the
+writes ``examples/bouncing_balls.mp4``, the clip of the README, and ``ccl_hub/publish/golden.mp4``,
+the clip behind ``ccl-hub verify``. Encoders differ between builds, so the committed files are the
 reference; rendering again may change their bytes.
 """
 
@@ -57,4 +57,4 @@ def render(path: Path, length_seconds: float, seed: int) -> None:
 
 if __name__ == "__main__":
     render(ROOT / "examples" / "bouncing_balls.mp4", length_seconds=6.0, seed=1)
-    render(ROOT / "ccl_hub" / "golden.mp4", length_seconds=2.4, seed=5)
+    render(ROOT / "ccl_hub" / "publish" / "golden.mp4", length_seconds=2.4, seed=5)

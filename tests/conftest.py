@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from training.datasets import VideoList
+    from training.data.datasets import VideoList
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> VideoList:
     """Five numbered videos of 12 frames, listed."""
     from numbered import make_videos
 
-    from training.datasets import from_folder
+    from training.data.datasets import from_folder
 
     return from_folder(make_videos(tmp_path_factory.mktemp("videos")))
 

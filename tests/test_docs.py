@@ -18,13 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from doc_examples import Block, blocks, commands, options, run_python, run_shell
+from project import ROOT
 
 import ccl_hub
 from ccl_hub import errors
-from training.finetune_recipe import FINETUNE_RECIPES, read_finetune_recipe
-from training.recipe import RECIPES_FOLDER, read_recipe
+from training.recipes.finetuning import FINETUNE_RECIPES, read_finetune_recipe
+from training.recipes.pretraining import RECIPES_FOLDER, read_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 TEXTS = [

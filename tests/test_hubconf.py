@@ -21,13 +21,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from project import ROOT
+from tiny_models import tiny_model
 
 import hubconf
-from ccl_hub import CCLModel, weights
+from ccl_hub import CCLModel
+from ccl_hub.network import weights
 from ccl_hub.registry import REGISTRY
-from tests.test_model import tiny_model
 
-ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = {*REGISTRY, "ccl_preprocess"}
 CHECKPOINTS = sorted(REGISTRY)
 IMPORTED_AS = {"pillow": "PIL", "scikit-video": "skvideo", "scikit-learn": "sklearn"}

@@ -26,24 +26,24 @@ from pathlib import Path
 from typing import Any
 
 from ccl_hub import CCLModel
+from ccl_hub._util.files import write_atomically
 from ccl_hub.config import parse_dataclass
 from ccl_hub.errors import CCLError, ConfigError, OutputError
-from ccl_hub.files import write_atomically
 
-from .evaluation_sets import TEST_SHARE, open_evaluation_sets
-from .finetune_recipe import FinetuneRecipe, read_finetune_recipe
-from .parts import Part, PartFailedError, StoppedError, missing_parts, run_parts
-from .recipe import (
+from .evaluation.labelled_sets import TEST_SHARE, open_evaluation_sets
+from .evaluation.models import seed_list
+from .evaluation.results import Results, Summary, read_results, summarise
+from .recipes.finetuning import FinetuneRecipe, read_finetune_recipe
+from .recipes.pretraining import (
     Recipe,
     add_change_argument,
     differing_keys,
     frame_choice_of,
     read_recipe,
 )
-from .recipe_sections import Budget
-from .reference_models import seed_list
-from .results import Results, Summary, read_results, summarise
-from .run_folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, write_recipe
+from .recipes.sections import Budget
+from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, write_recipe
+from .run.steps import Part, PartFailedError, StoppedError, missing_parts, run_parts
 
 __all__ = ["GROUP", "ROWS", "Row", "main"]
 

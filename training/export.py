@@ -22,16 +22,17 @@ import torch
 from torch import Tensor
 
 from ccl_hub import CCLModel
+from ccl_hub._util.files import write_atomically
 from ccl_hub.config import CCLConfig, Provenance
 from ccl_hub.errors import CCLError, ConfigError, OutputError
-from ccl_hub.files import write_atomically
-from ccl_hub.model_card import Card, Figure, render
-from ccl_hub.publish import PROVENANCE_NAME, write_texts
-from ccl_hub.weights import GOLDEN_NAME, expanded
+from ccl_hub.network.weights import GOLDEN_NAME, expanded
+from ccl_hub.publish import write_texts
+from ccl_hub.publish.model_card import Card, Figure, render
+from ccl_hub.publish.upload import PROVENANCE_NAME
 
-from .checkpoints import Checkpoint, list_checkpoints, read_checkpoint
-from .recipe import Recipe, recipe_from_dict
-from .software import software
+from .recipes.pretraining import Recipe, recipe_from_dict
+from .run.checkpoints import Checkpoint, list_checkpoints, read_checkpoint
+from .run.environment import software
 
 __all__ = ["export", "find_checkpoint", "main", "trained_tensors"]
 
@@ -185,7 +186,7 @@ def _write_records(
         (folder / GOLDEN_NAME).unlink(missing_ok=True)  # of another model, exported here before
         logger.warning("%s: written without golden values, as PyAV is missing", folder)
         return
-    from ccl_hub import golden
+    from ccl_hub.publish import golden
 
     golden.write(CCLModel.from_pretrained(folder), folder)
 

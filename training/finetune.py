@@ -32,26 +32,20 @@ from pathlib import Path
 
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 
-from .clips import SplitSource
-from .distributed import start_world
-from .evaluation_sets import EvaluationSet, data_record, open_evaluation_sets
-from .finetune_model import load_classifier
-from .finetune_recipe import FinetuneRecipe, finetune_recipe_from_dict, read_finetune_recipe
-from .finetune_run import finetune, fitted
-from .finetune_task import judge
+from .clips.source import SplitSource
+from .distributed.world import start_world
+from .evaluation.labelled_sets import EvaluationSet, data_record, open_evaluation_sets
+from .evaluation.models import REFERENCE_ROWS, NamedModel, load_models, seed_list
+from .evaluation.results import Results, write_results
 from .linear_probe import fold_means, markdown_table
-from .logs import require_drawing
-from .loop import NonFiniteError, Outcome
-from .recipe import add_change_argument, apply_changes
-from .reference_models import REFERENCE_ROWS, NamedModel, load_models, seed_list
-from .results import Results, write_results
-from .run_folder import (
-    EXIT_BAD_INPUT,
-    EXIT_FAILED,
-    EXIT_SAVED,
-    StopFlag,
-    set_precision,
-)
+from .recipes.finetuning import FinetuneRecipe, finetune_recipe_from_dict, read_finetune_recipe
+from .recipes.pretraining import add_change_argument, apply_changes
+from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, set_precision
+from .run.logs import require_drawing
+from .run.loop import NonFiniteError, Outcome
+from .tasks.classifier import load_classifier
+from .tasks.finetune_run import finetune, fitted
+from .tasks.finetuning import judge
 
 __all__ = ["evaluate", "main"]
 

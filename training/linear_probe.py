@@ -29,13 +29,13 @@ from torch import Tensor
 
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 
-from .classification import AVERAGES, average_clips, confusion_matrix, measure
-from .evaluation import Found, evaluate
-from .evaluation_sets import EvaluationSet, add_evaluation_arguments
-from .features import SetFeatures
-from .linear_classifiers import LinearClassifier, choose_l2, fit_logistic, fit_sgd
-from .reference_models import add_model_arguments
-from .results import Confusion, Measurement, Results, Summary, summarise
+from .evaluation.classification import AVERAGES, average_clips, confusion_matrix, measure
+from .evaluation.classifiers import LinearClassifier, choose_l2, fit_logistic, fit_sgd
+from .evaluation.evaluate import Found, evaluate
+from .evaluation.features import SetFeatures
+from .evaluation.labelled_sets import EvaluationSet, add_evaluation_arguments
+from .evaluation.models import add_model_arguments
+from .evaluation.results import Confusion, Measurement, Results, Summary, summarise
 
 __all__ = ["Probe", "Probed", "fold_means", "main", "markdown_table", "probe"]
 

@@ -5,7 +5,7 @@
 Every video is decoded once, resized as at inference (128x171 by default) and stored as JPEG frames
 with their times. A killed packing goes on where it was when the same command runs again: whole
 shards are kept, half ones are made anew. Videos that cannot be used are listed at the end and in
-``store.json``; nothing takes their place. See :mod:`training.store` for reading.
+``store.json``; nothing takes their place. See :mod:`training.frames.packed` for reading.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub._util.folder_lock import FolderInUseError, only_writer
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import CCLError, TrainingError
-from ccl_hub.files import make_folder, write_atomically
-from ccl_hub.folder_lock import FolderInUseError, only_writer
 
-from .dataset_checks import Problem, missing_videos, problem_table
-from .datasets import VideoList
-from .pack_index import PackedShard, read_shard, write_index
-from .pack_pool import ShardTask, run_tasks
-from .pack_worker import PackOptions, decoder_version
-from .sources import add_source_arguments, source_from_arguments
-from .store import STORE_FORMAT, STORE_VERSION
-from .video_store import stored_facts
+from .data.checks import Problem, missing_videos, problem_table
+from .data.datasets import VideoList
+from .data.sources import add_source_arguments, source_from_arguments
+from .frames.files import stored_facts
+from .frames.pack_index import PackedShard, read_shard, write_index
+from .frames.pack_pool import ShardTask, run_tasks
+from .frames.pack_worker import PackOptions, decoder_version
+from .frames.packed import STORE_FORMAT, STORE_VERSION
 
 __all__ = ["PackReport", "main", "pack"]
 

@@ -18,13 +18,11 @@ from pathlib import Path
 
 from ccl_hub.errors import CCLError, OutputError
 
-from . import checkpoints
-from .clips import open_source
-from .distributed import start_world
-from .logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
-from .loop import Loop, NonFiniteError, Outcome, check_batch
-from .recipe import Recipe, add_change_argument, as_begun, read_recipe
-from .run_folder import (
+from .clips.source import open_source
+from .distributed.world import start_world
+from .recipes.pretraining import Recipe, add_change_argument, as_begun, read_recipe
+from .run import checkpoints
+from .run.folder import (
     EXIT_BAD_INPUT,
     EXIT_FAILED,
     EXIT_SAVED,
@@ -35,7 +33,9 @@ from .run_folder import (
     set_precision,
     write_recipe,
 )
-from .trainer import Pretraining
+from .run.logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
+from .run.loop import Loop, NonFiniteError, Outcome, check_batch
+from .tasks.pretraining import Pretraining
 
 __all__ = ["main"]
 

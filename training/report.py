@@ -14,18 +14,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import CCLError, ConfigError, OutputError
-from ccl_hub.files import make_folder, write_atomically
-from ccl_hub.weights import resolve_device
+from ccl_hub.network.weights import resolve_device
 
-from .evaluation_sets import TEST_SHARE, open_evaluation_sets
-from .features import features_of
-from .reference_models import load_models
-from .report_figures import run_charts
-from .report_gallery import Gallery, galleries
-from .report_metadata import hub_data, metadata_files, write_metadata
-from .report_page import TITLE, markdown, page_of, render
-from .results import read_results
+from .evaluation.features import features_of
+from .evaluation.labelled_sets import TEST_SHARE, open_evaluation_sets
+from .evaluation.models import load_models
+from .evaluation.results import read_results
+from .reporting.figures import run_charts
+from .reporting.gallery import Gallery, galleries
+from .reporting.metadata import hub_data, metadata_files, write_metadata
+from .reporting.page import TITLE, markdown, page_of, render
 
 __all__ = ["main", "write_report"]
 

@@ -45,12 +45,12 @@ from torch import Tensor
 
 from ccl_hub.errors import CCLError, InputError, OutputError
 
-from .evaluation import Found, evaluate
-from .evaluation_sets import EvaluationSet, add_evaluation_arguments
-from .features import SetFeatures
-from .metrics import label_hits, nearest, top_k_accuracy
-from .reference_models import add_model_arguments
-from .results import Measurement, Results, Summary, summarise
+from .evaluation.evaluate import Found, evaluate
+from .evaluation.features import SetFeatures
+from .evaluation.labelled_sets import EvaluationSet, add_evaluation_arguments
+from .evaluation.metrics import label_hits, nearest, top_k_accuracy
+from .evaluation.models import add_model_arguments
+from .evaluation.results import Measurement, Results, Summary, summarise
 
 __all__ = [
     "KS",

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 
-from ccl_hub import golden, weights
 from ccl_hub.model import CCLModel
+from ccl_hub.network import weights
+from ccl_hub.publish import golden
 from ccl_hub.registry import REGISTRY
 
 if __name__ == "__main__":

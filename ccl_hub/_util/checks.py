@@ -1,0 +1,47 @@
+"""Arguments: numbers out of range, and keywords that nobody reads, are refused by name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterable
+from typing import SupportsIndex
+
+from ..errors import InputError
+
+__all__ = ["known_keywords", "whole_number"]
+
+
+def whole_number(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
+    """Return a whole number, also of numpy's types.
+
+    Raises:
+        InputError: It is of another type, or not from ``least`` to ``most``.
+
+    Example:
+        >>> whole_number("clips", 10)
+        10
+    """
+    allowed = f"a whole number >= {least}" if most is None else f"a whole number {least} to {most}"
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise InputError(f"{name} is {value!r}; allowed: {allowed}.") from error
+    if number < least or (most is not None and number > most):
+        raise InputError(f"{name} is {number}; allowed: {allowed}.")
+    return number
+
+
+def known_keywords(given: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse keywords that would be left unread.
+
+    Raises:
+        InputError: Names the first that is not allowed, and those that are.
+
+    Example:
+        >>> known_keywords(["tokn"], ["revision", "token"])
+        Traceback (most recent call last):
+        ccl_hub.errors.InputError: unknown keyword 'tokn'; allowed are revision, token.
+    """
+    for name in given:
+        if name not in allowed:
+            raise InputError(f"unknown keyword {name!r}; allowed are {', '.join(allowed)}.")

@@ -1,0 +1,37 @@
+"""Packages that only some uses need: the extras of pyproject.toml."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from ..errors import CCLError, ExportError
+
+__all__ = ["require_packages"]
+
+
+def require_packages(
+    what: str,
+    packages: Sequence[str],
+    extra: str,
+    instead: str,
+    error: type[CCLError] = ExportError,
+) -> None:
+    """Refuse, before any work is done, what needs a package that is not installed.
+
+    Args:
+        what: Needs them, in words.
+        packages: Names to import.
+        extra: Of this package, which installs them.
+        instead: What can be done without, in words.
+        error: To raise.
+
+    Raises:
+        CCLError: Of that kind: one is not installed.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise error(
+            f"{what} needs {', '.join(packages)}, of which {missing[0]} is not installed; "
+            f"install with pip install 'ccl-hub[{extra}]', or {instead}."
+        )

@@ -1,0 +1,202 @@
+"""Writing files so that a reader sees the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import OutputError
+
+__all__ = [
+    "absolute_path",
+    "check_folder",
+    "check_place",
+    "file_sha256",
+    "make_folder",
+    "special_kind",
+    "write_atomically",
+]
+
+logger = logging.getLogger(__name__)
+
+_SPECIAL_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def absolute_path(path: str | Path) -> str:
+    """Return an absolute path without ``.`` and ``..``, with its symbolic links as they are.
+
+    Behind a link to a folder ``..`` is where the system finds it: beside what the link points to.
+    """
+    parts = os.fspath(path).split(os.sep)  # noqa: PTH206 - pathlib keeps every name it saw
+    if ".." not in parts or os.name == "nt":
+        return os.path.abspath(path)  # noqa: PTH100 - resolves no links
+    place = os.getcwd() if parts[0] else os.sep  # noqa: PTH109
+    for part in parts:
+        if part in ("", "."):
+            continue
+        if part != "..":
+            place = os.path.join(place, part)  # noqa: PTH118
+            continue
+        if os.path.islink(place):  # noqa: PTH114
+            place = os.path.realpath(place)
+        place = os.path.dirname(place)  # noqa: PTH120
+    return place
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read piece by piece.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_folder(folder: Path) -> Path:
+    """Make ``folder`` and its parents unless they exist.
+
+    Raises:
+        OutputError: It cannot be made, or is no folder.
+    """
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(folder, error.strerror or str(error)) from error
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before any work is done, a place that is taken by something else than a folder.
+
+    Raises:
+        OutputError: ``folder`` is a file, pipe, socket or device.
+    """
+    kind = special_kind(folder)
+    if kind is not None:
+        raise OutputError(f"{folder}: is {kind}, and never replaced; give the name of a folder.")
+    if os.path.isfile(folder):  # noqa: PTH113 - never raises
+        raise _no_folder(folder, "it is a file")
+
+
+def special_kind(path: Path) -> str | None:
+    """Return what is there, behind links, if no file may take its place; else None.
+
+    That is a pipe, a socket, a device, or the file that this program's own messages go to, which
+    ``/dev/stdout`` may stand for: replaced, it would lose them.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    for stream in (1, 2):
+        with suppress(OSError):  # it is closed
+            if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.fstat(stream)):
+                return "the file that stdout or stderr goes to"
+    return _SPECIAL_KINDS.get(stat.S_IFMT(found.st_mode))
+
+
+def check_place(path: Path) -> None:
+    """Refuse, before any work is done, a place where :func:`write_atomically` must fail.
+
+    Raises:
+        OutputError: ``path`` is a folder or what :func:`special_kind` names, or its folder is
+            missing or not writable.
+    """
+    path = _replaceable(path)
+    if path.is_dir():
+        raise _unwritable(path, "it is a folder")
+    if not path.parent.is_dir():
+        raise _unwritable(path, f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write into {path.parent}")
+
+
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], temporary_folder: Path | None = None
+) -> None:
+    """Write a file by temporary file, fsync and rename.
+
+    Args:
+        path: The final place; replaced if it exists, unless :func:`special_kind` names it. A
+            symbolic link is followed, so that what it points to is replaced.
+        write: Called once with the open binary file.
+        temporary_folder: Where the temporary file is, on the same disk; beside ``path`` if None.
+
+    Raises:
+        OutputError: The place cannot be written; what was there before is untouched.
+    """
+    path = _replaceable(path)
+    # A short name of its own: that of ``path`` may be the longest there can be.
+    temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def _replaceable(path: Path) -> Path:
+    """Return the absolute path behind symbolic links, of what may be replaced by a file."""
+    # Asked of the path as given: links such as /dev/stdout lead to what has no path.
+    kind = special_kind(path)
+    if kind is not None:
+        raise OutputError(
+            f"{path}: is {kind}, and never replaced; give the name of a file, which is written "
+            "as a whole, and copy it from there."
+        )
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a zero byte in the name
+        raise _unwritable(path, str(error)) from error
+
+
+def _no_folder(folder: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"{folder}: the folder cannot be made ({reason}); choose another place or free this one."
+    )
+
+
+def _unwritable(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written ({reason}); "
+        "check that the folder exists, is writable and has space."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can (Windows opens no folders).
+
+    The file is already whole and in place, so a folder that cannot be synced is no failure: one
+    that may be written but not listed, or a network file system.
+    """
+    if os.name == "nt":
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        logger.debug("%s: the folder cannot be synced (%s)", folder, error)

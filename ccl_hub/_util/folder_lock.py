@@ -1,0 +1,77 @@
+"""One writer per folder: two programs must never write to the same one at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import OutputError
+
+__all__ = ["FolderInUseError", "is_held", "only_writer"]
+
+_ASK_SECONDS = 0.5
+
+
+class FolderInUseError(Exception):
+    """Another process holds the folder; callers say what that process does."""
+
+
+@contextmanager
+def only_writer(
+    folder: Path, name: str = ".lock", waiting: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process however that ends (not on Windows).
+
+    Args:
+        folder: An existing folder; the lock file is left in it.
+        name: Of the lock file.
+        waiting: Wait for another process instead of raising; called once if that is needed.
+
+    Raises:
+        FolderInUseError: Another process holds it.
+        OutputError: The lock file cannot be made, or the disk has no locks.
+    """
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    try:
+        lock = (folder / name).open("a")
+    except OSError as error:
+        raise _unusable(folder / name, error) from error
+    with lock:
+        asked = 0
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if waiting is None:
+                    raise FolderInUseError(folder) from error
+                asked += 1
+                if asked == 2:  # the first may have met a process that only looked at the lock
+                    waiting()
+                time.sleep(_ASK_SECONDS)
+            except OSError as error:
+                raise _unusable(folder / name, error) from error
+        yield
+
+
+def _unusable(lock: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{lock}: cannot be locked ({error.strerror or error}); check that the folder is "
+        "writable, has space, and is on a disk with file locks."
+    )
+
+
+def is_held(lock: Path) -> bool:
+    """Return whether a process holds the lock of this file."""
+    try:
+        with only_writer(lock.parent, lock.name):
+            return False
+    except FolderInUseError:
+        return True

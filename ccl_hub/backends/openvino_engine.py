@@ -1,0 +1,196 @@
+"""The network in OpenVINO, on the CPU: float32, bfloat16, or 8-bit integers.
+
+The float32 and bfloat16 networks are converted in memory each time, which takes a few seconds;
+the int8 one is made once by :mod:`ccl_hub.backends.quantize` and read from its cache.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .._util.extras import require_packages
+from ..errors import InputError
+from .engine import CPU_BATCH_FRAMES, EngineInfo, FrameGraph, FrameMaps
+from .make import check_model, check_same, cores_to_use, frame_program
+
+if TYPE_CHECKING:
+    from ..model import CCLModel
+    from .int8_cache import Int8Model
+
+__all__ = [
+    "FrameRunner",
+    "OpenVinoEngine",
+    "convert",
+    "import_openvino",
+    "openvino_core",
+    "without_telemetry",
+]
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+class OpenVinoEngine:
+    """The network in OpenVINO; see :class:`ccl_hub.backends.engine.Engine`.
+
+    Args:
+        model: In eval mode, float32, on the CPU; not changed.
+        precision: "float32", "bfloat16" (where the CPU computes with it) or "int8".
+        threads: Most calls computed at once, each on one core; 0 for one per core.
+        calibration: See :func:`ccl_hub.backends.make_engine`.
+
+    Raises:
+        InputError: An argument is not allowed, the CPU has no bfloat16, or there is no int8
+            model.
+        ExportError: A package is missing, or the runtime gives other numbers than torch.
+        WeightsError: The int8 model is damaged.
+    """
+
+    def __init__(
+        self,
+        model: CCLModel,
+        precision: str = "float32",
+        threads: int = 0,
+        calibration: Int8Model | Sequence[str | Path] | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
+        check_model(model, "openvino")
+        self.calls_at_once = cores_to_use(threads)
+        core = openvino_core()
+        if precision == "bfloat16":
+            _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        self.model = model
+        self.batch_frames = CPU_BATCH_FRAMES
+        self.shift = FrameGraph(model).shift
+        if precision == "int8":
+            from .quantize import int8_for
+
+            found = int8_for(model, calibration)
+            network = core.read_model(*found.read())
+            self.info = EngineInfo("openvino-int8", "cpu", "int8", found.sha256[:12])
+        else:
+            network = convert(model)
+            self.info = EngineInfo("openvino", "cpu", precision)
+        self._run = FrameRunner(network, precision, self.calls_at_once)
+        if precision == "float32":
+            check_same(self)
+
+    def __call__(self, frames: np.ndarray) -> FrameMaps:
+        """Compute frames; see :class:`ccl_hub.backends.engine.Engine`."""
+        return self._run(frames)
+
+
+class FrameRunner:
+    """A network of :func:`convert`, compiled; calls may come from several threads at once.
+
+    Args:
+        network: An ``openvino.Model``.
+        precision: One of :data:`PRECISIONS`. In an int8 network, what is not int8 is float32.
+        cores: Calls computed at once, each on one core; others wait.
+    """
+
+    def __init__(self, network: Any, precision: str, cores: int) -> None:
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+            # By default every process binds its threads to the first cores of the machine.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = openvino_core().compile_model(network, "CPU", settings)
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(cores):
+            self._idle.put(compiled.create_infer_request())
+
+    def __call__(self, frames: np.ndarray) -> FrameMaps:
+        """Compute (n,S,S,3) uint8 frames."""
+        request = self._idle.get()
+        try:
+            found = request.infer([frames])  # copies, so that the request can be used again
+        finally:
+            self._idle.put(request)
+        return FrameMaps(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
+
+
+def convert(model: CCLModel) -> Any:
+    """Return :class:`ccl_hub.backends.engine.FrameGraph` as an ``openvino.Model``, for any n."""
+    side = model.preprocessing.crop_px
+    network = import_openvino().convert_model(frame_program(model))
+    network.reshape([-1, side, side, 3])
+    network.inputs[0].set_names({"frames"})
+    for output, name in zip(network.outputs, ("vectors", "parts"), strict=True):
+        output.set_names({name})
+    return network
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry.
+
+    Raises:
+        ExportError: It is not installed.
+    """
+    require_packages("this backend", ["openvino"], "openvino", "use the backend torch")
+    with without_telemetry():
+        return import_module("openvino")
+
+
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of this process, which lives as long as it does.
+
+    Each Core with a CPU plugin gives the thread that loads it another stack for signals, and puts
+    the one before back when it goes. Two that do not go in the reverse order leave a stack that is
+    gone, on which the next signal, such as Ctrl-C, ends the process by SIGSEGV.
+
+    Raises:
+        ExportError: OpenVINO is not installed.
+    """
+    import_openvino()
+    with _making_core:  # the cache alone would let two threads make one each
+        return _core()
+
+
+_making_core = threading.Lock()
+
+
+@cache
+def _core() -> Any:
+    core = import_openvino().Core()
+    core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")  # loads the plugin
+    return core
+
+
+@contextmanager
+def without_telemetry() -> Iterator[None]:
+    """Let packages be imported as if ``openvino_telemetry`` were not installed.
+
+    It would report to a server, and write to the home folder, on import alone. What the caller
+    has imported before stays as it is.
+    """
+    name = "openvino_telemetry"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def _require_bfloat16(capabilities: Sequence[str]) -> None:
+    if "BF16" not in capabilities:
+        raise InputError(
+            f"this CPU has no bfloat16 (it has {', '.join(sorted(capabilities))}); allowed here: "
+            "the backends openvino and openvino-int8."
+        )

@@ -1,0 +1,34 @@
+"""Many videos, decoded in processes and computed in lanes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._util.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from .options import BatchItem, BatchOptions, BatchSource
+    from .run import embed_batch, embed_many, embed_patiently, engines_for
+
+__all__ = [
+    "BatchItem",
+    "BatchOptions",
+    "BatchSource",
+    "embed_batch",
+    "embed_many",
+    "embed_patiently",
+    "engines_for",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "BatchItem": ".options",
+        "BatchOptions": ".options",
+        "BatchSource": ".options",
+        "embed_batch": ".run",
+        "embed_many": ".run",
+        "embed_patiently": ".run",
+        "engines_for": ".run",
+    },
+)

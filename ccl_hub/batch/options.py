@@ -1,0 +1,121 @@
+"""What goes into a batch and what comes out of it; importing it imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._util import machine
+from .._util.checks import whole_number
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..embed.embeddings import Embeddings
+    from ..video.reader import MediaLimits
+
+__all__ = ["BatchItem", "BatchOptions", "BatchSource"]
+
+DEFAULT_DEADLINE_SECONDS = 600.0
+MAX_WORKERS = 64
+LEAST_WORKER_BYTES = 128 << 20
+MOST_WORKER_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch is run; nothing here changes an embedding beyond rounding.
+
+    Args:
+        workers: Decoding processes; None for one a core.
+        threads: Threads of the network on a CPU; None for one a core.
+        deadline_seconds: Longest that decoding one video may take.
+        memory_bytes: Memory that a decoding process may take, 128 MiB at least; None for a fair
+            share, 4 GiB at most. Held on Linux only.
+        limits: Largest media accepted.
+        frames: Also give the vectors of frames; without them long videos with dense windows take
+            little memory.
+        batch_clips: As many frames as so many clips have go through the network at once, but 16
+            at least; None for what suits the device.
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
+    memory_bytes: int | None = None
+    limits: MediaLimits | None = None
+    frames: bool = True
+    batch_clips: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("workers", 1),
+            ("threads", 1),
+            ("memory_bytes", LEAST_WORKER_BYTES),
+            ("batch_clips", 1),
+        ):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), least)
+        if not 0 < self.deadline_seconds < float("inf"):
+            raise InputError(
+                f"deadline_seconds is {self.deadline_seconds}; allowed: more than 0 seconds."
+            )
+
+    @property
+    def worker_count(self) -> int:
+        """Decoding processes on this machine."""
+        return self.workers or min(machine.cpu_count(), MAX_WORKERS)
+
+    @property
+    def thread_count(self) -> int:
+        """Threads of the network on this machine's CPU."""
+        return self.threads or machine.cpu_count()
+
+    @property
+    def worker_bytes(self) -> int | None:
+        """Memory of a decoding process on this machine."""
+        total = machine.memory_bytes()
+        if self.memory_bytes is not None or total is None:
+            return self.memory_bytes
+        return max(1 << 29, min(MOST_WORKER_BYTES, total // 2 // self.worker_count))
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """One video of a batch.
+
+    Args:
+        path: The file.
+        checksum: Hash the file, and leave it alone if its hash is ``known_sha256``.
+        known_sha256: Its hash when it was embedded before, or "".
+        only_hash: With ``checksum``: leave the file alone whatever its hash is.
+    """
+
+    path: str | Path
+    checksum: bool = False
+    known_sha256: str = ""
+    only_hash: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class BatchItem:
+    """What became of one video.
+
+    Args:
+        index: Its position among the paths, from 0; results come as they are ready.
+        path: As it was given.
+        embeddings: The result; None if it failed.
+        code: "" if there is one; else why not, one short word that stays the same: the codes of
+            :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable", "internal"
+            (an error that nobody expected), "not_finite", or "same" for a file that need not be
+            embedded again.
+        reason: The same in words.
+        source_sha256: Hash of the file, if it was asked for.
+    """
+
+    index: int
+    path: str | Path
+    embeddings: Embeddings | None
+    code: str = ""
+    reason: str = ""
+    source_sha256: str = ""

@@ -1,0 +1,214 @@
+"""Many videos in, embeddings out, in bounded memory and whatever the videos are.
+
+    paths -> decoding processes -> the network -> results          see
+    :mod:`ccl_hub.batch.pipeline`
+
+Decoding and computing overlap; results come as they are ready.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backends.engine import Engine
+from ..backends.make import TORCH_BACKENDS, make_engine
+from ..decoding.worker import BLOCK_FRAMES
+from ..errors import InputError
+from ..hub_options import HubOptions
+from ..model import CCLModel
+from ..sampling import Sampling
+from .options import BatchItem, BatchOptions, BatchSource
+from .pipeline import Pipeline
+
+__all__ = [
+    "BatchItem",
+    "BatchOptions",
+    "BatchSource",
+    "embed_batch",
+    "embed_many",
+    "embed_patiently",
+    "engines_for",
+]
+
+MAX_DEVICES = 64
+PATIENCE_SECONDS = 1.0
+_NO_MORE: Any = object()
+
+
+def embed_many(
+    paths: Iterable[str | Path],
+    model: str | Path | CCLModel = "ccl_r18_mini",
+    *,
+    clips: int | None = None,
+    every_seconds: float | None = None,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    backend: str = "torch",
+    options: BatchOptions | None = None,
+    hub: HubOptions | None = None,
+) -> Iterator[BatchItem]:
+    """Embed any number of videos, as an iterator in bounded memory.
+
+    A video that cannot be embedded is an item with a reason; it never ends the iteration, also
+    if it crashes or hangs the decoder.
+
+    Args:
+        paths: Read some ahead of the results; may be a generator of millions.
+        model: Name, folder or Hub id, or a loaded model in eval mode.
+        clips: Clips spread evenly over each video (default 10).
+        every_seconds: Instead of ``clips``: a clip starting every so many seconds.
+        revision: Of a Hub id.
+        device: "auto" and "cuda" take every visible GPU; a loaded model stays where it is.
+        dtype: "float32", "bfloat16" or "float16".
+        backend: See :func:`ccl_hub.backends.make_engine`.
+        options: How the batch is run.
+        hub: How the model's files are had from the Hub: token, cache, subfolder.
+
+    Yields:
+        A :class:`BatchItem` for each path, in the order in which they are ready.
+
+    Raises:
+        InputError: An argument is not allowed, or the device has too little memory.
+        ModelError: The model cannot be had.
+        Exception: What reading ``paths`` raised, once the videos before it are done.
+
+    Example:
+        >>> from ccl_hub.publish.golden import golden_clip
+        >>> for item in embed_many([golden_clip(), "no.mp4"], clips=2):
+        ...     print(item.index, item.code, item.embeddings and item.embeddings.clips.shape)
+        1 not_found None
+        0  (2, 512)
+    """
+    if isinstance(paths, str | Path):
+        raise InputError(f"paths is {str(paths)!r}; allowed: several paths; put one into a list.")
+    wanted, own = Sampling(clips, every_seconds), options or BatchOptions()
+    engines = engines_for(model, revision, device, dtype, backend, own, hub=hub)
+    return embed_batch((BatchSource(path) for path in paths), engines, wanted, own)
+
+
+def engines_for(
+    model: str | Path | CCLModel,
+    revision: str | None,
+    device: str,
+    dtype: str | torch.dtype | None,
+    backend: str,
+    options: BatchOptions,
+    most: int | None = None,
+    calibration: Sequence[str | Path] | None = None,
+    hub: HubOptions | None = None,
+) -> list[Engine]:
+    """Load a model once, and put it on every device that is to be used; see :func:`embed_many`.
+
+    Args:
+        model: See :func:`embed_many`.
+        revision: Likewise.
+        device: Likewise.
+        dtype: Likewise.
+        backend: Likewise.
+        options: Gives the threads and the size of batches.
+        most: Devices to use at most.
+        calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
+        hub: See :func:`embed_many`.
+    """
+    of_torch = backend in TORCH_BACKENDS
+    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
+    if isinstance(model, CCLModel):
+        frames = _batch_frames(model, options)
+        return [make_engine(model, backend, threads, calibration, frames)]
+    if not of_torch and device == "auto":
+        device = "cpu"
+    keywords = (hub or HubOptions()).keywords()
+    net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype, **keywords)
+    frames = _batch_frames(net, options)
+    engines = [make_engine(net, backend, threads, calibration, frames)]
+    if device in ("auto", "cuda") and net.device.type == "cuda":
+        for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
+            engines.append(_copied(net, number, backend, frames))
+    return engines
+
+
+def _batch_frames(model: CCLModel, options: BatchOptions) -> int | None:
+    if options.batch_clips is None:
+        return None
+    return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
+
+
+def _copied(model: CCLModel, number: int, backend: str, frames: int | None) -> Engine:
+    there = copy.deepcopy(model).to(f"cuda:{number}")
+    return make_engine(there, backend, batch_frames=frames)
+
+
+def embed_batch(
+    sources: Iterable[BatchSource],
+    engines: list[Engine],
+    sampling: Sampling,
+    options: BatchOptions,
+) -> Generator[BatchItem, None, None]:
+    """Embed videos with engines already made; see :func:`embed_many`."""
+    with closing(embed_patiently(sources, engines, sampling, options)) as items:
+        yield from (item for item in items if item is not None)
+
+
+def embed_patiently(
+    sources: Iterable[BatchSource | None],
+    engines: list[Engine],
+    sampling: Sampling,
+    options: BatchOptions,
+) -> Generator[BatchItem | None, None, None]:
+    """Like :func:`embed_batch`, for who has other things to do while nothing is ready.
+
+    Args:
+        sources: The videos; None where the next one takes its time.
+        engines: See :func:`embed_batch`.
+        sampling: Likewise.
+        options: Likewise.
+
+    Yields:
+        A result, or every second None.
+
+    Raises:
+        Exception: What reading the sources raised, once the videos before it are done.
+    """
+    with closing(Pipeline(engines, sampling, options)) as pipeline:
+        waiting, more, failed = iter(sources), True, None
+        outstanding = index = 0
+        last = time.monotonic()
+        while more or outstanding:
+            reads = more and outstanding < pipeline.most_outstanding
+            # A result that is ready does not wait for the next source, as long as half of what
+            # may be under way is.
+            item = pipeline.result(0.0 if reads else PATIENCE_SECONDS)
+            while item is not None:
+                outstanding -= 1
+                yield item
+                last = time.monotonic()
+                enough = reads and 2 * outstanding > pipeline.most_outstanding
+                item = pipeline.result(0.0) if enough else None
+            if time.monotonic() - last >= PATIENCE_SECONDS:
+                yield None
+                last = time.monotonic()
+            if not reads:
+                continue
+            try:
+                source = next(waiting, _NO_MORE)
+            except Exception as error:
+                failed, more = error, False
+                continue
+            if source is _NO_MORE:
+                more = False
+            elif source is not None:
+                pipeline.submit(index, source)
+                index, outstanding = index + 1, outstanding + 1
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # its traceback knows this frame

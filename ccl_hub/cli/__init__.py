@@ -1,0 +1,1 @@
+"""The commands ``ccl-embed`` and ``ccl-hub``: arguments in, messages out."""

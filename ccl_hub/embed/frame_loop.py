@@ -1,0 +1,106 @@
+"""The network over the frames of one video: some at a time, on every core, and clips of them.
+
+frames -> batches -> engine -> windows        a batch of videos does this in :mod:`.pipeline`
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import torch
+
+from .._util.checks import whole_number
+from ..backends.engine import Engine, FrameMaps, check_finite, memory_is_enough
+from ..backends.make import make_engine
+from ..crop import centre_crop
+from ..errors import DecodeError
+from ..model import CCLModel
+from ..network.windows import ClipVectors, WindowAssembler
+
+__all__ = ["assembled", "engine_of", "frames_at_once"]
+
+MOST_CPU_FRAMES = 128
+"""Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
+
+
+def engine_of(model: CCLModel | Engine) -> Engine:
+    """Return an engine for a model; an engine is returned as it is.
+
+    Raises:
+        InputError: The model is in training mode, or not loaded.
+    """
+    return model if callable(model) and not isinstance(model, CCLModel) else make_engine(model)
+
+
+def frames_at_once(engine: Engine, batch_size: int | None) -> int:
+    """Return how many frames go through the network at once.
+
+    Args:
+        engine: Decides for itself, but for torch on a CPU: that takes all threads for one video.
+        batch_size: Clips at once, or None for what suits the engine.
+
+    Raises:
+        InputError: ``batch_size`` is no whole number >= 1.
+    """
+    if batch_size is not None:
+        return whole_number("batch_size", batch_size) * engine.model.preprocessing.clip_frames
+    if engine.info.backend != "torch" or engine.info.device != "cpu":
+        return engine.batch_frames
+    return min(engine.batch_frames * torch.get_num_threads(), MOST_CPU_FRAMES)
+
+
+def assembled(
+    engine: Engine,
+    windows: WindowAssembler,
+    frames: Iterator[np.ndarray],
+    batch_frames: int,
+) -> Iterator[ClipVectors]:
+    """Compute frames and yield the windows that become whole.
+
+    Args:
+        engine: Computes (n,S,S,3) uint8 frames.
+        windows: To be made; says which frames it wants.
+        frames: Those, in order, (h,w,3) uint8 RGB, resized but not cropped.
+        batch_frames: n at most.
+
+    Raises:
+        DecodeError: There are too few frames.
+        InputError: The device has too little memory for so many at once.
+        MemoryError: This machine has.
+        ModelError: The model gives NaN or infinity.
+    """
+    crop_px = engine.model.preprocessing.crop_px
+    cropped = (centre_crop(frame, crop_px) for frame in frames)
+    for maps in _computed(engine, _batches(cropped, batch_frames)):
+        with memory_is_enough():
+            for part in windows.add_in_parts(maps):
+                if len(part.clips):
+                    check_finite(engine, *part)
+                    yield part
+    if not windows.finished:
+        raise DecodeError("a frame was promised by the index but never decoded.")
+
+
+def _batches(frames: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
+    """Yield (n,S,S,3) frames, n at most ``most``."""
+    while some := list(islice(frames, most)):
+        yield np.stack(some)
+
+
+def _computed(engine: Engine, batches: Iterator[np.ndarray]) -> Iterator[FrameMaps]:
+    """Compute batches, several at once where each takes one core; yield them in order."""
+    if engine.calls_at_once == 1:
+        yield from map(engine, batches)
+        return
+    under_way: deque[Future[FrameMaps]] = deque()
+    with ThreadPoolExecutor(engine.calls_at_once, "ccl-call") as pool:
+        for batch in batches:
+            under_way.append(pool.submit(engine, batch))
+            if len(under_way) > engine.calls_at_once:  # one waits, so that no core does
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -1,0 +1,184 @@
+"""Saving and loading embeddings: .npy (one level), .npz and .safetensors (everything).
+
+The command line imports this module to check names, so numpy is imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .._util.files import write_atomically
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..network.windows import ClipVectors
+    from .embeddings import Embeddings
+
+__all__ = [
+    "LEVELS",
+    "LEVEL_ARRAYS",
+    "SUFFIXES",
+    "check_output",
+    "load",
+    "save",
+    "save_npy",
+    "write",
+]
+
+LEVELS = ("clip", "frame", "video")
+SUFFIXES = (".npy", ".npz", ".safetensors")
+_ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")
+LEVEL_ARRAYS = {"clip": "clips", "frame": "frames", "video": "video"}
+
+
+def check_output(path: Path, level: str | None, source: Path | None = None) -> None:
+    """Refuse an output name or level before any work is done.
+
+    Args:
+        path: Must end in .npy, .npz or .safetensors.
+        level: "clip", "frame" or "video" for .npy; None for the others, which hold all three.
+        source: The file that is embedded, which must not be replaced; None if there is none.
+
+    Raises:
+        InputError: Not one of these.
+    """
+    if path.suffix not in SUFFIXES:
+        raise InputError(
+            f"the output is {str(path)!r}; its name must end in one of {', '.join(SUFFIXES)}."
+        )
+    if level is not None and level not in LEVELS:
+        raise InputError(f"level is {level!r}; allowed: {', '.join(LEVELS)}.")
+    if level is not None and path.suffix != ".npy":
+        raise InputError(
+            f"level is {level!r} but {path.suffix} files hold every level; leave level out, "
+            "or write a .npy file."
+        )
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise InputError(
+            f"the output {str(path)!r} is the embedded file itself, which it would replace; "
+            "give another name."
+        )
+
+
+def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
+    """Write embeddings whole or not at all; see :meth:`Embeddings.save`."""
+    source = embeddings.provenance.source
+    check_output(path, level, Path(source) if source else None)
+    write_atomically(path, lambda file: write(embeddings, file, path.suffix, level))
+
+
+def write(embeddings: Embeddings, file: BinaryIO, suffix: str, level: str | None = None) -> None:
+    """Write embeddings into an open file, array by array, without a copy of the whole.
+
+    Args:
+        embeddings: What is in it.
+        file: New, open for writing.
+        suffix: One of :data:`SUFFIXES`.
+        level: See :meth:`Embeddings.save`.
+    """
+    import numpy as np
+
+    if suffix == ".npy":
+        array = np.ascontiguousarray(getattr(embeddings, LEVEL_ARRAYS[level or "clip"]))
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(array.data)
+        return
+    arrays: dict[str, Any] = {
+        name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS
+    }
+    provenance = json.dumps(dataclasses.asdict(embeddings.provenance))
+    if suffix == ".npz":
+        # No allow_pickle: older numpy would store it as an array; none of these is an object.
+        np.savez(file, provenance=np.array(provenance), **arrays)
+        return
+    import safetensors.numpy
+
+    file.write(safetensors.numpy.save(arrays, metadata={"provenance": provenance}))
+
+
+def save_npy(
+    path: Path, level: str, clips_and_frames: tuple[int, int], parts: Iterable[ClipVectors]
+) -> int:
+    """Write one level of a video as its parts come; the same bytes as :func:`save` writes.
+
+    Args:
+        path: Ends in .npy.
+        level: One of :data:`LEVELS`.
+        clips_and_frames: W and T, which the parts have together.
+        parts: In order.
+
+    Returns:
+        Their dimension D.
+
+    Raises:
+        OutputError: The place cannot be written.
+    """
+    import numpy as np
+
+    dim = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal dim
+        count, frames = clips_and_frames
+        total: np.ndarray | None = None
+        for part in parts:
+            sums = part.clips.sum(axis=0, dtype=np.float64)  # (D,)
+            if total is None:
+                dim = len(sums)
+                shape = {"clip": (count, dim), "frame": (count, frames, dim), "video": (dim,)}
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape[level]}
+                np.lib.format.write_array_header_1_0(file, header)
+            total = sums if total is None else total + sums
+            if level != "video":
+                file.write(np.ascontiguousarray(getattr(part, LEVEL_ARRAYS[level])).data)
+        if level == "video" and total is not None:
+            file.write((total / count).astype("<f4").data)
+
+    write_atomically(path, write)
+    return dim
+
+
+def load(path: Path) -> Embeddings:
+    """Read what :func:`save` wrote as .npz or .safetensors; see :meth:`Embeddings.load`."""
+    import safetensors
+
+    from ..config import parse_dataclass
+    from .embeddings import EmbeddingProvenance, Embeddings
+
+    if path.suffix not in (".npz", ".safetensors"):
+        raise InputError(
+            f"{path}: only .npz and .safetensors hold everything; read a .npy with numpy.load."
+        )
+    try:
+        arrays, text = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
+        facts = json.loads(text)
+    except (KeyError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"{path}: not embeddings that Embeddings.save() wrote, or damaged ({error}); "
+            "make them again."
+        ) from error
+    provenance = parse_dataclass(EmbeddingProvenance, facts, str(path))
+    return Embeddings(**arrays, provenance=provenance)
+
+
+def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    import numpy as np
+
+    with path.open("rb") as binary, np.load(binary, allow_pickle=False) as file:
+        return {name: file[name] for name in _ARRAYS}, str(file["provenance"])
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    import safetensors
+
+    with safetensors.safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        return arrays, (file.metadata() or {})["provenance"]

@@ -1,0 +1,14 @@
+"""A batch job: every video embedded into one destination, exactly once."""
+
+from __future__ import annotations
+
+from .options import JobInputs, JobOptions
+from .run import JobSummary, VideoEvent, run_job
+
+__all__ = [
+    "JobInputs",
+    "JobOptions",
+    "JobSummary",
+    "VideoEvent",
+    "run_job",
+]

@@ -1,0 +1,118 @@
+"""What a batch job is asked to do: which videos, and how their results are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .._util.files import absolute_path
+from ..embed.writers import LEVELS, SUFFIXES
+from ..errors import InputError
+from ..inputs.find import VideoInput, common_root, find_videos
+from .state import Destination, Shard, is_folder
+
+__all__ = ["JobInputs", "JobOptions"]
+
+
+@dataclass(frozen=True)
+class JobInputs:
+    """Which videos; see :func:`ccl_hub.inputs.find_videos`.
+
+    Args:
+        inputs: Files, folders and patterns.
+        lists: Files that list paths.
+        root: Folder from which videos are named; None for what earlier runs took, or the deepest
+            common folder.
+        extensions: Of the files taken from folders; None for those of video.
+    """
+
+    inputs: Sequence[str | Path] = ()
+    lists: Sequence[Path] = ()
+    root: Path | None = None
+    extensions: Collection[str] | None = None
+
+    def choose_root(self, earlier: Path | None) -> Path:
+        """Return the folder from which videos are named; the same in every run.
+
+        It is absolute: a relative one would change its meaning with the current folder.
+
+        Args:
+            earlier: That of earlier runs into the same destination.
+
+        Raises:
+            InputError: There is no input, or the earlier root is gone and the inputs are
+                elsewhere: they may be the videos of before, under other names.
+        """
+        if self.root is not None:
+            return Path(absolute_path(self.root))
+        own = common_root(self.inputs, self.lists)
+        if earlier is None:
+            return own
+        if not is_folder(earlier) and not own.is_relative_to(earlier):
+            raise InputError(
+                f"{own}: videos were named from the folder {earlier} so far, which is gone. If it "
+                "was moved, give its new place as the root (--root); if these are other videos, "
+                f"give --root {earlier}, and they are named by their whole paths."
+            )
+        return earlier
+
+    def videos(self, root: Path, shard: Shard, destination: Destination) -> Iterator[VideoInput]:
+        """Yield the videos of a shard, but no file of the job itself."""
+        for video in find_videos(
+            self.inputs, lists=self.lists, root=root, extensions=self.extensions
+        ):
+            if shard.takes(video.id) and not destination.holds(video.path):
+                yield video
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How results are kept and what is done anew.
+
+    Args:
+        suffix: Of the files in a folder: ".npy", ".npz" or ".safetensors".
+        level: "clip", "frame" or "video", of a .npy or a dataset; None for "clip". Other files
+            hold every level.
+        shard: Which share of the videos.
+        checksum: Know a source by its sha256 instead of its size and time of change; what failed
+            is tried again.
+        retry_failed: Try every failed or incomplete video again; without it only those whose
+            failure may have been the machine's, or that have changed.
+        fail_fast: Stop at the first video that fails.
+        overwrite: Remove what was made with other settings instead of refusing.
+    """
+
+    suffix: str = ".npz"
+    level: str | None = None
+    shard: Shard = field(default_factory=Shard)
+    checksum: bool = False
+    retry_failed: bool = False
+    fail_fast: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.suffix not in SUFFIXES:
+            raise InputError(
+                f"format is {self.suffix.lstrip('.')!r}; allowed: "
+                f"{', '.join(suffix[1:] for suffix in SUFFIXES)}."
+            )
+        if self.level is not None and self.level not in LEVELS:
+            raise InputError(f"level is {self.level!r}; allowed: {', '.join(LEVELS)}.")
+
+    def has_frames(self, destination: Destination) -> bool:
+        """Whether the vectors of frames are kept.
+
+        Raises:
+            InputError: A level is asked for, but the files hold every one.
+        """
+        if destination.is_dataset:
+            return self.level == "frame"
+        if self.suffix == ".npy":
+            return self.level == "frame"
+        if self.level is not None:
+            raise InputError(
+                f"level is {self.level!r} but {self.suffix} files hold every level; leave level "
+                "out, or choose the format npy or a .parquet dataset."
+            )
+        return True

@@ -1,0 +1,396 @@
+"""Find, verify, read and write weights; :mod:`ccl_hub.hub` fetches them.
+
+Only safetensors are read. A file's bytes are read once: what was hashed is what is loaded.
+``huggingface_hub.PyTorchModelHubMixin`` is not used: it loads non-strictly and prints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import hub
+from .._util.files import make_folder, write_atomically
+from ..config import CCLConfig
+from ..errors import InputError, ModelNotFoundError, WeightsError
+from ..hub_options import HubOptions
+from ..registry import BUNDLED_FOLDER, ORGANISATION_VARIABLE, REGISTRY, RegistryEntry
+
+if TYPE_CHECKING:
+    from ..model import CCLModel
+
+__all__ = [
+    "CONFIG_NAME",
+    "GOLDEN_NAME",
+    "WEIGHTS_NAME",
+    "Source",
+    "beside",
+    "bundled_folder",
+    "load_strictly",
+    "read_tensors",
+    "resolve",
+    "resolve_device",
+    "resolve_dtype",
+    "save",
+]
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+GOLDEN_NAME = "golden.safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are on this machine.
+
+    Args:
+        name: What the user asked for, for messages and provenance.
+        config: Read from ``config.json``.
+        weights_path: The safetensors file.
+        expected_sha256: Hash the file must have, or "" if none is published.
+        hub_file: The weights in the cache of the Hub's client, or None if they are in a folder.
+    """
+
+    name: str
+    config: CCLConfig
+    weights_path: Path
+    expected_sha256: str = ""
+    hub_file: hub.HubFile | None = None
+
+    @property
+    def checked_against(self) -> str:
+        """Whose hash the weights are compared with: "registry", "Hub", or "" for nobody's."""
+        if self.expected_sha256:
+            return "registry"
+        return "Hub" if self.hub_file is not None and self.hub_file.stated_hash else ""
+
+
+def resolve(
+    name_or_path: str | Path, revision: str | None = None, options: HubOptions | None = None
+) -> Source:
+    """Find a model's files, fetching them if they are on the Hub and not cached.
+
+    Args:
+        name_or_path: Registry name, local folder, or Hub id ``org/name`` (also
+            ``org/name@revision``).
+        revision: Commit, tag or branch, for Hub ids and unpinned names.
+        options: How files of the Hub are had, and in which subfolder the model is.
+
+    Raises:
+        ModelNotFoundError: None of these exists.
+        HubError: The Hub cannot be reached, or refuses.
+        WeightsError: The folder or repository holds no safetensors, or its ``config.json`` is not
+            what the Hub says it is.
+        ConfigError: Its ``config.json`` cannot be read.
+        InputError: A revision was given for something that has none.
+    """
+    text, how = str(name_or_path), options or HubOptions()
+    entry = REGISTRY.get(text)
+    if entry is not None and isinstance(name_or_path, str):  # a Path always means a folder
+        return _resolve_entry(entry, revision, how)
+    folder = expanded(name_or_path)
+    if is_folder(folder):
+        if revision is not None:
+            raise InputError(
+                f"revision is {revision!r} but {folder} is a local folder, which has none; "
+                "leave it out."
+            )
+        return _from_folder(folder, text, how)
+    repo, pinned, at = text.partition("@")
+    if pinned and revision is not None:
+        raise InputError(f"two revisions for {repo}: {at!r} and {revision!r}; give one.")
+    if isinstance(name_or_path, str) and HUB_ID.fullmatch(repo):
+        return _from_hub(repo, at if pinned else revision, text, how)
+    if os.path.isfile(folder):  # noqa: PTH113 - as in is_folder()
+        raise ModelNotFoundError(
+            f"{text!r} is a file; give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}."
+        )
+    raise ModelNotFoundError(
+        f"{text!r} is neither a known name, nor a folder here, nor a Hub id 'org/name'. "
+        f"Known names: {', '.join(REGISTRY)}."
+    )
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with a leading ``~`` or ``~user`` resolved where there is such a user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises RuntimeError
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; False also for what can be no name of one."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+
+
+def bundled_folder(name: str) -> Path:
+    """Return the folder of a checkpoint that ships inside the package."""
+    return Path(str(resources.files("ccl_hub"))) / BUNDLED_FOLDER / name
+
+
+def _resolve_entry(entry: RegistryEntry, revision: str | None, how: HubOptions) -> Source:
+    pinned = entry.bundled or entry.published
+    if revision is not None and pinned and revision != entry.revision:
+        raise InputError(
+            f"revision is {revision!r} but the name {entry.name!r} is pinned to "
+            f"{entry.revision or 'this version of the package'}; leave it out, or give the Hub id."
+        )
+    if entry.bundled:
+        return _from_folder(bundled_folder(entry.name), entry.name, how, entry.sha256)
+    if not entry.published and not os.environ.get(ORGANISATION_VARIABLE):
+        raise ModelNotFoundError(_not_published(entry))
+    try:
+        at = entry.revision or revision
+        return _from_hub(entry.repo, at, entry.name, how, entry.sha256)
+    except ModelNotFoundError as error:
+        if entry.published:
+            raise
+        raise ModelNotFoundError(f"{error} {_not_published(entry)}") from error
+
+
+def _not_published(entry: RegistryEntry) -> str:
+    return (
+        f"{entry.name!r} is not yet published (trained on: {entry.trained_on}). "
+        "Load 'ccl_r18_mini', which ships inside the package; or train it with training/ and give "
+        "the exported folder or your own Hub id 'org/name'; or set "
+        f"{ORGANISATION_VARIABLE} to an organisation that has a repository of this name."
+    )
+
+
+def _from_folder(folder: Path, name: str, how: HubOptions, sha256: str = "") -> Source:
+    folder = folder.joinpath(*how.parts)
+    config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    if not config_path.is_file():
+        raise ModelNotFoundError(
+            f"{folder}: no {CONFIG_NAME}; a model folder holds {CONFIG_NAME} and {WEIGHTS_NAME}. "
+            "Write one with model.save_pretrained() or training.export."
+        )
+    if not weights_path.is_file():
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+        if pickles:
+            raise WeightsError(_only_pickles(str(folder), pickles[0]))
+        raise WeightsError(f"{folder}: no {WEIGHTS_NAME}; copy or export the folder again.")
+    config = CCLConfig.from_file(config_path)
+    return Source(_named(name, how), config, weights_path, sha256)
+
+
+def _named(name: str, how: HubOptions) -> str:
+    """Return what the user asked for as one name, the subfolder behind it as in a path."""
+    return "/".join([name.rstrip("/"), *how.parts]) if how.parts else name
+
+
+def _only_pickles(where: str, file: str) -> str:
+    return (
+        f"{where}: the weights are a pickle ({file}), which can run code and is never loaded; "
+        f"ask for or convert to {WEIGHTS_NAME}."
+    )
+
+
+def _from_hub(
+    repo: str, revision: str | None, name: str, how: HubOptions, sha256: str = ""
+) -> Source:
+    """Fetch the two files of a Hub repository, or take them from the cache."""
+    hub.check_revision(repo, revision)
+    config_file = hub.fetch(repo, CONFIG_NAME, revision, how)
+    if config_file is None:
+        raise _lacking(repo, revision, CONFIG_NAME, how)
+    hub.read(config_file)  # checks it: another mean or size would change every embedding
+    config = CCLConfig.from_file(config_file.path)
+    # Of the very commit the configuration came from: a branch may move in between.
+    file = hub.fetch(repo, WEIGHTS_NAME, config_file.commit, how)
+    if file is None:
+        raise _lacking(repo, config_file.commit, WEIGHTS_NAME, how)
+    return Source(_named(name, how), config, file.path, sha256, file)
+
+
+def _lacking(repo: str, revision: str | None, missing: str, how: HubOptions) -> WeightsError:
+    """Return the error of a repository without the file, which tells what it has instead."""
+    at = f"{repo}@{revision}" if revision else repo
+    names = hub.list_files(repo, revision, how)
+    prefix = "".join(f"{part}/" for part in how.parts)
+    beside = [name for name in names if name.startswith(prefix)]
+    pickles = [name for name in beside if name.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(name.endswith(".safetensors") for name in beside):
+        return WeightsError(_only_pickles(at, pickles[0]))
+    held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return WeightsError(
+        f"{at}: the repository has no {prefix}{missing} (it has: {held or 'nothing'}); only "
+        "safetensors checkpoints of this package can be loaded. Write one with 'ccl-hub publish'."
+    )
+
+
+def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
+    """Read and verify weights.
+
+    Returns:
+        The tensors by name, on the CPU, and the sha256 of the file they came from.
+
+    Raises:
+        WeightsError: The file cannot be read, its hash is not the published one, or it is not
+            valid safetensors.
+    """
+    import safetensors.torch
+
+    if source.hub_file is None:
+        data = _read_local(source)
+    else:
+        data = hub.read(source.hub_file, source.expected_sha256)
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        return safetensors.torch.load(data), sha256
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"{source.weights_path}: not a valid safetensors file ({error}); fetch it again."
+        ) from error
+
+
+def _read_local(source: Source) -> bytes:
+    """Return the bytes of weights in a folder; those of the package must have their hash."""
+    path, wanted = source.weights_path, source.expected_sha256
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror or error}); "
+            "check the permissions and the disk."
+        ) from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    if wanted and sha256 != wanted:
+        raise WeightsError(
+            f"{path}: sha256 is {sha256}, published is {wanted}; the file is damaged or was "
+            "replaced. Install the package again."
+        )
+    return data
+
+
+def beside(source: Source, name: str) -> Path | None:
+    """Return another file of the same folder or commit, fetched if need be; None without one.
+
+    Raises:
+        ModelNotFoundError: Offline, and not in the cache.
+        HubError: It cannot be fetched.
+        WeightsError: It is not what the Hub says it is.
+    """
+    if source.hub_file is None:
+        path = source.weights_path.with_name(name)
+        return path if path.is_file() else None
+    known = source.hub_file
+    file = hub.fetch(known.repo, name, known.commit, known.options)
+    if file is None:
+        return None
+    hub.read(file)
+    return file.path
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy every tensor into the model; nothing may be missing, left over or misshapen.
+
+    Args:
+        model: On any device. One on "meta" gets memory on the CPU once everything fits, so that
+            a configuration which does not belong to the file costs nothing, however large.
+        tensors: By name, on the CPU.
+        path: Their file, for messages.
+
+    Raises:
+        WeightsError: Names the first few differences.
+    """
+    wanted = model.state_dict()
+    wrong = [f"missing {key}" for key in wanted if key not in tensors]
+    wrong += [f"unexpected {key}" for key in tensors if key not in wanted]
+    both = [(key, tensor, wanted[key]) for key, tensor in tensors.items() if key in wanted]
+    wrong += [
+        f"{key} is {tuple(tensor.shape)}, expected {tuple(want.shape)}"
+        for key, tensor, want in both
+        if tensor.shape != want.shape
+    ]
+    wrong += [
+        f"{key} is {tensor.dtype}, expected {want.dtype}"
+        for key, tensor, want in both
+        if tensor.is_floating_point() != want.is_floating_point() or tensor.is_complex()
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{path}: does not fit the architecture in {CONFIG_NAME} beside it: "
+            f"{'; '.join(wrong[:3])}{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. "
+            "Export the checkpoint again."
+        )
+    broken = [
+        key for key, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()
+    ]
+    if broken:
+        raise WeightsError(f"{path}: {broken[0]} holds NaN or infinity; export an earlier step.")
+    if any(tensor.is_meta for tensor in wanted.values()):
+        # As to_empty(), which first loads a second's worth of sympy.
+        untyped = cast("Any", model)
+        untyped._apply(lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype))
+    model.load_state_dict(tensors)
+
+
+def save(model: CCLModel, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write ``model.safetensors`` and ``config.json``; see :meth:`CCLModel.save_pretrained`."""
+    import safetensors.torch
+
+    make_folder(folder)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        for name in module.state_dict()
+    }
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        convert = dtype is not None and tensor.is_floating_point() and key not in norms
+        tensors[key] = tensor.detach().to("cpu", dtype if convert else None).contiguous()
+    data = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    text = model.config.to_json().encode()
+    # The configuration goes last: a folder without it is refused, so no mixed pair can load.
+    write_atomically(folder / WEIGHTS_NAME, lambda file: file.write(data))
+    write_atomically(folder / CONFIG_NAME, lambda file: file.write(text))
+    return folder
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device to use; None is the CPU, "auto" the best there is.
+
+    Raises:
+        InputError: Unknown, without storage, or not there on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device("cpu" if device is None else device)
+        torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        # AssertionError is how torch reports a build without CUDA, TypeError what is no name.
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device is {str(device)!r}, which cannot be used here ({reason}); "
+            "allowed: auto, cpu, cuda, cuda:N, mps, as the machine has them."
+        ) from error
+    return chosen
+
+
+def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """Return the floating-point type to use; None is float32.
+
+    Raises:
+        InputError: Not one of float32, bfloat16, float16.
+    """
+    if dtype is None:
+        return torch.float32
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in DTYPES.values():
+        raise InputError(f"dtype is {str(dtype)!r}; allowed: {', '.join(DTYPES)}.")
+    return chosen

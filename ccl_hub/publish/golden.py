@@ -1,0 +1,184 @@
+"""Golden inputs and vectors: do this install, decoder and device give our numbers?
+
+Two inputs are embedded. The first is a pattern computed with whole numbers, which needs no
+decoder: it tests weights, model and device. The second is a short video file that ships inside
+the package: it tests decoding and resizing too. The expected values lie beside each checkpoint
+in ``golden.safetensors``, with the versions that made them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .._util.files import write_atomically
+from .._version import __version__
+from ..config import Preprocessing
+from ..embed.stream import embed_video
+from ..errors import ModelNotFoundError, WeightsError
+from ..network import weights
+from ..network.weights import GOLDEN_NAME
+from ..transforms import to_clips
+from ..video import reader as video
+
+if TYPE_CHECKING:
+    from ..hub_options import HubOptions
+    from ..model import CCLModel
+
+__all__ = ["GOLDEN_NAME", "Check", "compare", "compute", "golden_clip", "verify", "write"]
+
+# Relative L2 error of a vector. Observed between CPU kernels: below 1e-5; TF32 on CUDA: 1e-3.
+VECTOR_TOLERANCE = 2e-3
+# Grey levels, mean over 16 x 16 pixel blocks: FFmpeg builds differ by rounding only.
+PIXEL_TOLERANCE = 1.0
+# A video's vector, decoded and embedded: both tolerances together.
+VIDEO_TOLERANCE = 2e-2
+_BLOCK_PX = 16
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with the golden values.
+
+    Args:
+        name: What was compared.
+        measured: The difference found.
+        tolerance: The largest difference allowed.
+        unit: What the two numbers are.
+    """
+
+    name: str
+    measured: float
+    tolerance: float
+    unit: str
+
+    @property
+    def passed(self) -> bool:
+        """True if the difference is within the tolerance (NaN never is)."""
+        return self.measured <= self.tolerance
+
+    def __str__(self) -> str:
+        word = "ok    " if self.passed else "DIFFER"
+        return f"{word} {self.name}: {self.measured:.3g} {self.unit} (allowed {self.tolerance:g})"
+
+
+def golden_clip() -> Path:
+    """Return the short video that ships inside the package."""
+    return Path(str(resources.files(__package__ or "ccl_hub.publish"))) / "golden.mp4"
+
+
+def pattern_clip(preprocessing: Preprocessing) -> np.ndarray:
+    """Return a uint8 (1,T,crop,crop,3) clip of moving plaids, from whole numbers only."""
+    side = preprocessing.crop_px
+    t, y, x, c = np.ogrid[: preprocessing.clip_frames, :side, :side, :3]
+    plaid: np.ndarray = (3 * x + 5 * t * (c + 1)) % 256 ^ (2 * y + 7 * t + 40 * c) % 256
+    return plaid.astype(np.uint8)[None]
+
+
+def compute(model: CCLModel) -> dict[str, np.ndarray]:
+    """Embed the golden inputs with ``model``; float32 arrays by name."""
+    pre = model.preprocessing
+    with torch.inference_mode():
+        inputs = to_clips(torch.from_numpy(pattern_clip(pre)).to(model.device), pre)
+        pattern = model(inputs)
+    with video.VideoReader(golden_clip(), resize=pre) as reader:
+        indices = np.arange(0, len(reader.info.seconds), 10)
+        small = np.stack([frame for _, frame in reader.frames(indices)])  # (n,h,w,3)
+        seconds = reader.info.seconds
+    rows, columns = (size // _BLOCK_PX * _BLOCK_PX for size in small.shape[1:3])
+    blocks = small[:, :rows, :columns].reshape(
+        len(small), rows // _BLOCK_PX, _BLOCK_PX, columns // _BLOCK_PX, _BLOCK_PX, 3
+    )
+    return {
+        "pattern_frames": pattern.frames[0].cpu().numpy(),
+        "pattern_video": pattern.video[0].cpu().numpy(),
+        "file_seconds": seconds.astype(np.float32),
+        "file_pixels": blocks.mean(axis=(2, 4), dtype=np.float64).astype(np.float32),
+        "file_clips": embed_video(model, golden_clip(), clips=3).clips,
+    }
+
+
+def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> list[Check]:
+    """Compare the results of :func:`compute` with golden ones."""
+
+    def vector(name: str) -> float:
+        if found[name].shape != wanted[name].shape:
+            return float("nan")
+        error = np.linalg.norm(found[name] - wanted[name], axis=-1)
+        return float((error / np.linalg.norm(wanted[name], axis=-1)).max())
+
+    def largest(name: str) -> float:
+        if found[name].shape != wanted[name].shape:
+            return float("nan")
+        return float(np.abs(found[name] - wanted[name]).max())
+
+    relative = "relative error"
+    return [
+        Check("model, frame vectors", vector("pattern_frames"), VECTOR_TOLERANCE, relative),
+        Check("model, video vector", vector("pattern_video"), VECTOR_TOLERANCE, relative),
+        Check("decoder, frame times", largest("file_seconds"), 1e-6, "s"),
+        Check("decoder, pixels", largest("file_pixels"), PIXEL_TOLERANCE, "grey levels"),
+        Check("video file to vectors", vector("file_clips"), VIDEO_TOLERANCE, relative),
+    ]
+
+
+def verify(
+    name: str | Path,
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    hub: HubOptions | None = None,
+) -> list[Check]:
+    """Load a model and compare it with the golden values beside it.
+
+    Args:
+        name: A name, folder or Hub id; see :meth:`CCLModel.from_pretrained`. A path is always a
+            folder, also where the text would be a name.
+        device: Likewise.
+        revision: Likewise.
+        hub: How its files are had from the Hub.
+
+    Raises:
+        ModelNotFoundError: No such model, or no golden values beside it.
+        WeightsError: The weights are not the published ones, or the golden values are damaged.
+    """
+    import safetensors.numpy
+
+    from ..model import CCLModel
+
+    place = weights.resolve_device(device)
+    source = weights.resolve(name, revision, hub)
+    path = weights.beside(source, GOLDEN_NAME)
+    if path is None:
+        raise ModelNotFoundError(
+            f"{name}: no {GOLDEN_NAME} beside the weights, so there is nothing to compare with; "
+            "training.export and push_to_hub write one."
+        )
+    model = CCLModel._load(source, place, torch.float32)
+    try:
+        return compare(compute(model), safetensors.numpy.load_file(path))
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: damaged, or made by another version ({error}); fetch or export it again."
+        ) from error
+
+
+def write(model: CCLModel, folder: Path) -> None:
+    """Write ``golden.safetensors`` for ``model`` into ``folder``, with versions recorded."""
+    import safetensors.numpy
+
+    versions = {
+        "ccl_hub": __version__,
+        "torch": torch.__version__,
+        "decoder": video.DECODER_VERSION,
+        "machine": platform.machine(),
+        "weights_sha256": model.weights_sha256,
+    }
+    data = safetensors.numpy.save(compute(model), metadata=versions)
+    write_atomically(folder / GOLDEN_NAME, lambda file: file.write(data))

@@ -1,0 +1,286 @@
+"""Local video and image files in, small upright RGB frames with presentation times out.
+
+Only this module and its helpers import PyAV: ``video_open`` (guarded open), ``video_index``
+(which frames, when), ``video_view`` (what the file means by a frame: crop, alpha, range),
+``video_filter``, ``video_pixels`` (colour, resize, rotation). Others read a few bytes themselves:
+``video_container`` tells a file that was cut short, ``video_still`` and ``video_jpeg`` what an
+image file is, ``video_layout`` what a container says of its picture.
+
+Damage is never silent. What an index says is in :class:`VideoInfo`: a file that ends before it
+should is ``"incomplete"`` with the number of frames found and expected. What decoding then could
+not give is in :attr:`VideoReader.report`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config import Preprocessing
+from ..errors import DecodeError, InputError, MediaError
+from .decode import frames_by_order, frames_by_time
+from .index import Scan
+from .info import Completeness, SourceFacts, VideoInfo, probe
+from .open import MediaLimits, Opened, check_path, open_video
+from .pixels import DECODER_VERSION, FrameResizer, resize_rgb
+
+__all__ = [
+    "DECODER_VERSION",
+    "Completeness",
+    "DecodeReport",
+    "MediaLimits",
+    "SourceFacts",
+    "VideoInfo",
+    "VideoReader",
+    "iter_frames",
+    "load_image",
+    "resize_rgb",
+]
+
+PathLike = str | Path
+Frame = npt.NDArray[np.uint8]
+
+DEFAULT_THREADS = 2
+"""Decoder threads; more gain little at small sizes and multiply the memory at large ones."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DecodeReport:
+    """What the latest :meth:`VideoReader.frames` gave.
+
+    Args:
+        wanted: Frames asked for.
+        decoded: Frames given so far.
+        missing: Frames that could not be decoded.
+    """
+
+    wanted: int = 0
+    decoded: int = 0
+    missing: tuple[int, ...] = ()
+
+
+class VideoReader:
+    """One local video or image file: when its frames are shown, and the frames themselves.
+
+    No file stays open between calls; leaving the ``with`` block ends a decoding in progress.
+
+    Args:
+        path: A regular local file.
+        resize: How frames are resized.
+        limits: Largest size; None for the defaults.
+        threads: Decoder threads; 0 for one per core.
+        decode_index: Decode the whole video once to list its frames instead of trusting the
+            container, which leaves frames out that cannot be decoded.
+
+    Raises:
+        MediaError: One of its kinds, naming the file.
+
+    Example:
+        >>> with VideoReader("video.mp4", resize=Preprocessing()) as reader:  # doctest: +SKIP
+        ...     frames = dict(reader.frames([0, 10, 20]))
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        *,
+        resize: Preprocessing,
+        limits: MediaLimits | None = None,
+        threads: int = DEFAULT_THREADS,
+        decode_index: bool = False,
+    ) -> None:
+        if threads < 0:
+            raise InputError(f"threads is {threads}; allowed: 0 (one per core) or more.")
+        self._limits = limits or MediaLimits()
+        self._threads = threads
+        self._given = Path(path)  # as errors name it
+        self._path = check_path(path, self._limits)
+        self._live: Iterator[tuple[int, Frame]] | None = None
+        with _named(self._given):
+            found = probe(self._opener, self._path, self._limits, decode_index)
+            if found.is_damaged and threads != 1:
+                # Several threads lose frames beside one that is damaged; how many differs.
+                self._threads = 1
+                found = probe(self._opener, self._path, self._limits, decode_index)
+            self._info, self._index = found.info, found.index
+            self._listed_note = found.info.note
+            self._resize = FrameResizer(resize, self._limits.max_pixels)
+            self._resize.fix_size(self._info.height_px, self._info.width_px)
+        self._report = DecodeReport()
+
+    @property
+    def info(self) -> VideoInfo:
+        """What is known of the video; decoding may find it less complete than it looked."""
+        return self._info
+
+    @property
+    def report(self) -> DecodeReport:
+        """What the latest call of :meth:`frames` has given so far."""
+        return self._report
+
+    def frames(
+        self, indices: Sequence[int] | npt.NDArray[np.int64], *, skip_missing: bool = False
+    ) -> Iterator[tuple[int, Frame]]:
+        """Decode chosen frames.
+
+        Args:
+            indices: Frame numbers, strictly ascending, each less than ``len(info.seconds)``.
+            skip_missing: Leave out a frame that cannot be decoded, note it in :attr:`report` and
+                make :attr:`info` incomplete, instead of raising DecodeError.
+
+        Yields:
+            Frame number and (h, w, 3) uint8 RGB, upright and resized.
+
+        Raises:
+            InputError: If the indices are not allowed.
+            MediaError: One of its kinds, naming the file.
+        """
+        wanted = _check_indices(indices, len(self._info.seconds))
+        self._live = self._decode(wanted, skip_missing)
+        return self._live
+
+    def _decode(self, wanted: list[int], skip_missing: bool) -> Iterator[tuple[int, Frame]]:
+        self._report = DecodeReport(wanted=len(wanted))
+        tally = Scan(Fraction(1), 0.0)
+        if self._index is None:
+            stream = frames_by_order(self._opener, wanted, tally)
+        else:
+            stream = frames_by_time(self._opener, self._index, wanted, tally)
+        with _named(self._given), closing(stream):
+            for number, frame in stream:
+                if frame is not None:
+                    small = self._resize(frame)
+                    self._report = replace(self._report, decoded=self._report.decoded + 1)
+                    yield number, small
+                    continue
+                self._note_missing(number)
+                if not skip_missing:
+                    raise DecodeError(
+                        f"frame {number} of {len(self._info.seconds)}, at "
+                        f"{self._info.seconds[number]:.3f} s, cannot be decoded; the file is "
+                        "damaged; open it with decode_index=True to leave such frames out."
+                    )
+
+    def _note_missing(self, number: int) -> None:
+        """Keep a frame that could not be decoded, in the report and in the info."""
+        missing = (*self._report.missing, number)
+        self._report = replace(self._report, missing=missing)
+        count = "1 frame" if len(missing) == 1 else f"{len(missing)} frames"
+        words = f"{count} could not be decoded, the first is {missing[0]}"
+        note = "; ".join(filter(None, (words, self._listed_note)))
+        self._info = replace(self._info, completeness="incomplete", note=note)
+
+    def _opener(self) -> AbstractContextManager[Opened]:
+        return open_video(self._path, self._limits, self._threads)
+
+    def close(self) -> None:
+        """End a decoding in progress."""
+        if isinstance(self._live, Generator):
+            self._live.close()
+        self._live = None
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def iter_frames(
+    path: PathLike,
+    preprocessing: Preprocessing,
+    limits: MediaLimits | None = None,
+    threads: int = DEFAULT_THREADS,
+) -> Iterator[tuple[float, Frame]]:
+    """Decode a whole video in presentation order, with bounded memory.
+
+    A video that is not complete gives what there is and logs a warning; use
+    :class:`VideoReader` to decide by :attr:`VideoInfo.completeness`.
+
+    Args:
+        path: A regular local file.
+        preprocessing: Says how to resize.
+        limits: Largest size; None for the defaults.
+        threads: Decoder threads; 0 for one per core.
+
+    Yields:
+        Seconds from the first frame, and (h, w, 3) uint8 RGB.
+
+    Raises:
+        MediaError: One of its kinds, naming the file.
+
+    Example:
+        >>> frames = list(iter_frames("video.mp4", Preprocessing()))  # doctest: +SKIP
+    """
+    with VideoReader(path, resize=preprocessing, limits=limits, threads=threads) as reader:
+        seconds = reader.info.seconds.tolist()
+        for number, frame in reader.frames(range(len(seconds)), skip_missing=True):
+            yield seconds[number], frame
+        if reader.info.completeness == "incomplete":
+            _log.warning("%s: incomplete: %s", reader.info.path, reader.info.note)
+
+
+def load_image(
+    path: PathLike, preprocessing: Preprocessing, limits: MediaLimits | None = None
+) -> Frame:
+    """Read a still image, or the first frame of a video, by the same guarded decoder.
+
+    Args:
+        path: A regular local file.
+        preprocessing: Says how to resize.
+        limits: Largest size; None for the defaults.
+
+    Returns:
+        (1, h, w, 3) uint8 RGB.
+
+    Raises:
+        DecodeError: The file was cut short.
+        MediaError: One of its other kinds, naming the file.
+    """
+    with VideoReader(path, resize=preprocessing, limits=limits, threads=1) as reader:
+        if reader.info.completeness == "incomplete":
+            raise DecodeError(f"incomplete: {reader.info.note}; copy it again.", reader.info.path)
+        for _, frame in reader.frames([0]):
+            return frame[None]
+    raise DecodeError("no image can be decoded; copy it again.", path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let media errors name the file as the caller did, whatever it resolves to."""
+    try:
+        yield
+    except MediaError as error:
+        if error.path == path:
+            raise
+        raise type(error)(error.reason, path) from error
+
+
+def _check_indices(indices: Sequence[int] | npt.NDArray[np.int64], count: int) -> list[int]:
+    """Return the indices as a list, or raise InputError."""
+    wanted = np.asarray(indices)
+    if wanted.size == 0:
+        return []
+    ascending = wanted.ndim == 1 and wanted.dtype.kind in "iu" and np.all(np.diff(wanted) > 0)
+    if not ascending or wanted[0] < 0 or wanted[-1] >= count:
+        raise InputError(
+            f"frame indices have shape {wanted.shape}, dtype {wanted.dtype} and range "
+            f"{wanted.min()} to {wanted.max()}; allowed: strictly ascending whole numbers from "
+            f"0 to {count - 1}."
+        )
+    return [int(i) for i in wanted]

@@ -1,0 +1,1 @@
+"""What serves maintainers; no part of the product."""

@@ -1,0 +1,1 @@
+"""Training the bundled checkpoint in short turns on a borrowed GPU."""

@@ -1,0 +1,243 @@
+"""From a recipe's ``[data]`` section to augmented clips: what the loop sees of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccl_hub.errors import ConfigError
+
+from ..data.datasets import VideoList
+from ..distributed.world import World
+from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
+from ..frames.rendered import RenderedVideos
+from ..recipes.pretraining import Data, Recipe
+from .augment import augment
+from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
+
+if TYPE_CHECKING:
+    from ..recipes.finetuning import FinetuneRecipe, LabelledData
+
+__all__ = ["ClipSource", "SplitSource", "cached_frames", "open_source"]
+
+logger = logging.getLogger(__name__)
+
+Chunk = Tensor | tuple[Tensor, Tensor]
+LOADING_SECONDS = 10.0
+
+
+class SplitSource:
+    """The videos of one split of a source, with the source's interface.
+
+    Args:
+        source: All videos.
+        split: Such as ``"train"``.
+
+    Raises:
+        TrainingError: There is no such split, or one of its classes is empty.
+    """
+
+    def __init__(self, source: FrameSource, split: str) -> None:
+        self.videos: VideoList = source.videos.select(split)
+        self.names = [item.id for item in self.videos]
+        self._source = source
+        place = {name: i for i, name in enumerate(source.names)}
+        self._places = [place[name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def frames_of(self, video: int) -> int:
+        """Return the number of frames of a video."""
+        return self._source.frames_of(self._places[video])
+
+    def seconds(self, video: int) -> np.ndarray:
+        """Return the presentation times of a video, float64 (n,)."""
+        return self._source.seconds(self._places[video])
+
+    def duration(self, video: int) -> float:
+        """Return the end of a video's last frame in seconds."""
+        return self._source.duration(self._places[video])
+
+    def frame_size(self, video: int) -> tuple[int, int]:
+        """Return height and width of a video's frames in pixels."""
+        return self._source.frame_size(self._places[video])
+
+    def read(
+        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
+        return self._source.read(self._places[video], indices, out)
+
+    def fingerprint(self) -> str:
+        """Return the source's hash and that of the chosen videos."""
+        return f"{self._source.fingerprint()}-{self.videos.fingerprint()[:16]}"
+
+
+class ClipSource:
+    """Training clips by position.
+
+    Args:
+        recipe: Its ``[data]``, ``[augment]`` and ``[preprocessing]`` say how clips are made.
+        frames: The videos.
+        device: Where augmented clips shall be.
+    """
+
+    def __init__(
+        self, recipe: Recipe | FinetuneRecipe, frames: FrameSource, device: torch.device
+    ) -> None:
+        self._recipe, self._frames, self._device = recipe, frames, device
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these videos from others, as JSON values."""
+        return {
+            "name": self._frames.videos.name,
+            "videos": len(self),
+            "fingerprint": self._frames.fingerprint(),
+        }
+
+    def _sampler(self, epoch: int, rank: int = 0, size: int = 1) -> EpochSampler:
+        batch, seed = self._recipe.optim.batch, self._recipe.seed
+        return EpochSampler(len(self), seed, epoch, batch, rank, size)
+
+    def global_names(self, step: int) -> list[str]:
+        """Return the names of all videos, over all processes, of a step of the run (from 0)."""
+        epoch, done = divmod(step, len(self) // self._recipe.optim.batch)
+        ids = self._sampler(epoch).step_ids(done, everywhere=True)
+        return [self._frames.names[video] for video in ids]
+
+    @contextmanager
+    def batches(self, epoch: int, start_step: int, world: World) -> Iterator[Iterator[Batch]]:
+        """Open the rest of an epoch, from ``start_step`` on; this process's share of it."""
+        recipe = self._recipe
+        loader = ClipLoader(
+            self._frames,
+            self._sampler(epoch, world.rank, world.size),
+            clip_frames=recipe.preprocessing.clip_frames,
+            frame_interval_seconds=recipe.preprocessing.frame_interval_seconds,
+            frame_choice=recipe.preprocessing.frame_choice,
+            views=recipe.data.views,
+            workers=recipe.data.workers,
+            start_step=start_step,
+            pin_memory=self._device.type == "cuda" and recipe.data.cache != "gpu",
+        )
+        with loader:
+            yield iter(loader)
+
+    def augmented_chunks(self, batch: Batch, crop_px: int) -> list[Chunk]:
+        """Return the batch as the network wants it, in the recipe's number of chunks.
+
+        Args:
+            batch: From :meth:`batches`.
+            crop_px: Side of the clips.
+
+        Returns:
+            Chunks of (b, 3, T, crop, crop) float32, or pairs of these for two views.
+        """
+        recipe = self._recipe
+        config = dataclasses.replace(recipe.augment, crop_px=crop_px)
+        views = [
+            augment(
+                frames.to(self._device, non_blocking=True), config, seeds, recipe.preprocessing
+            ).chunk(recipe.optim.chunks)
+            for frames, seeds in zip(batch.frames, batch.seeds, strict=True)
+        ]
+        if len(views) == 1:
+            return list(views[0])
+        first, second = views
+        return list(zip(first, second, strict=True))
+
+
+def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
+    """Open what the recipe's ``[data]`` names.
+
+    Args:
+        recipe: The recipe.
+        device: Where augmented clips shall be.
+
+    Raises:
+        ConfigError: No data is named, or they do not fit the recipe.
+        TrainingError: The data are missing, empty or damaged.
+    """
+    data = recipe.data
+    frames = _open_frames(recipe)
+    if data.split:
+        frames = SplitSource(frames, data.split)
+    return ClipSource(recipe, cached_frames(frames, data, device), device)
+
+
+def cached_frames(
+    frames: FrameSource, data: Data | LabelledData, device: torch.device
+) -> FrameSource:
+    """Make frames resident as the recipe's ``data.cache`` asks, or return them as they are.
+
+    Args:
+        frames: The videos to train on.
+        data: Section of a recipe: ``cache``, ``resident_size_px`` and ``workers``.
+        device: Where training runs.
+
+    Raises:
+        ConfigError: The cache is a GPU's but training runs elsewhere.
+        TrainingError: Frames are damaged.
+    """
+    if data.cache == "none":
+        return frames
+    if data.cache == "gpu" and device.type != "cuda":
+        raise ConfigError(
+            f"data.cache is 'gpu' but training runs on {device.type}; use 'ram' or 'none'."
+        )
+    place = device if data.cache == "gpu" else "cpu"
+    height_width = data.resident_size_px
+    size_px = (height_width[0], height_width[1]) if height_width else None
+    return ResidentFrames(
+        frames, place, size_px, threads=max(2, data.workers), progress=_Loading(frames).advance
+    )
+
+
+class _Loading:
+    """Logs, now and then, how many frames are resident: large sets take minutes."""
+
+    def __init__(self, frames: FrameSource) -> None:
+        self._all = sum(frames.frames_of(video) for video in range(len(frames)))
+        self._done = 0
+        self._said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count ``count`` more frames."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._said >= LOADING_SECONDS:
+            self._said = now
+            logger.info("%d of %d frames resident", self._done, self._all)
+
+
+def _open_frames(recipe: Recipe) -> FrameSource:
+    data = recipe.data
+    if data.rendered:
+        return RenderedVideos(data.rendered, recipe.preprocessing)
+    if data.pack:
+        store = FrameStore(data.pack)
+        require_same_frames(store, recipe.preprocessing)
+        return store
+    if data.folder:
+        return VideoFolderStore(
+            data.folder,
+            recipe.preprocessing,
+            workers=max(2, data.workers),
+            allow_problems=data.allow_problems,
+        )
+    raise ConfigError(
+        "the recipe names no data to train on; give --set data.pack=FOLDER of "
+        "'python -m training.pack', or --set data.folder=FOLDER of videos."
+    )

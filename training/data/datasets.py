@@ -1,0 +1,330 @@
+"""Lists of videos to train and evaluate on: a folder, a manifest, or a published data set.
+
+Every source gives one :class:`VideoList`. Building a list reads folder and split files only; what
+is wrong with the videos themselves is found by :mod:`training.data.checks`, so that a missing
+video is reported and never replaced by another one.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ccl_hub.errors import TrainingError
+
+__all__ = [
+    "MANIFEST_COLUMNS",
+    "VIDEO_SUFFIXES",
+    "VideoItem",
+    "VideoList",
+    "from_folder",
+    "from_manifest",
+    "require_folder",
+    "table_rows",
+    "video_files",
+]
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .3gp .wmv .flv .ogv .gif".split()
+)
+MANIFEST_COLUMNS = ("path", "id", "class", "group", "split", "source", "frames", "seconds")
+
+
+@dataclass(frozen=True)
+class VideoItem:
+    """One video of a data set.
+
+    Args:
+        id: Name that is unique in its list: the relative path with ``/`` between folders.
+        path: The file, which need not exist.
+        label: Class name, or None where the video has none.
+        group: Actor, scene or source whose videos must not be split; "" where unknown.
+        split: ``"train"``, ``"test"`` or another word of the source; "" where unknown.
+    """
+
+    id: str
+    path: Path
+    label: str | None = None
+    group: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """The videos of one data set, in a fixed order.
+
+    Args:
+        name: Short name for reports.
+        items: The videos; their ids are unique.
+        classes: Class names in order; the position of a name is its target. Empty when no video
+            has a label.
+
+    Raises:
+        TrainingError: There is no video, two share an id, or a label is not among ``classes``.
+    """
+
+    name: str
+    items: tuple[VideoItem, ...]
+    classes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise TrainingError(
+                f"{self.name}: no video; check the folder and the split asked for."
+            )
+        seen: set[str] = set()
+        known = set(self.classes)
+        for item in self.items:
+            if item.id in seen:
+                raise TrainingError(
+                    f"{self.name}: {item.id} is listed twice; remove one of the two entries."
+                )
+            seen.add(item.id)
+            if item.label is not None and item.label not in known:
+                raise TrainingError(
+                    f"{self.name}: {item.id} has class {item.label!r}, which is none of the "
+                    f"{len(known)} classes; correct the list."
+                )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[VideoItem]:
+        return iter(self.items)
+
+    def targets(self) -> np.ndarray:
+        """Return the class position of every video, int64 (N,), -1 where it has no label."""
+        place = {name: i for i, name in enumerate(self.classes)}
+        return np.array(
+            [-1 if item.label is None else place[item.label] for item in self.items], np.int64
+        )
+
+    def select(self, split: str) -> VideoList:
+        """Return the videos of one split, with the classes of the whole list.
+
+        Raises:
+            TrainingError: The list has no such split, or a class has no video in it.
+        """
+        kept = tuple(item for item in self.items if item.split == split)
+        if not kept:
+            names = sorted({item.split for item in self.items})
+            there = f"there are {names}" if names != [""] else "none has a split, so ask for none"
+            raise TrainingError(f"{self.name}: no video of split {split!r}; {there}.")
+        part = VideoList(f"{self.name} {split}", kept, self.classes)
+        part.require_full_classes()
+        return part
+
+    def require_full_classes(self) -> None:
+        """Raise TrainingError if a class has no video."""
+        present = {item.label for item in self.items}
+        for name in self.classes:
+            if name not in present:
+                raise TrainingError(
+                    f"{self.name}: class {name!r} has no video; add some or remove the class."
+                )
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of ids, classes, groups, splits and their order.
+
+        The bytes of the files do not enter; a packed store adds them to its own fingerprint.
+        """
+        digest = hashlib.sha256()
+        for name in self.classes:
+            digest.update(f"class\x1f{name}\x1e".encode())
+        for item in self.items:
+            fields = (item.id, item.label or "", item.group, item.split)
+            digest.update(("\x1f".join(fields) + "\x1e").encode())
+        return digest.hexdigest()
+
+
+def require_folder(folder: str | Path, what: str) -> Path:
+    """Return ``folder`` as a Path.
+
+    Raises:
+        TrainingError: It does not exist or is not a folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        seen = "is not a folder" if path.exists() else "does not exist"
+        raise TrainingError(f"{path}: the folder of {what} {seen}; give the right path.")
+    return path
+
+
+def video_files(folder: Path, suffixes: Iterable[str] = VIDEO_SUFFIXES) -> list[Path]:
+    """Return every video file below ``folder``, told by its suffix, sorted by relative path.
+
+    Hidden files and folders (a leading dot) are left out; links to folders are not followed.
+    """
+    allowed = {suffix.lower() for suffix in suffixes}
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place) / name
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in allowed
+        ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def from_folder(folder: str | Path, classes: bool | None = None) -> VideoList:
+    """List a plain folder of videos.
+
+    Args:
+        folder: Searched with its subfolders.
+        classes: True: the first folder level names the class, and every such folder must hold a
+            video. False: no labels. None: True if every video lies in a first-level folder.
+
+    Returns:
+        The list, sorted by relative path; ``group`` is the first-level folder without classes.
+
+    Raises:
+        TrainingError: The folder is missing, holds no video, or a class folder is empty.
+
+    Example:
+        >>> from_folder("videos", classes=True).classes  # doctest: +SKIP
+        ('jump', 'run')
+    """
+    root = require_folder(folder, "videos")
+    files = [path.relative_to(root) for path in video_files(root)]
+    if classes is None:
+        classes = bool(files) and all(len(path.parts) > 1 for path in files)
+    names: tuple[str, ...] = ()
+    if classes:
+        outside = [path for path in files if len(path.parts) == 1]
+        if outside:
+            raise TrainingError(
+                f"{root / outside[0]}: lies outside the class folders; move it into one."
+            )
+        names = tuple(
+            sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        )
+    items = tuple(
+        VideoItem(
+            id=path.as_posix(),
+            path=root / path,
+            label=path.parts[0] if classes else None,
+            group="" if classes or len(path.parts) == 1 else path.parts[0],
+        )
+        for path in files
+    )
+    videos = VideoList(root.name, items, names)
+    videos.require_full_classes()
+    return videos
+
+
+def from_manifest(
+    manifest: str | Path, root: str | Path | None = None, split: str | None = None
+) -> VideoList:
+    """List the videos of a table.
+
+    Args:
+        manifest: A ``.csv`` (UTF-8, with a header) or ``.parquet`` file. Columns: ``path`` is
+            required; ``id``, ``class``, ``group``, ``split`` and ``source`` (taken as the group
+            when there is no ``group``) are read; ``frames`` and ``seconds`` are allowed and
+            ignored; any other column is an error.
+        root: Folder the paths start from. None: the manifest's folder, or the folder of the
+            manifest's name beside it if the first video is found only there.
+        split: Keep only the videos of this split.
+
+    Raises:
+        TrainingError: The file is missing or unreadable, a column is unknown or missing, a path
+            leaves ``root``, or a class cell is empty while others are filled.
+    """
+    path = Path(manifest)
+    rows = table_rows(path)
+    if not rows:
+        raise TrainingError(f"{path}: the manifest has no row; list at least one video.")
+    unknown = sorted(set(rows[0]) - set(MANIFEST_COLUMNS))
+    if unknown or "path" not in rows[0]:
+        fault = f"unknown column {unknown[0]!r}" if unknown else "no column 'path'"
+        raise TrainingError(f"{path}: {fault}; allowed are {', '.join(MANIFEST_COLUMNS)}.")
+    base = _manifest_root(path, rows[0]["path"]) if root is None else Path(root)
+    require_folder(base, f"the videos of {path.name}")
+    labelled = any(row.get("class") for row in rows)
+    items = []
+    for number, row in enumerate(rows, start=1):
+        relative = row["path"]
+        if not relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
+            raise TrainingError(
+                f"{path}: row {number} has path {relative!r}; expected a path below {base}."
+            )
+        if labelled and not row.get("class"):
+            raise TrainingError(
+                f"{path}: row {number} ({relative}) has an empty class; fill it in."
+            )
+        items.append(
+            VideoItem(
+                id=row.get("id") or Path(relative).as_posix(),
+                path=base / relative,
+                label=row.get("class") or None,
+                group=row.get("group", row.get("source", "")),
+                split=row.get("split", ""),
+            )
+        )
+    classes = tuple(sorted({item.label for item in items if item.label is not None}))
+    videos = VideoList(path.stem, tuple(items), classes)
+    return videos if split is None else videos.select(split)
+
+
+def _manifest_root(manifest: Path, first: str) -> Path:
+    """Return the folder below which the manifest's first video is found."""
+    beside = manifest.parent / manifest.stem
+    if not (manifest.parent / first).is_file() and (beside / first).is_file():
+        return beside
+    return manifest.parent
+
+
+def table_rows(path: Path) -> list[dict[str, str]]:
+    """Read a csv or parquet file.
+
+    Args:
+        path: A ``.csv`` (UTF-8, with a header) or ``.parquet`` file.
+
+    Returns:
+        One dictionary of texts per row; the empty text for a missing cell.
+
+    Raises:
+        TrainingError: The file is missing, no table, or a row has too many or too few cells.
+    """
+    if not path.is_file():
+        raise TrainingError(f"{path}: the table does not exist; give a .csv or .parquet file.")
+    if path.suffix.lower() == ".parquet":
+        return _parquet_rows(path)
+    if path.suffix.lower() != ".csv":
+        raise TrainingError(f"{path}: the name of a table ends in .csv or .parquet.")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TrainingError(f"{path}: not a UTF-8 csv table ({error}); save it again.") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise TrainingError(
+                f"{path}: row {number} has not {len(reader.fieldnames or ())} cells as the "
+                "header has; correct it."
+            )
+    return rows
+
+
+def _parquet_rows(path: Path) -> list[dict[str, str]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TrainingError(f"{path}: not a parquet table ({error}); write it again.") from error
+    names: Sequence[str] = table.column_names
+    columns = [table.column(name).to_pylist() for name in names]
+    return [
+        {name: "" if cell is None else str(cell) for name, cell in zip(names, cells, strict=True)}
+        for cells in zip(*columns, strict=True)
+    ]

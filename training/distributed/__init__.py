@@ -1,0 +1,1 @@
+"""Processes of one training: collectives with their gradient, averaging."""

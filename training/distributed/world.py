@@ -1,0 +1,335 @@
+"""One program for one process and for many: the world, gathering with gradient, the update.
+
+``python -m ...`` is a world of one; ``torchrun --nproc-per-node K -m ...`` is one of K processes,
+with NCCL between GPUs and gloo between CPUs. Several machines meet by torchrun's own rendezvous:
+the same command on each of them,
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m ...
+
+The batch is global: every process compares its videos with those of all others, so loss, gradients
+and weights do not depend on K (but for BatchNorm, whose statistics are each process's own unless
+SyncBatchNorm is used).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ccl_hub.errors import TrainingError
+
+from ..objective import CycleContrast, Objective
+from .averaging import GradientMean, average_buffers
+
+__all__ = [
+    "World",
+    "backward_step",
+    "barrier",
+    "broadcast_model",
+    "gather_with_grad",
+    "local_batch",
+    "start_world",
+    "synchronise_batchnorm",
+]
+
+Chunk = Tensor | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers.
+
+    Args:
+        rank: Number of this process, 0 to ``size - 1``.
+        size: Processes in all.
+        local_rank: Number of this process on its machine.
+        device: Where it computes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs: rank 0."""
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def start_world(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterator[World]:
+    """Join the processes that torchrun started, or be a world of one.
+
+    Args:
+        device: ``"auto"`` (CUDA if there is any), ``"cpu"`` or ``"cuda"``.
+        timeout_seconds: How long a process waits for the others before it fails; longer than any
+            work that one process does alone, such as a validation.
+
+    Yields:
+        This process's :class:`World`; the process group lives as long as the context.
+
+    Raises:
+        TrainingError: The device is not there, or there are more processes than GPUs.
+
+    Example:
+        >>> with start_world("cpu") as world:
+        ...     world.rank, world.size
+        (0, 1)
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local_rank)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(device=chosen)
+        return
+    # Tensors on the CPU go through gloo even beside NCCL: agreeing on sizes needs no GPU.
+    backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(device: str, local_rank: int) -> torch.device:
+    """Return this process's device and make a GPU the current one."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise TrainingError(f"device is {device!r}; allowed: 'auto', 'cpu' or 'cuda'.")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return torch.device("cpu")
+    if local_rank >= gpus:
+        raise TrainingError(
+            f"process {local_rank} of this machine has no GPU of its own: {gpus} found; start at "
+            "most as many processes as GPUs (torchrun --nproc-per-node), or use the CPU."
+        )
+    chosen = torch.device("cuda", local_rank)
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def local_batch(global_batch: int, world: World) -> int:
+    """Return this process's share of the global batch.
+
+    Raises:
+        TrainingError: The world size does not divide the batch.
+    """
+    if global_batch < 1 or global_batch % world.size:
+        raise TrainingError(
+            f"batch is {global_batch}, which {world.size} processes cannot share equally; "
+            f"allowed: a multiple of {world.size}."
+        )
+    return global_batch // world.size
+
+
+def barrier(world: World) -> None:
+    """Wait until every process is here; nothing for a world of one."""
+    if world.size > 1:
+        dist.all_reduce(torch.zeros(1))  # on the CPU, so through gloo
+
+
+def broadcast_model(model: nn.Module, world: World) -> None:
+    """Overwrite the weights and buffers of every process by those of rank 0."""
+    if world.size > 1:
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                same = tensor.contiguous()
+                dist.broadcast(same, src=0)
+                tensor.copy_(same)
+
+
+def synchronise_batchnorm(model: nn.Module, world: World) -> None:
+    """Let BatchNorm use the statistics of all processes (SyncBatchNorm), in place.
+
+    Args:
+        model: Its BatchNorm layers are replaced; names of weights stay.
+        world: A world of one is left alone.
+
+    Raises:
+        TrainingError: On CPUs, for which there is no SyncBatchNorm.
+    """
+    if world.size == 1:
+        return
+    if world.device.type != "cuda":
+        raise TrainingError(
+            f"SyncBatchNorm needs CUDA, this process computes on {world.device.type}; "
+            "set optim.sync_batchnorm = false, or train on GPUs."
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenation over ranks; the gradient of a rank's rows is summed over all ranks."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks, in rank order, as a differentiable operation.
+
+    Where every one of K ranks computes the same global loss from the result, the gradient that
+    arrives at ``x`` is K times that of the loss, as the ranks' losses add up. Averaging parameter
+    gradients over ranks, as data-parallel training does, divides by K again: the outcome is the
+    gradient that a single process would have, exactly once.
+
+    Args:
+        x: (n, ...) rows of this rank; the same shape on every rank.
+
+    Returns:
+        (K*n, ...); ``x`` itself without a process group.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    return _Gather.apply(x)
+
+
+def backward_step(
+    model: nn.Module,
+    objective: Objective,
+    chunks: Sequence[Chunk],
+    world: World,
+    autocast_dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Leave in ``.grad`` the gradient of the objective over the global batch.
+
+    Up to floating-point rounding (and BatchNorm's statistics in training mode) the outcome does
+    not depend on how the batch is spread over processes and chunks. With one chunk the features'
+    graph is kept. With several, none is: features are computed without a graph, the objective
+    gives their gradient, and each chunk is run again to carry it on to the weights, so that
+    memory is that of one chunk and negatives are still those of the whole batch.
+
+    Args:
+        model: A ``CCLModel``, not wrapped; ``model(clips, project=True)`` is called. Gradients
+            there are dropped first.
+        objective: Compares projections; see :class:`training.objective.Objective`.
+        chunks: This process's share of the batch, equally many clips on each process. A chunk is
+            (b, 3, T, H, W) float clips, or a pair of such for two views of the same videos.
+        world: This process among its peers.
+        autocast_dtype: ``torch.bfloat16`` to run the network in mixed precision, or None.
+
+    Returns:
+        The fields of :class:`training.objective.CycleContrast` by name: 0-d tensors without
+        gradient, of the global batch, equal on all ranks.
+
+    Raises:
+        TrainingError: The processes' shares differ, or autocast is asked for in another type.
+    """
+    if autocast_dtype not in (None, torch.bfloat16):
+        raise TrainingError(f"autocast in {autocast_dtype}; allowed: torch.bfloat16 or None.")
+    chunks = list(chunks)
+    _check_shares(chunks, world)
+    model.zero_grad(set_to_none=True)
+    run = _Forward(model, world.device, autocast_dtype)
+    if len(chunks) == 1:
+        features = [run(chunks[0])]
+    else:
+        features = run.without_graph(chunks)
+    local = torch.cat([part.detach() for part in features]).requires_grad_()  # (n,V,T+1,D)
+    result = _compare(objective, gather_with_grad(local))
+    result.total.backward()
+    gradients = local.grad.split([len(part) for part in features])
+    with GradientMean(model.parameters(), world.size) as mean:
+        for i, chunk in enumerate(chunks):
+            part = features[0] if len(chunks) == 1 else run.again(i, chunk)
+            if i == len(chunks) - 1:
+                mean.start()
+            part.backward(gradients[i])
+    if model.training:
+        average_buffers(model, world.size)
+    return {name: value.detach() for name, value in result._asdict().items()}
+
+
+class _Forward:
+    """Runs chunks through the network: features (b,V,T+1,D), frames first and the video last."""
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
+    ) -> None:
+        self.model, self.device, self.dtype = model, device, autocast_dtype
+        self.random_states: list[list[Tensor]] = []
+
+    def __call__(self, chunk: Chunk) -> Tensor:
+        views = (chunk,) if isinstance(chunk, Tensor) else chunk
+        clips = views[0] if len(views) == 1 else torch.cat(views)  # (V*b,3,T,H,W)
+        # A context of its own for each pass: autocast's cache of weights made without a graph
+        # would cut the graph of the next pass.
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            output = self.model(clips, project=True)
+        frames, video = output.frame_projections, output.video_projections
+        features = torch.cat([frames, video[:, None]], dim=1)  # (V*b,T+1,D)
+        return features.unflatten(0, (len(views), -1)).transpose(0, 1)  # (b,V,T+1,D)
+
+    def without_graph(self, chunks: Iterable[Chunk]) -> list[Tensor]:
+        """First pass: features only; buffers such as running statistics stay as they were."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        features = []
+        with torch.no_grad():
+            for chunk in chunks:
+                self.random_states.append(_random_states(self.device))
+                features.append(self(chunk))
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        return features
+
+    def again(self, i: int, chunk: Chunk) -> Tensor:
+        """Second pass: chunk ``i`` with a graph, drawing the same random numbers."""
+        torch.set_rng_state(self.random_states[i][0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.random_states[i][1], self.device)
+        return self(chunk)
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def _compare(objective: Objective, features: Tensor) -> CycleContrast:
+    """Apply the objective to features (N,V,T+1,D) of V = 1 or 2 views."""
+    by_view = features.transpose(0, 1)  # (V,N,T+1,D)
+    videos, frames = by_view[:, :, -1], by_view[:, :, :-1]  # (V,N,D), (V,N,T,D)
+    if len(by_view) == 1:
+        return objective(videos[0], frames[0])
+    return objective.two_views(videos, frames)
+
+
+def _check_shares(chunks: Sequence[Chunk], world: World) -> None:
+    """Refuse a step whose processes would wait for another forever, or mix up their rows."""
+    tensors = [c if isinstance(c, Tensor) else c[0] for c in chunks]
+    views = {1 if isinstance(c, Tensor) else len(c) for c in chunks}
+    if not chunks or len(views) != 1 or not views <= {1, 2}:
+        raise TrainingError(
+            f"a step got {len(chunks)} chunks of {sorted(views)} views; "
+            "allowed: at least one chunk, all of 1 or all of 2 views."
+        )
+    if world.size == 1:
+        return
+    clips = sum(len(tensor) for tensor in tensors)
+    own = torch.tensor([clips, len(chunks), views.pop(), tensors[0].shape[2]])
+    shares = [torch.empty_like(own) for _ in range(world.size)]
+    dist.all_gather(shares, own)  # on the CPU, so through gloo
+    if any(not torch.equal(share, own) for share in shares):
+        seen = ", ".join(f"rank {r}: {s.tolist()}" for r, s in enumerate(shares))
+        raise TrainingError(
+            f"processes got unequal shares, as [clips, chunks, views, frames]: {seen}; use a "
+            "batch that the number of processes divides, and drop the last, smaller one."
+        )

@@ -1,0 +1,365 @@
+"""Embeddings of every clip of a labelled set, computed once and kept on disk.
+
+Retrieval, the linear probe and validation all start from the same embeddings: uniform clips of
+every video, centre crop (paper, Section 4.2). A cache file is one safetensors file per model, set,
+number of clips and precision. It carries the key it was made for and a hash of its content; a file
+that is damaged, or was made for something else, is computed again and replaced.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from ccl_hub import CCLModel
+from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub.errors import InputError, ModelError
+from ccl_hub.sampling import ClipPlan, sample_eval
+from ccl_hub.transforms import centre_crop, to_clips
+
+from ..frames.packed import FrameSource, VideoFolderStore
+from ..run.checkpoints import content_sha256
+from .labelled_sets import EvaluationSet
+
+__all__ = ["SetFeatures", "embed_set", "features_key", "features_of"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "ccl-set-features"
+VERSION = 1
+SAID_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class SetFeatures:
+    """Embeddings of M clips of T frames, on the CPU; clips of a video together, in order.
+
+    Args:
+        frames: (M, T, D) float32 frame features, D = 512.
+        video: (M, D) float32 clip features.
+        frame_projections: (M, T, P) float32, the space of the loss, P = 128; not normalised.
+        video_projections: (M, P) float32, likewise.
+        video_ids: (M,) int64, position of each clip's video in its source.
+        clip_seconds: (M, 2) float64, start and end of each clip.
+        frame_seconds: (M, T) float64, presentation time of each frame.
+
+    Raises:
+        InputError: The shapes do not belong together.
+    """
+
+    frames: Tensor
+    video: Tensor
+    frame_projections: Tensor
+    video_projections: Tensor
+    video_ids: np.ndarray
+    clip_seconds: np.ndarray
+    frame_seconds: np.ndarray
+
+    def __post_init__(self) -> None:
+        m, t = self.frames.shape[:2]
+        seen = {f.name: tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)}
+        wanted = {
+            "frames": (m, t, self.video.shape[-1]),
+            "video": (m, self.frames.shape[-1]),
+            "frame_projections": (m, t, self.video_projections.shape[-1]),
+            "video_projections": (m, self.frame_projections.shape[-1]),
+            "video_ids": (m,),
+            "clip_seconds": (m, 2),
+            "frame_seconds": (m, t),
+        }
+        for name, shape in wanted.items():
+            if seen[name] != shape:
+                raise InputError(
+                    f"SetFeatures: {name} has shape {seen[name]}, expected {shape} beside frames "
+                    f"of {seen['frames']}."
+                )
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def take(self, clips: np.ndarray) -> SetFeatures:
+        """Return some clips, by position (int64) or by a mask (bool), in that order."""
+        chosen = np.flatnonzero(clips) if clips.dtype == bool else np.asarray(clips, np.int64)
+        rows = torch.from_numpy(chosen)
+        return SetFeatures(
+            **{
+                f.name: value[rows if isinstance(value, Tensor) else chosen]
+                for f in dataclasses.fields(self)
+                for value in (getattr(self, f.name),)
+            }
+        )
+
+    def of_split(self, source: FrameSource, split: str) -> SetFeatures:
+        """Return the clips of one split; ``video_ids`` stay positions in the whole source."""
+        splits = np.array([item.split for item in source.videos])
+        return self.take(splits[self.video_ids] == split)
+
+
+def features_of(
+    model: CCLModel,
+    source: FrameSource,
+    *,
+    clips: int = 10,
+    batch_clips: int = 32,
+    device: torch.device,
+    bf16: bool = False,
+    cache: Path | None = None,
+    workers: int = 2,
+) -> SetFeatures:
+    """Embed uniform centre-crop clips of every video of a set, or read them from the cache.
+
+    Args:
+        model: On ``device``; computed in eval mode, its own mode is restored.
+        source: The videos, of every split.
+        clips: Clips per video, uniform from start to end (paper: 10).
+        batch_clips: Clips computed at once, rounded up to whole videos.
+        device: Where to compute.
+        bf16: Compute the network in bfloat16.
+        cache: Folder of cache files, made if missing; None keeps none.
+        workers: Threads that read frames ahead.
+
+    Returns:
+        The embeddings, videos in order.
+
+    Raises:
+        ModelError: The model gives NaN or infinity.
+        TrainingError: Frames are damaged.
+        OutputError: The cache cannot be written.
+    """
+    path, key = None, ""
+    if cache is not None:
+        key = features_key(model, source, clips, device, bf16)
+        path = _cache_path(Path(cache), source, key)
+        found = _read_cache(path, key) if path.is_file() else None
+        if found is not None:
+            logger.info("%s: embeddings from %s", source.videos.name, path)
+            return found
+    training = model.training
+    model.eval()
+    try:
+        features = embed_set(model, source, clips, batch_clips, device, bf16, workers)
+    finally:
+        model.train(training)
+    if path is not None:
+        _write_cache(path, key, features)
+    return features
+
+
+def embed_set(
+    model: CCLModel,
+    source: FrameSource,
+    clips: int,
+    batch_clips: int,
+    device: torch.device,
+    bf16: bool,
+    workers: int = 2,
+) -> SetFeatures:
+    """Embed uniform centre-crop clips of every video; as :func:`features_of` without a cache.
+
+    Args:
+        model: In eval mode, on ``device``.
+        source: The videos.
+        clips: Clips per video.
+        batch_clips: Clips computed at once, rounded up to whole videos.
+        device: Where to compute.
+        bf16: Compute the network in bfloat16.
+        workers: Threads that read frames ahead.
+
+    Returns:
+        The embeddings, videos in order.
+
+    Raises:
+        ModelError: The model gives NaN or infinity.
+    """
+    shape = model.config.architecture
+    count, length = len(source) * clips, model.preprocessing.clip_frames
+    frames = torch.empty(count, length, shape.feature_dim)
+    video = torch.empty(count, shape.feature_dim)
+    frame_projections = torch.empty(count, length, shape.projection_dim)
+    video_projections = torch.empty(count, shape.projection_dim)
+    parts = (frames, video, frame_projections, video_projections)
+    plans: list[ClipPlan] = []
+    ids = np.repeat(np.arange(len(source)), clips)
+    done, said = 0, time.monotonic()
+    for images, index in _batches(_read_ahead(model, source, clips, workers, plans), batch_clips):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            output = _embed(model, images.to(device), index.to(device))
+        rows = slice(done, done + len(index))
+        for part, values in zip(parts, output, strict=True):
+            part[rows] = values.float().cpu()
+        _require_finite(parts, done, len(index), source, ids)
+        done += len(index)
+        if time.monotonic() - said >= SAID_SECONDS:
+            said = time.monotonic()
+            logger.info("%s: %d of %d clips embedded", source.videos.name, done, count)
+    clip_seconds = np.concatenate([plan.clip_seconds for plan in plans])
+    frame_seconds = np.concatenate([plan.frame_seconds for plan in plans])
+    return SetFeatures(*parts, ids, clip_seconds, frame_seconds)
+
+
+def _embed(model: CCLModel, images: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Embed clips that share frames, each frame once: only conv6 looks across time.
+
+    Args:
+        model: In eval mode.
+        images: (U,H,W,3) uint8, different frames.
+        index: (M,T) int64, the frames of each clip.
+
+    Returns:
+        Frames (M,T,D), videos (M,D) and their projections (M,T,P) and (M,P).
+    """
+    pixels = to_clips(images[:, None], model.preprocessing)[:, :, 0]  # (U,3,H,W)
+    pixels = pixels.to(dtype=model.dtype, memory_format=torch.channels_last)
+    maps = model.trunk(pixels)  # (U,D,h,w)
+    frames = maps.mean((2, 3), dtype=torch.float32)[index]  # (M,T,D)
+    video = model.head(maps[index.flatten()], clips=len(index))  # (M,D)
+    return frames, video, *model.project(frames, video)
+
+
+def _read_ahead(
+    model: CCLModel, source: FrameSource, clips: int, workers: int, plans: list[ClipPlan]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each video's frames, uint8 (U,crop,crop,3), and those of its clips, int64 (W,T).
+
+    Its plan is appended to ``plans``.
+    """
+    wanted = model.preprocessing
+
+    def read(video: int) -> tuple[ClipPlan, Tensor, Tensor]:
+        plan = sample_eval(source.seconds(video), source.duration(video), wanted, clips=clips)
+        chosen, index = np.unique(plan.indices, return_inverse=True)
+        frames = torch.from_numpy(source.read(video, chosen))  # (U,h,w,3)
+        images = centre_crop(frames, wanted.crop_px).contiguous()
+        return plan, images, torch.from_numpy(index.reshape(plan.indices.shape))
+
+    waiting: deque[Future[tuple[ClipPlan, Tensor, Tensor]]] = deque()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for video in range(len(source)):
+            waiting.append(pool.submit(read, video))
+            if len(waiting) <= 2 * workers and video < len(source) - 1:
+                continue
+            last = video == len(source) - 1
+            for _ in range(len(waiting) if last else 1):
+                plan, images, index = waiting.popleft().result()
+                plans.append(plan)
+                yield images, index
+
+
+def _batches(
+    videos: Iterable[tuple[Tensor, Tensor]], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Put whole videos together until they hold ``size`` clips; frames and clips as above."""
+    images: list[Tensor] = []
+    index: list[Tensor] = []
+    for video_images, video_index in videos:
+        index.append(video_index + sum(map(len, images)))
+        images.append(video_images)
+        if sum(map(len, index)) >= size:
+            yield torch.cat(images), torch.cat(index)
+            images, index = [], []
+    if index:
+        yield torch.cat(images), torch.cat(index)
+
+
+def _require_finite(
+    parts: Iterable[Tensor], start: int, count: int, source: FrameSource, ids: np.ndarray
+) -> None:
+    for part in parts:
+        bad = ~torch.isfinite(part[start : start + count].flatten(1)).all(1)
+        if bool(bad.any()):
+            name = source.names[ids[start + int(bad.nonzero()[0])]]
+            raise ModelError(
+                f"{name}: the model gives NaN or infinity for it; "
+                "its weights are damaged, or need precision fp32."
+            )
+
+
+def features_key(
+    model: CCLModel, source: FrameSource, clips: int, device: torch.device, bf16: bool
+) -> str:
+    """Return everything that decides the embeddings, as JSON text.
+
+    Weights enter by their content, not by a file's name: a model changed after loading has another
+    key. Batch size is left out; it moves results by rounding only. So are the splits an evaluation
+    gives its videos. Video files that are not packed enter by their time of change too, as their
+    fingerprint knows no more than their sizes.
+    """
+    return json.dumps(
+        {
+            "version": VERSION,
+            "weights": content_sha256(model.state_dict(), model.config.fingerprint()),
+            "frames": _unsplit(source).fingerprint(),
+            "videos": len(source),
+            **_times_of_change(_unsplit(source)),
+            "clips": clips,
+            "precision": "bf16" if bf16 else "fp32",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": device.type,
+            "torch": str(torch.__version__),
+        },
+        sort_keys=True,
+    )
+
+
+def _unsplit(source: FrameSource) -> FrameSource:
+    return source.source if isinstance(source, EvaluationSet) else source
+
+
+def _times_of_change(source: FrameSource) -> dict[str, str]:
+    """Return, for an unpacked set alone, a hash of when its files were last written."""
+    if not isinstance(source, VideoFolderStore):
+        return {}
+    times = [item.path.stat().st_mtime_ns for item in source.videos]
+    return {"changed": hashlib.sha256(json.dumps(times).encode()).hexdigest()}
+
+
+def _cache_path(folder: Path, source: FrameSource, key: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", _unsplit(source).videos.name).strip("-.") or "set"
+    return folder / f"{name}-{content_sha256({}, key)[:20]}.safetensors"
+
+
+def _tensors(features: SetFeatures) -> dict[str, Tensor]:
+    values = {f.name: getattr(features, f.name) for f in dataclasses.fields(features)}
+    return {name: torch.as_tensor(value).contiguous() for name, value in values.items()}
+
+
+def _write_cache(path: Path, key: str, features: SetFeatures) -> None:
+    tensors = _tensors(features)
+    header = {"format": FORMAT, "key": key, "sha256": content_sha256(tensors, key)}
+    make_folder(path.parent)
+    payload = serialize(tensors, header)
+    write_atomically(path, lambda file: file.write(payload))
+
+
+def _read_cache(path: Path, key: str) -> SetFeatures | None:
+    """Return what the file holds, or None, with a warning, if it must not be used."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        logger.warning("%s: damaged (%s); the embeddings are computed again", path, error)
+        return None
+    if header.get("format") != FORMAT or header.get("key") != key:
+        logger.warning("%s: holds other embeddings; these are computed and replace it", path)
+        return None
+    if header.get("sha256") != content_sha256(tensors, key):
+        logger.warning("%s: damaged (sha256); the embeddings are computed again", path)
+        return None
+    arrays = ("video_ids", "clip_seconds", "frame_seconds")
+    return SetFeatures(**{n: t.numpy() if n in arrays else t for n, t in tensors.items()})

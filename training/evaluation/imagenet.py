@@ -1,0 +1,154 @@
+"""torchvision's supervised ResNet-18 inside our trunk: the ``imagenet`` row (paper, Table 4).
+
+Before conv6 our network is a ResNet-18 on single frames, so inflating it over time means taking
+its weights as they are: conv1, then layer1..layer4 as res2..res5. Two things differ. Our trunk has
+no max-pool, so maps after conv1 are twice as fine as those the weights were trained on; and conv6
+has no counterpart, so it starts by passing frames on unchanged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import re
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ccl_hub import CCLModel
+from ccl_hub.config import CCLConfig, Provenance
+from ccl_hub.errors import ConfigError, ModelNotFoundError, WeightsError
+from ccl_hub.network.weights import expanded
+
+__all__ = ["IMAGENET_FILE", "find_imagenet_file", "imagenet_model", "trunk_tensors"]
+
+IMAGENET_FILE = "resnet18-f37072fd.pth"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+")  # as torch.hub names files
+PUBLISHED_SHA256_START = "f37072fd"
+STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
+PARTS = {**STAGES, "downsample": "shortcut"}
+
+
+def find_imagenet_file(place: str = "") -> Path:
+    """Return the file with torchvision's weights; nothing is ever downloaded.
+
+    Args:
+        place: The file, ``.pth`` or ``.safetensors``; "" looks in torch.hub's cache.
+
+    Raises:
+        ModelNotFoundError: It is not there; says how to get it.
+    """
+    path = expanded(place) if place else Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
+    if not path.is_file():
+        raise ModelNotFoundError(
+            f"{path}: no such file. The imagenet row needs torchvision's ResNet-18 "
+            f"(IMAGENET1K_V1, {IMAGENET_FILE}, 45 MB). Where there is a connection, "
+            "`python -c \"import torchvision; torchvision.models.resnet18(weights='IMAGENET1K_V1')"
+            "\"` puts it into torch.hub's cache; copy it to that place here, or anywhere and "
+            "give imagenet=FILE."
+        )
+    return path
+
+
+def imagenet_model(
+    path: Path, *, seed: int = 0, like: CCLConfig | None = None
+) -> tuple[CCLModel, str]:
+    """Build our network with a ResNet-18's weights in its trunk.
+
+    Args:
+        path: State dict of ``torchvision.models.resnet18``, ``.pth`` or ``.safetensors``.
+        seed: Of the projection, which stays random and means nothing here.
+        like: Whose architecture, frame size and sampling to take; the paper's if None. Mean and
+            standard deviation are always those of the weights.
+
+    Returns:
+        The model, conv6 starting as identity, and one line that says what it is.
+
+    Raises:
+        WeightsError: The file is damaged, or holds no ResNet-18.
+        ConfigError: ``like`` is no ResNet-18.
+    """
+    base = CCLConfig() if like is None else like
+    config = CCLConfig(
+        base.architecture,
+        dataclasses.replace(base.preprocessing, mean=MEAN, std=STD),
+        Provenance("imagenet", "ImageNet-1k, with labels"),
+    )
+    tensors, sha256 = _read(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CCLModel(config)
+    try:
+        model.trunk.load_state_dict(trunk_tensors(tensors))
+    except RuntimeError as error:
+        wanted, seen = CCLConfig().architecture, config.architecture
+        for name in ("stage_channels", "stage_blocks"):
+            if getattr(seen, name) != getattr(wanted, name):
+                raise ConfigError(
+                    f"imagenet fits {name} {getattr(wanted, name)} only, the model beside it has "
+                    f"{getattr(seen, name)}; leave one out."
+                ) from error
+        first = str(error).splitlines()[-1].strip()
+        raise WeightsError(
+            f"{path}: not the weights of torchvision's resnet18 ({first}); fetch them again."
+        ) from error
+    model.head.start_as_identity()
+    model.name, model.weights_sha256 = "imagenet", sha256
+    known = sha256.startswith(PUBLISHED_SHA256_START)
+    weights = "torchvision IMAGENET1K_V1" if known else f"{path.name}, not verified"
+    return model.eval(), f"ResNet-18 trained with ImageNet labels ({weights}); conv6 as identity"
+
+
+def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename torchvision's ResNet tensors to those of our trunk; the classifier is left out.
+
+    Args:
+        tensors: State dict of a ``torchvision.models.ResNet`` of basic blocks.
+
+    Returns:
+        State dict of :class:`ccl_hub.model.Trunk`. Files older than BatchNorm's step counters
+        get counters of 0, which nothing in eval mode reads.
+    """
+    renamed = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("fc."):
+            renamed[".".join(PARTS.get(part, part) for part in name.split("."))] = tensor
+    for name in list(renamed):
+        if name.endswith("running_var"):
+            counter = name.removesuffix("running_var") + "num_batches_tracked"
+            renamed.setdefault(counter, torch.zeros((), dtype=torch.int64))
+    return renamed
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return tensors by name and the file's sha256; no code in the file can run."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check it.") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    wanted = HASH_IN_NAME.search(path.name)
+    if path.suffix == ".pth" and wanted and not sha256.startswith(wanted[1]):
+        raise WeightsError(
+            f"{path}: sha256 is {sha256}, its name says {wanted[1]}...; the file is damaged, "
+            "fetch it again."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            values = safetensors.torch.load(data)
+        else:
+            values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes the readers raise
+        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:200]}".strip()
+        raise WeightsError(
+            f"{path}: no readable weights ({reason}); "
+            "fetch torchvision's file again, or convert it to .safetensors."
+        ) from error
+    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
+        raise WeightsError(f"{path}: holds no state dict; give that of torchvision's resnet18.")
+    return values, sha256

@@ -1,0 +1,268 @@
+"""Labelled sets to evaluate on: packed, listed, or a folder of classes; and their arguments.
+
+Every set has the splits ``train`` and ``test``, and both hold every class. A set that comes
+without splits is given some by a rule that depends on ids alone, so that everyone gets the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ccl_hub.config import Preprocessing
+from ccl_hub.errors import ConfigError, TrainingError
+
+from ..data.datasets import VideoList, from_folder, from_manifest
+from ..data.splits import TEST_SHARE, with_official_split, with_splits
+from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
+from ..frames.rendered import RenderedVideos
+from .results import DataRecord
+
+__all__ = [
+    "EvaluationSet",
+    "add_evaluation_arguments",
+    "data_record",
+    "open_evaluation_set",
+    "open_evaluation_sets",
+]
+
+RENDERED = "rendered:"
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every evaluation takes: data, clips, precision, device, cache, results."""
+    parser.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="PLACE",
+        help="a packed set, a .csv or .parquet list, a folder with one folder per class; "
+        "PLACE,LISTS,FOLD for one of these by the official lists of UCF101 or HMDB51; or "
+        f"{RENDERED}N for N videos computed on the spot; may be repeated",
+    )
+    parser.add_argument(
+        "--test-share",
+        type=_share,
+        default=TEST_SHARE,
+        help="share of test videos where the data come without splits (default: %(default)s)",
+    )
+    parser.add_argument("--clips", type=_count, default=10, help="clips per video (default: 10)")
+    parser.add_argument("--batch-clips", type=_count, default=32, help="clips computed at once")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--threads", type=_count, help="CPU threads of torch (default: torch's)")
+    parser.add_argument("--workers", type=_count, default=2, help="threads that read frames")
+    parser.add_argument("--cache", type=Path, help="folder that keeps embeddings for later runs")
+    parser.add_argument("--group", default="", help="experiment the results belong to")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+class EvaluationSet:
+    """A source of frames whose videos have classes and the splits ``train`` and ``test``.
+
+    Args:
+        source: The frames.
+        videos: The same videos in the same order, with the classes and splits to use.
+        note: How the splits were made, where the source has none.
+
+    Raises:
+        TrainingError: A video to use has no class, a split is missing, or a class has no video in
+            one of the two.
+    """
+
+    def __init__(self, source: FrameSource, videos: VideoList, note: str = "") -> None:
+        self.source = source
+        self.videos = videos
+        self.names = [item.id for item in videos]
+        self.note = note
+        for split in ("train", "test"):
+            for item in videos.select(split):
+                if item.label is None:
+                    raise TrainingError(
+                        f"{videos.name}: {item.id} has no class; an evaluation needs the class of "
+                        "every train and test video."
+                    )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def frames_of(self, video: int) -> int:
+        """Return the number of frames of a video."""
+        return self.source.frames_of(video)
+
+    def seconds(self, video: int) -> np.ndarray:
+        """Return the presentation times of a video, float64 (n,)."""
+        return self.source.seconds(video)
+
+    def duration(self, video: int) -> float:
+        """Return the end of a video's last frame in seconds."""
+        return self.source.duration(video)
+
+    def frame_size(self, video: int) -> tuple[int, int]:
+        """Return height and width of a video's frames in pixels."""
+        return self.source.frame_size(video)
+
+    def read(
+        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
+        return self.source.read(video, indices, out)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the frames, classes and splits; the source's own where it has them."""
+        if self.videos is self.source.videos:
+            return self.source.fingerprint()
+        parts = f"{self.source.fingerprint()} {self.videos.fingerprint()}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def open_evaluation_set(
+    place: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    test_share: float = TEST_SHARE,
+    workers: int = 2,
+) -> EvaluationSet:
+    """Open a labelled set.
+
+    Args:
+        place: A packed folder; a manifest (``.csv``, ``.parquet``) with a ``class`` column; a
+            folder whose first level names the class; any of these followed by ``,LISTS,FOLD``
+            takes the official split FOLD of UCF101 or HMDB51 from the folder LISTS; or
+            ``rendered:N``.
+        preprocessing: Of the model: how frames are resized. A packed set must have been packed so.
+        test_share: Share of test videos where the data come without splits, between 0 and 1.
+        workers: Threads that look at unpacked videos.
+
+    Returns:
+        The set. A split ``val`` stands in for a missing ``test``; without any split,
+        :func:`with_splits` makes them. ``note`` says so.
+
+    Raises:
+        TrainingError: Nothing is there, videos cannot be used, or a class or split is missing.
+        ConfigError: The set was packed with another resize than the model's.
+    """
+    place, lists, fold = _taken_apart(str(place))
+    source = _open(place, preprocessing, workers)
+    if lists is not None:
+        videos, note = with_official_split(source.videos, lists, fold)
+    else:
+        videos, note = _with_train_and_test(source.videos, test_share)
+    return EvaluationSet(source, videos, note)
+
+
+def _taken_apart(text: str) -> tuple[str, Path | None, int]:
+    """Return place, folder of official lists if one is named, and fold."""
+    parts = text.rsplit(",", 2)
+    if len(parts) < 3 or not parts[2].isdecimal() or Path(text).exists():
+        return text, None, 0
+    return parts[0], Path(parts[1]), int(parts[2])
+
+
+def _open(place: str, preprocessing: Preprocessing, workers: int) -> FrameSource:
+    """Open what ``place`` names, with the splits it has."""
+    path = Path(place)
+    if place.startswith(RENDERED):
+        return _rendered(place, preprocessing)
+    if (path / "store.json").is_file():
+        store = FrameStore(path)
+        require_same_frames(store, preprocessing)
+        return store
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return VideoFolderStore(from_manifest(path), preprocessing, workers=workers)
+    if path.is_dir():
+        return VideoFolderStore(from_folder(path, True), preprocessing, workers=workers)
+    raise TrainingError(
+        f"{place}: no such data; give a packed set, a .csv or .parquet list, a folder with one "
+        f"folder per class, or {RENDERED}N."
+    )
+
+
+def open_evaluation_sets(
+    options: argparse.Namespace, preprocessing: Preprocessing
+) -> list[EvaluationSet]:
+    """Open every ``--data`` of parsed arguments; see :func:`open_evaluation_set`.
+
+    Raises:
+        ConfigError: Two have the same name, so that their results could not be told apart.
+    """
+    sets = [
+        open_evaluation_set(
+            place, preprocessing, test_share=options.test_share, workers=options.workers
+        )
+        for place in options.data
+    ]
+    names = [labelled.videos.name for labelled in sets]
+    if len(set(names)) != len(names):
+        raise ConfigError(
+            f"data sets are named {', '.join(names)}; results need different names, so pack each "
+            "under a name of its own."
+        )
+    return sets
+
+
+def _rendered(text: str, preprocessing: Preprocessing) -> RenderedVideos:
+    number = text.removeprefix(RENDERED)
+    if not number.isdecimal() or int(number) < 1:
+        raise TrainingError(f"{text}: give the number of videos, such as {RENDERED}48.")
+    return RenderedVideos(int(number), preprocessing, seed=1)
+
+
+def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoList, str]:
+    splits = {item.split for item in videos}
+    if splits == {""}:
+        return with_splits(videos, test_share)
+    if "test" not in splits and "val" in splits:
+        items = tuple(
+            dataclasses.replace(item, split="test" if item.split == "val" else item.split)
+            for item in videos
+        )
+        return VideoList(videos.name, items, videos.classes), "tested on split val"
+    return videos, ""
+
+
+def data_record(source: FrameSource) -> DataRecord:
+    """Return what results say of a set.
+
+    Its fingerprint is that of a packed set, pixels and all. Frames that are made for the model at
+    hand are no part of it: models that see videos at other sizes are rows of one table.
+
+    Args:
+        source: An :class:`EvaluationSet`, or any source with classes and both splits.
+    """
+    splits = [item.split for item in source.videos]
+    return DataRecord(
+        name=source.videos.name,
+        fingerprint=_fingerprint_of_data(source),
+        train_videos=splits.count("train"),
+        test_videos=splits.count("test"),
+        classes=len(source.videos.classes),
+        note=getattr(source, "note", ""),
+    )
+
+
+def _fingerprint_of_data(source: FrameSource) -> str:
+    frames = source.source if isinstance(source, EvaluationSet) else source
+    if isinstance(frames, FrameStore):
+        return source.fingerprint()
+    sizes = [item.path.stat().st_size if item.path.is_file() else 0 for item in source.videos]
+    return hashlib.sha256(f"{source.videos.fingerprint()} {sizes}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The frames of those videos: packed, from files, resident or rendered."""

@@ -1,0 +1,262 @@
+"""Nearest neighbours to look at: queries drawn by chance, with thumbnails of what they find.
+
+Nothing is picked by hand: a seeded generator draws test videos, then a clip and a frame of each.
+Search is that of the tables (:func:`training.evaluation.metrics.nearest`, 512-d, cosine, by clip).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ccl_hub.errors import ConfigError
+
+from ..evaluation.metrics import nearest
+from ..frames.packed import FrameSource
+
+if TYPE_CHECKING:
+    from ..evaluation.features import SetFeatures
+
+__all__ = ["Answer", "Gallery", "Query", "Thumbnail", "galleries"]
+
+THUMBNAIL_HEIGHT_PX = 72
+STRIP_FRAMES = 3
+JPEG_QUALITY = 70
+# Verdict -> (mark, words); the mark stands beside the colour, never the colour alone.
+RIGHT, NEAR, WRONG = "right", "near", "wrong"
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A frame, or three frames of a clip side by side.
+
+    Args:
+        image: JPEG as a data URI.
+        alt: What it is, in words.
+        width_px: Of the image.
+        height_px: Of the image.
+        caption: Video and time.
+        frames: How many frames it shows.
+    """
+
+    image: str
+    alt: str
+    width_px: int
+    height_px: int
+    caption: str
+    frames: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A neighbour.
+
+    Args:
+        thumbnail: What was found.
+        verdict: ``right``, ``near`` or ``wrong``.
+        words: The verdict in words, with a mark.
+        cosine: Similarity to the query.
+    """
+
+    thumbnail: Thumbnail
+    verdict: str
+    words: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query and its nearest neighbours, nearest first."""
+
+    thumbnail: Thumbnail
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The queries of one task."""
+
+    title: str
+    text: str
+    queries: tuple[Query, ...]
+
+
+def galleries(
+    source: FrameSource,
+    features: SetFeatures,
+    label: str,
+    *,
+    queries: int = 4,
+    neighbours: int = 5,
+    seed: int = 0,
+) -> list[Gallery]:
+    """Search with a few queries in each direction.
+
+    Args:
+        source: A labelled set with train and test videos.
+        features: Of every clip of it, by one model.
+        label: The model, for titles.
+        queries: Test videos to draw, at least 1; all of them if there are fewer.
+        neighbours: To show for each.
+        seed: Of the draw; the same for every model, so that models get the same queries.
+
+    Returns:
+        F=>V and V=>F inside the test split, and V=>V from test to train clips.
+
+    Raises:
+        ConfigError: ``queries`` or ``neighbours`` is below 1, or pillow is not installed.
+        TrainingError: There is no test or no train video, or a frame is damaged.
+    """
+    if queries < 1 or neighbours < 1:
+        raise ConfigError(f"{queries} queries and {neighbours} neighbours; allowed: at least 1.")
+    for split in ("train", "test"):
+        source.videos.select(split)
+    return _Drawer(source, features, label, neighbours).draw(queries, seed)
+
+
+class _Drawer:
+    """Source and features of one set, with the items that can be shown."""
+
+    def __init__(
+        self, source: FrameSource, features: SetFeatures, label: str, neighbours: int
+    ) -> None:
+        self._source, self._features, self._neighbours = source, features, neighbours
+        self._name = f"{label} on {source.videos.name}"
+        splits = np.array([item.split for item in source.videos])[features.video_ids]
+        self._test, self._train = (np.flatnonzero(splits == name) for name in ("test", "train"))
+        self._labels = [item.label or "no class" for item in source.videos]
+        self._made: dict[tuple[int, tuple[int, ...]], Thumbnail] = {}
+
+    def draw(self, queries: int, seed: int) -> list[Gallery]:
+        generator = np.random.default_rng(seed)
+        ids = self._features.video_ids
+        videos = np.unique(ids[self._test])
+        chosen = generator.permutation(videos)[:queries]
+        clips = np.array([generator.choice(np.flatnonzero(ids == video)) for video in chosen])
+        length = self._features.frames.shape[1]
+        frames = generator.integers(length, size=len(clips))
+        how = f"{len(clips)} of {len(videos)} test videos, drawn by chance (seed {seed})"
+        return [
+            Gallery(
+                f"Frame finds its video (F ⇒ V): {self._name}",
+                f"{how}; one frame of each is compared with all {len(self._test)} test clips.",
+                self._frame_to_video(clips, frames),
+            ),
+            Gallery(
+                f"Video finds its frames (V ⇒ F): {self._name}",
+                f"{how}; one clip of each is compared with all {len(self._test) * length} frames "
+                "of test clips.",
+                self._video_to_frame(clips),
+            ),
+            Gallery(
+                f"Class neighbours (V ⇒ V): {self._name}",
+                f"{how}; one clip of each is compared with all {len(self._train)} training clips. "
+                "Right means: of the same class.",
+                self._video_to_video(clips),
+            ),
+        ]
+
+    def _frame_to_video(self, clips: np.ndarray, frames: np.ndarray) -> tuple[Query, ...]:
+        vectors = self._features.frames[clips, frames]
+        found, cosines = self._search(vectors, self._features.video[self._test])
+        made = []
+        for i, (clip, frame) in enumerate(zip(clips, frames, strict=True)):
+            answers = [
+                self._answer(self._clip(one), self._instance(clip, one), cosine)
+                for one, cosine in zip(self._test[found[i]], cosines[i], strict=True)
+            ]
+            made.append(Query(self._frame(clip, frame), tuple(answers)))
+        return tuple(made)
+
+    def _video_to_frame(self, clips: np.ndarray) -> tuple[Query, ...]:
+        pool = self._features.frames[self._test]  # (M,T,D)
+        length = pool.shape[1]
+        found, cosines = self._search(self._features.video[clips], pool.flatten(0, 1))
+        made = []
+        for i, clip in enumerate(clips):
+            answers = []
+            for place, cosine in zip(found[i], cosines[i], strict=True):
+                one, frame = self._test[place // length], place % length
+                verdict = self._instance(clip, one)
+                answers.append(self._answer(self._frame(one, frame), verdict, cosine))
+            made.append(Query(self._clip(clip), tuple(answers)))
+        return tuple(made)
+
+    def _video_to_video(self, clips: np.ndarray) -> tuple[Query, ...]:
+        gallery = self._features.video[self._train]
+        found, cosines = self._search(self._features.video[clips], gallery)
+        made = []
+        for i, clip in enumerate(clips):
+            wanted = self._labels[self._features.video_ids[clip]]
+            answers = []
+            for one, cosine in zip(self._train[found[i]], cosines[i], strict=True):
+                seen = self._labels[self._features.video_ids[one]]
+                verdict = (RIGHT, f"✓ {seen}") if seen == wanted else (WRONG, f"✗ {seen}")
+                answers.append(self._answer(self._clip(one), verdict, cosine))
+            made.append(Query(self._clip(clip), tuple(answers)))
+        return tuple(made)
+
+    def _search(
+        self, queries: torch.Tensor, gallery: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return nearest(queries, gallery, min(self._neighbours, len(gallery)))
+
+    def _instance(self, wanted: int, found: int) -> tuple[str, str]:
+        if wanted == found:
+            return RIGHT, "✓ this very clip"
+        ids = self._features.video_ids
+        if ids[wanted] == ids[found]:
+            return NEAR, "≈ same video, another clip"
+        return WRONG, "✗ another video"
+
+    def _answer(self, thumbnail: Thumbnail, verdict: tuple[str, str], cosine: float) -> Answer:
+        return Answer(thumbnail, *verdict, float(cosine))
+
+    def _frame(self, clip: int, frame: int) -> Thumbnail:
+        return self._thumbnail(int(clip), (int(frame),))
+
+    def _clip(self, clip: int) -> Thumbnail:
+        length = self._features.frames.shape[1]
+        shown = sorted({int(place) for place in np.linspace(0, length - 1, STRIP_FRAMES)})
+        return self._thumbnail(int(clip), tuple(shown))
+
+    def _thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
+        if (clip, frames) not in self._made:
+            self._made[clip, frames] = self._draw_thumbnail(clip, frames)
+        return self._made[clip, frames]
+
+    def _draw_thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
+        video = int(self._features.video_ids[clip])
+        times = np.asarray(self._features.frame_seconds[clip], np.float64)[list(frames)]
+        there = self._source.seconds(video)
+        indices = np.abs(there[:, None] - times).argmin(0)
+        pixels = self._source.read(video, indices)  # (k,h,w,3)
+        image, width, height = _jpeg(pixels)
+        span = f"{times[0]:.2f} s" if len(times) == 1 else f"{times[0]:.2f} to {times[-1]:.2f} s"
+        name, label = self._source.names[video], self._labels[video]
+        parts = f"{len(frames)} frames of a clip" if len(frames) > 1 else "a frame"
+        alt = f"{parts} of {name}, {label}, at {span}"
+        return Thumbnail(image, alt, width, height, f"{name} · {span}", len(frames))
+
+
+def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:
+    """Return frames (k, h, w, 3) uint8 side by side as a JPEG data URI, with width and height."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ConfigError(
+            f"galleries need pillow, which cannot be imported ({error}); "
+            "pip install 'ccl-hub[training]', or leave out --gallery-model."
+        ) from error
+    strip = Image.fromarray(np.concatenate(list(pixels), axis=1))
+    width = max(1, round(strip.width * THUMBNAIL_HEIGHT_PX / strip.height))
+    small = strip.resize((width, THUMBNAIL_HEIGHT_PX), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/jpeg;base64,{text}", width, THUMBNAIL_HEIGHT_PX

@@ -1,0 +1,239 @@
+"""Rows of the report's tables: cells, what is missing, and what may be printed bold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from ..evaluation.results import Results, Summary, summarise
+from .published import DATA_SETS, PAPER, PublishedRow
+
+__all__ = [
+    "NOT_MEASURED",
+    "NOT_PUBLISHED",
+    "Cell",
+    "Column",
+    "Figures",
+    "Group",
+    "Line",
+    "Row",
+    "Table",
+    "measured_rows",
+    "none_measured",
+    "printed_rows",
+    "rows_of",
+    "unique",
+]
+
+NOT_MEASURED = "not yet measured"
+NOT_PUBLISHED = "not published"
+
+Column = tuple[str, str, str, str, str, bool]  # as Measurement.column
+Line = tuple[str, str]  # group and label: one row of ours
+Item = TypeVar("Item", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure, or why there is none.
+
+    Args:
+        text: What is printed; per cent.
+        kind: ``measured``, ``published`` or ``missing``.
+        best: Ahead of every other measured row of its group by more than one deviation.
+    """
+
+    text: str
+    kind: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Args:
+        label: Model or method.
+        marks: Of ``reference`` and ``published (...)``.
+        seeds: Number of seeds behind the figures; "" for published rows.
+        cells: One per column.
+        note: Printed small beside the label.
+    """
+
+    label: str
+    marks: tuple[str, ...]
+    seeds: str
+    cells: tuple[Cell, ...]
+    note: str = ""
+
+    @property
+    def spans(self) -> list[tuple[Cell, int]]:
+        """Cells with their widths, equal neighbours without a figure as one."""
+        merged = []
+        for (cell, missing), run in groupby(self.cells, lambda one: (one, one.kind == "missing")):
+            count = len(list(run))
+            merged += [(cell, count)] if missing else [(cell, 1)] * count
+        return merged
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be compared: one data set and one way of counting.
+
+    Args:
+        title: Data set and way of counting; "" where the table has one group.
+        rows: Ours, then published ones.
+        aside: Shown folded up.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    aside: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the paper.
+
+    Args:
+        number: 2 to 7.
+        title: What it shows.
+        heads: Titles over several columns with their widths; empty for none.
+        columns: Titles of the figure columns.
+        groups: The rows.
+        notes: Sentences to print below.
+    """
+
+    number: int
+    title: str
+    heads: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def starts(self) -> list[int]:
+        """Columns over which a new head begins."""
+        return [sum(width for _, width in self.heads[:i]) for i in range(len(self.heads))]
+
+
+class Figures:
+    """The summaries by row, data set and column, all in order of first appearance."""
+
+    def __init__(self, results: Sequence[Results]) -> None:
+        self.all = summarise(results)
+        self._found = {(s.group, s.label, s.data, s.column): s for s in self.all}
+        self._references = {(s.group, s.label) for s in self.all if s.reference}
+
+    def get(self, line: Line, data: str, column: Column) -> Summary | None:
+        """Return one figure, or None if it was not measured."""
+        return self._found.get((*line, data, column))
+
+    def lines(self, keep: Callable[[Summary], bool] = lambda _: True) -> list[Line]:
+        """Return the rows that have a figure to keep, in order of first appearance."""
+        return unique((s.group, s.label) for s in self.all if keep(s))
+
+    def is_reference(self, line: Line) -> bool:
+        """Whether a row is there to compare with."""
+        return line in self._references
+
+
+def measured_rows(
+    figures: Figures, lines: Sequence[Line], keys: Sequence[tuple[str, Column]]
+) -> list[Row]:
+    """Make a row of each line, with one cell per key (data set and column)."""
+    found = [(line, "", [figures.get(line, *key) for key in keys]) for line in lines]
+    return rows_of(figures, found, len(keys))
+
+
+def rows_of(
+    figures: Figures,
+    found: Sequence[tuple[Line, str, Sequence[Summary | None]]],
+    width: int,
+    with_group: bool = True,
+) -> list[Row]:
+    """Make rows of summaries; one row that says so where nothing was measured."""
+    if all(one is None for _, _, summaries in found for one in summaries):
+        return none_measured(width)
+    best = [_leader([summaries[i] for _, _, summaries in found]) for i in range(width)]
+    rows = []
+    for place, ((experiment, label), suffix, summaries) in enumerate(found):
+        known = [one for one in summaries if one is not None]
+        cells = tuple(
+            Cell(NOT_MEASURED, "missing")
+            if one is None
+            else Cell(one.text(), "measured", best[i] == place)
+            for i, one in enumerate(summaries)
+        )
+        counts = sorted({one.seeds for one in known})
+        seeds = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
+        marks = ("reference",) if figures.is_reference((experiment, label)) else ()
+        note = experiment if with_group else ""
+        rows.append(Row(label + suffix, marks, seeds or "0", cells, note))
+    return rows
+
+
+def none_measured(width: int) -> list[Row]:
+    """Make the one row of a table for which nothing was measured."""
+    return [Row("all rows of this report", (), "0", (Cell(NOT_MEASURED, "missing"),) * width)]
+
+
+def _leader(summaries: Sequence[Summary | None]) -> int | None:
+    """Return the place of a row that leads beyond doubt, or None.
+
+    It is no reference row, and ahead of every other measured row by more than the larger standard
+    deviation of the two; a figure without a spread over seeds can neither lead nor be led.
+    """
+    known = [(i, one) for i, one in enumerate(summaries) if one is not None]
+    if len(known) < 2:
+        return None
+    place, first = max(known, key=lambda item: item[1].mean)
+    if first.reference:
+        return None
+    for other, one in known:
+        if other == place:
+            continue
+        if first.std is None or one.std is None:
+            return None
+        if first.mean - one.mean <= max(first.std, one.std):
+            return None
+    return place
+
+
+def printed_rows(
+    rows: Iterable[PublishedRow], wanted: Sequence[tuple[str, str, str]]
+) -> list[Row]:
+    """Make rows of published figures.
+
+    Args:
+        rows: Of one table.
+        wanted: Data set, task ("" for any) and metric of each column.
+
+    Returns:
+        Those rows that have a figure in one of the columns.
+    """
+    made = []
+    for row in rows:
+        names = unique(f.data for f in row.figures)
+        cells = []
+        for data, task, metric in wanted:
+            tasks = [task] if task else unique(f.task for f in row.figures)
+            values = [row.per_cent(data, one, metric) for one in tasks]
+            value = next((one for one in values if one is not None), None)
+            text = NOT_PUBLISHED if value is None else f"{value:.1f}"
+            cells.append(Cell(text, "missing" if value is None else "published"))
+        if all(cell.kind == "missing" for cell in cells):
+            continue
+        where = ", ".join(unique(DATA_SETS[name].split()[0] for name in names))
+        marks = (f"published ({where})",) + (("reference",) if row.reference else ())
+        source = "" if row.source == PAPER else row.source
+        note = "; ".join(text for text in (source, row.note) if text)
+        made.append(Row(row.method, marks, "", tuple(cells), note))
+    return made
+
+
+def unique(items: Iterable[Item]) -> list[Item]:
+    """Return different items once each, in order of first appearance."""
+    return list(dict.fromkeys(items))

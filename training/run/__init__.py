@@ -1,0 +1,1 @@
+"""A run, whatever is trained: the loop, its folder, checkpoints and logs."""

@@ -1,0 +1,172 @@
+"""A run's folder and its process: the checkpoint to go on from, one run at a time, being stopped.
+
+Shared by pretraining and fine-tuning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub._util.folder_lock import FolderInUseError, only_writer
+from ccl_hub.errors import ConfigError
+
+from ..distributed.world import World
+from ..recipes.sections import Precision
+from . import checkpoints
+
+__all__ = [
+    "EXIT_BAD_INPUT",
+    "EXIT_FAILED",
+    "EXIT_SAVED",
+    "StopFlag",
+    "choose_checkpoint",
+    "only_run_in",
+    "require_same_start",
+    "set_precision",
+    "write_recipe",
+]
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_SAVED = 75  # EX_TEMPFAIL: run again
+
+
+class _Plain(Protocol):
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+
+
+class StopFlag:
+    """Remembers that SIGTERM, SIGINT or SIGHUP came; a SIGINT after it interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal_name = ""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over these signals of this process for a while; SIGHUP not under nohup."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
+        if before[signal.SIGHUP] is signal.SIG_IGN:
+            del before[signal.SIGHUP]
+        for number in before:
+            signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal_name = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self) -> bool:
+        """Return True once a signal has come."""
+        return bool(self.signal_name)
+
+
+@contextmanager
+def only_run_in(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run's folder, making it if need be, so that two runs never write to one.
+
+    Args:
+        folder: The run's folder.
+        world: Rank 0 holds it for all.
+
+    Raises:
+        ConfigError: Another run holds it.
+        OutputError: It cannot be made.
+    """
+    if world.rank != 0:
+        yield
+        return
+    try:
+        with only_writer(make_folder(folder)):
+            yield
+    except FolderInUseError as error:
+        raise ConfigError(
+            f"{folder}: another run is writing here; wait for it, stop it, or give another --out."
+        ) from error
+
+
+def choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoint | None:
+    """Return the checkpoint to go on from, or None for a fresh run in an unused folder.
+
+    Args:
+        folder: The run's folder.
+        resume: ``"auto"`` for the newest whole checkpoint, if there is any; the path of one; or
+            None for a fresh run.
+
+    Raises:
+        ConfigError: The folder holds checkpoints that would be mixed up with those of this run.
+        TrainingError: The checkpoint is damaged or not there.
+    """
+    kept = folder / "checkpoints"
+    if resume == "auto":
+        return checkpoints.load_newest(kept)
+    if resume is not None:
+        chosen = checkpoints.read_checkpoint(Path(resume))
+        later = checkpoints.later_checkpoints(kept, chosen.state["step"])
+        if later:
+            raise ConfigError(
+                f"{folder}: holds checkpoints after step {chosen.state['step']} ({later[0].name} "
+                "and so on), which --resume auto would take next time; move them away, or give "
+                "another --out."
+            )
+        return chosen
+    if checkpoints.list_checkpoints(kept):
+        raise ConfigError(
+            f"{folder}: holds checkpoints of an earlier run; go on with --resume auto, "
+            "or give another --out."
+        )
+    return None
+
+
+def require_same_start(step: int, world: World) -> None:
+    """Refuse processes that would go on from different checkpoints.
+
+    Args:
+        step: Where this process starts.
+        world: This process among its peers.
+
+    Raises:
+        ConfigError: On every process, if their steps differ.
+    """
+    if world.size == 1:
+        return
+    ends = torch.tensor([step, -step], device=world.device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    last, first = int(ends[0]), -int(ends[1])
+    if first != last:
+        raise ConfigError(
+            f"the processes start at steps {first} to {last}; "
+            "--out must be one folder that every machine sees."
+        )
+
+
+def set_precision(precision: Precision) -> None:
+    """Apply what PyTorch keeps per process."""
+    if precision.threads:
+        torch.set_num_threads(precision.threads)
+    torch.backends.cudnn.benchmark = not precision.deterministic
+    if precision.deterministic:  # cuBLAS wants it said before its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(precision.deterministic)
+
+
+def write_recipe(recipe: _Plain, folder: Path) -> None:
+    """Keep the recipe, with every default filled in, beside the run."""
+    text = json.dumps(recipe.to_dict(), indent=2) + "\n"
+    write_atomically(folder / "recipe.json", lambda file: file.write(text.encode()))

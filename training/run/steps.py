@@ -1,0 +1,208 @@
+"""Parts of a long job: commands run once each, side by side, and stopped together.
+
+A part that has succeeded leaves a mark, so that the same job goes on where it was stopped. Its
+output is in a log beside the mark.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub.errors import TrainingError
+
+from .folder import EXIT_SAVED
+
+__all__ = ["Part", "PartFailedError", "StoppedError", "missing_parts", "run_parts"]
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+KILL_SECONDS = 5.0
+
+
+class PartFailedError(TrainingError):
+    """A part ended with an error, or was made by another command before."""
+
+
+class StoppedError(TrainingError):
+    """The job was told to stop before its end."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One command.
+
+    Args:
+        name: Of its mark and log; unique in the job.
+        command: Program and arguments. Exit code 75 means: saved before the end, run again.
+        unsaid: Further arguments that make no other part of it.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    unsaid: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> list[str]:
+        """The command as it is remembered: wherever the program is."""
+        return [Path(self.command[0]).name, *self.command[1:]]
+
+
+def missing_parts(chains: Sequence[Sequence[Part]], folder: Path) -> list[Part]:
+    """Return the parts that have not succeeded yet.
+
+    Args:
+        chains: As :func:`run_parts` takes them.
+        folder: Of the marks.
+
+    Raises:
+        PartFailedError: A part was made by another command.
+    """
+    return [part for chain in chains for part in chain if not _is_done(part, folder)]
+
+
+def run_parts(
+    chains: Sequence[Sequence[Part]], folder: Path, at_once: int, stop: Callable[[], bool]
+) -> None:
+    """Run every part that has not succeeded before.
+
+    Args:
+        chains: Parts of one chain run one after the other, chains side by side.
+        folder: For marks and logs; made if missing.
+        at_once: Chains at the same time.
+        stop: Asked all the time. Once it is true, the commands that run get SIGTERM, on which a
+            training saves, and no other is started. A KeyboardInterrupt after that kills them.
+
+    Raises:
+        PartFailedError: A part failed; those that were running are finished first.
+        StoppedError: ``stop`` was true before the end.
+        OutputError: The folder cannot be written.
+    """
+    runner = _Runner(make_folder(folder), stop)
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(runner.run_chain, chain) for chain in chains]
+        try:
+            wait(futures)
+        except BaseException:
+            runner.killing.set()
+            raise
+    errors = [error for future in futures if (error := future.exception())]
+    if errors:
+        failures = [error for error in errors if not isinstance(error, StoppedError)]
+        raise (failures or errors)[0]
+
+
+class _Runner:
+    """What the chains share."""
+
+    def __init__(self, folder: Path, stop: Callable[[], bool]) -> None:
+        self.folder = folder
+        self.stop = stop
+        self.failed = threading.Event()
+        self.killing = threading.Event()
+
+    def run_chain(self, chain: Sequence[Part]) -> None:
+        """Run parts one after the other, until one of any chain fails."""
+        try:
+            for part in chain:
+                if self.failed.is_set():
+                    return
+                self.run_part(part)
+        except Exception:
+            self.failed.set()
+            raise
+
+    def run_part(self, part: Part) -> None:
+        """Run a part unless it has succeeded before."""
+        if _is_done(part, self.folder):
+            return
+        logger.info("%s", part.name)
+        log = self.folder / f"{part.name}.log"
+        code = EXIT_SAVED
+        while code == EXIT_SAVED:
+            if self.stopping:
+                raise StoppedError(f"stopped at {part.name}; the same command goes on from there.")
+            code = self._run_once(part, log)
+        if code != 0 and self.stopping:
+            raise StoppedError(f"stopped in {part.name}; the same command goes on from there.")
+        if code != 0:
+            words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            last = f": {' / '.join(words)}" if words else ""
+            raise PartFailedError(f"{part.name} ended with {code}{last} (see {log})")
+        text = json.dumps(part.said)
+        write_atomically(_mark(part, self.folder), lambda file: file.write(text.encode()))
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no command shall be started, and those that run shall end."""
+        return self.killing.is_set() or self.stop()
+
+    def _run_once(self, part: Part, log: Path) -> int:
+        """Run a command to its end, passing a stop on to it; return its exit code."""
+        with log.open("wb") as output:
+            try:
+                # A session of its own: what a terminal sends comes to it once, through us.
+                process = subprocess.Popen(
+                    (*part.command, *part.unsaid),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise PartFailedError(
+                    f"{part.name}: {part.command[0]} cannot be started ({error.strerror}); "
+                    "give a program that is there."
+                ) from error
+            told = False
+            while True:
+                try:
+                    return process.wait(POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if self.killing.is_set():
+                        _kill(process)
+                    elif not told and self.stopping:
+                        process.terminate()
+                        told = True
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a command that SIGTERM did not end; on SIGINT one with parts of its own kills these."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _mark(part: Part, folder: Path) -> Path:
+    return folder / f"{part.name}.json"
+
+
+def _is_done(part: Part, folder: Path) -> bool:
+    """Whether a part has succeeded before, by the same command."""
+    mark = _mark(part, folder)
+    if not mark.is_file():
+        return False
+    try:
+        before = [str(word) for word in json.loads(mark.read_text(encoding="utf-8"))]
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        raise PartFailedError(
+            f"{mark}: damaged ({error}); remove it, and the part is made again."
+        ) from error
+    if before != part.said:
+        raise PartFailedError(
+            f"{mark}: this part was made by `{shlex.join(before)}`, now it would be "
+            f"`{shlex.join(part.said)}`; give the same arguments, or another --out."
+        )
+    return True

@@ -1,0 +1,1 @@
+"""What is trained: pretraining, fine-tuning, and how each is tested."""

@@ -1,0 +1,251 @@
+"""What fine-tuning brings to the loop: a network with labels, and its test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ccl_hub import CCLModel
+from ccl_hub.config import Preprocessing
+from ccl_hub.errors import TrainingError
+from ccl_hub.sampling import sample_eval
+from ccl_hub.transforms import to_clips
+
+from ..clips.loader import Batch
+from ..clips.source import ClipSource, SplitSource
+from ..distributed.world import World, broadcast_model, synchronise_batchnorm
+from ..evaluation.classification import average_clips, confusion_matrix, measure
+from ..evaluation.results import Confusion, Measurement
+from ..frames.packed import FrameSource
+from ..recipes.finetuning import FinetuneRecipe
+from ..run.checkpoints import Checkpoint
+from ..run.logs import RunLog
+from ..run.optimizer import new_optimizer
+from .classifier import Classifier, supervised_step
+
+__all__ = ["Figures", "Finetuning", "judge", "probabilities_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Figures of one test, and its confusion matrix."""
+
+    measurements: tuple[Measurement, ...]
+    confusion: Confusion
+
+    @property
+    def by_metric(self) -> dict[str, float]:
+        """Values by metric."""
+        return {one.metric: one.value for one in self.measurements}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, for a checkpoint."""
+        return {
+            "measurements": [dataclasses.asdict(one) for one in self.measurements],
+            "confusion": dataclasses.asdict(self.confusion),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Figures:
+        """Rebuild from :meth:`to_dict`."""
+        counts = tuple(tuple(row) for row in values["confusion"]["counts"])
+        return cls(
+            tuple(Measurement(**one) for one in values["measurements"]),
+            Confusion(tuple(values["confusion"]["classes"]), counts),
+        )
+
+
+class Finetuning:
+    """The task of fine-tuning; see :class:`training.run.loop.Task`.
+
+    Args:
+        recipe: With the preprocessing of the model.
+        backbone: The model to go on from; it becomes part of the network that is trained.
+        source: Training clips of ``train``.
+        train: The videos trained on.
+        test: The videos tested on.
+        world: This process among its peers.
+
+    Raises:
+        TrainingError: A video has no class, or there are fewer than two classes.
+    """
+
+    kind = "finetune"
+    views = 1
+
+    def __init__(
+        self,
+        recipe: FinetuneRecipe,
+        backbone: CCLModel,
+        source: ClipSource,
+        train: FrameSource,
+        test: FrameSource,
+        world: World,
+    ) -> None:
+        self.recipe, self.source, self.test, self.world = recipe, source, test, world
+        self.targets = _targets(train)
+        self.measure_epochs = recipe.test.every_epochs
+        self.origin = {
+            "weights": backbone.weights_sha256 or backbone.name,
+            "config": backbone.config.fingerprint(),
+        }
+        torch.manual_seed(recipe.seed)
+        model = Classifier(backbone, len(train.videos.classes), recipe.network.freeze_batchnorm)
+        self.model = model.to(world.device)
+        broadcast_model(self.model, world)
+        if recipe.optim.sync_batchnorm:
+            synchronise_batchnorm(self.model, world)
+        if recipe.precision.compile:
+            self.model.compile()
+        self.optimizer = new_optimizer(recipe.optim, self.model)
+
+    def begin(self) -> None:
+        """Nothing comes before the first step."""
+
+    def gradient(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Leave the gradient of the global batch in ``.grad``; return loss and accuracy."""
+        chunks = self.source.augmented_chunks(batch, self.recipe.crop_px)
+        targets = self.targets[torch.from_numpy(batch.video_ids)].to(self.world.device)
+        autocast = torch.bfloat16 if self.recipe.precision.autocast == "bf16" else None
+        return supervised_step(self.model, chunks, targets, self.world, autocast)
+
+    def updated(self, step: int) -> None:
+        """Nothing follows an update."""
+
+    def more_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return nothing: model and optimizer are all there is."""
+        return {}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put back nothing."""
+
+    def measure(self, log: RunLog, step: int, metrics: dict[str, Any]) -> None:
+        """Test the network on all processes together."""
+        tested = judge(self.model, self.test, self.recipe, self.world)
+        log.write("validation", step, {"test": tested.by_metric})
+        metrics["test"] = tested.to_dict()
+
+
+def judge(model: Classifier, test: FrameSource, recipe: FinetuneRecipe, world: World) -> Figures:
+    """Test a classifier: uniform centre-crop clips, softmax averaged over each video.
+
+    Args:
+        model: On the device of ``world``; its mode is restored.
+        test: The videos; their classes are those of the classifier, in the same order.
+        recipe: Its ``[test]``, ``[clip]``, ``[precision]`` and ``data.workers`` say how.
+        world: The processes share the videos; each gets the figures of all.
+
+    Returns:
+        ``top-1`` and ``top-5``, and the F-measure where ``test.metric`` asks for it.
+
+    Raises:
+        TrainingError: A video has no class, or its frames are damaged.
+    """
+    truth = _targets(test).numpy()
+    training = model.training
+    model.eval()
+    try:
+        probabilities = probabilities_of(model, test, recipe, world)
+    finally:
+        model.train(training)
+    averages = (recipe.test.average,) if recipe.test.metric == "f-measure" else ()
+    confusion = confusion_matrix(probabilities.argmax(1), truth, test.videos.classes)
+    return Figures(measure("finetune", probabilities, truth, averages), confusion)
+
+
+@torch.no_grad()
+def probabilities_of(
+    model: Classifier, source: FrameSource, recipe: FinetuneRecipe, world: World
+) -> np.ndarray:
+    """Return the class probabilities of every video, float64 (V,C); as :func:`judge`."""
+    device = world.device
+    bf16 = recipe.precision.autocast == "bf16"
+    found = torch.zeros(len(source), model.fc.out_features, dtype=torch.float64)
+    own = range(world.rank, len(source), world.size)
+    for videos, clips in _batches(source, own, recipe, model.backbone.preprocessing):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = model(_shrunk(clips.to(device), recipe.crop_px))  # (M,C)
+        of_clips = logits.double().softmax(1).cpu().numpy()
+        ids = np.repeat(videos, recipe.test.clips)  # rising, so that averages keep the order
+        found[videos] = torch.from_numpy(average_clips(of_clips, ids))
+    if world.size > 1:
+        dist.all_reduce(found)  # on the CPU, so through gloo
+    return found.numpy()
+
+
+def _batches(
+    source: FrameSource, videos: range, recipe: FinetuneRecipe, preprocessing: Preprocessing
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield whole videos' clips, read ahead: (V,) rising positions and (V*clips,3,T,H,W)."""
+    together = max(1, recipe.test.batch_clips // recipe.test.clips)
+    groups = [np.array(videos[at : at + together]) for at in range(0, len(videos), together)]
+
+    def read(group: np.ndarray) -> Tensor:
+        return torch.cat([_clips_of(source, int(v), recipe, preprocessing) for v in group])
+
+    workers = recipe.data.workers
+    if workers == 0:
+        for group in groups:
+            yield group, read(group)
+        return
+    waiting: deque[tuple[np.ndarray, Future[Tensor]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="test") as pool:
+        for group in groups:
+            waiting.append((group, pool.submit(read, group)))
+            if len(waiting) > workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+
+
+def _clips_of(
+    source: FrameSource, video: int, recipe: FinetuneRecipe, preprocessing: Preprocessing
+) -> Tensor:
+    """Return the uniform clips of a video, float32 (clips,3,T,crop,crop)."""
+    seconds, duration = source.seconds(video), source.duration(video)
+    plan = sample_eval(seconds, duration, preprocessing, clips=recipe.test.clips)
+    flat = source.read(video, plan.indices.reshape(-1))  # (W*T,h,w,3)
+    frames = torch.from_numpy(flat).unflatten(0, plan.indices.shape)  # (W,T,h,w,3)
+    return to_clips(frames, preprocessing)
+
+
+def _shrunk(clips: Tensor, crop_px: int) -> Tensor:
+    """Shrink (M,3,T,H,W) clips to ``crop_px``, with antialiasing, as training clips are."""
+    if clips.shape[-1] == crop_px:
+        return clips
+    size = (crop_px, crop_px)
+    frames = clips.transpose(1, 2).flatten(0, 1)  # (M*T,3,H,W)
+    small = F.interpolate(frames, size, mode="bilinear", antialias=True)
+    return small.unflatten(0, (len(clips), -1)).transpose(1, 2)  # (M,3,T,crop,crop)
+
+
+def _targets(source: SplitSource | FrameSource) -> Tensor:
+    """Return the class positions of all videos, int64 (N,).
+
+    Raises:
+        TrainingError: A video has no class, or there are fewer than two classes.
+    """
+    videos = source.videos
+    targets = videos.targets()
+    for item, target in zip(videos, targets, strict=True):
+        if target < 0:
+            raise TrainingError(
+                f"{videos.name}: {item.id} has no class; fine-tuning needs one for every video, "
+                "so give a folder of classes, or a list with a column 'class'."
+            )
+    if len(videos.classes) < 2:
+        raise TrainingError(
+            f"{videos.name}: has the class {', '.join(videos.classes)} alone; "
+            "a classifier needs two or more."
+        )
+    return torch.from_numpy(targets)

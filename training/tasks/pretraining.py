@@ -1,0 +1,133 @@
+"""What pretraining brings to the loop: an objective without labels, and retrieval to check it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ccl_hub import CCLModel
+
+from ..clips.loader import Batch
+from ..clips.source import ClipSource
+from ..distributed.world import World, backward_step, broadcast_model, synchronise_batchnorm
+from ..recipes.pretraining import Recipe
+from ..run.checkpoints import Checkpoint
+from ..run.ema import EmaWeights
+from ..run.logs import RunLog
+from ..run.optimizer import new_optimizer
+from .validation import Validator
+
+__all__ = ["Pretraining", "initial_model"]
+
+
+class Pretraining:
+    """The task of pretraining; see :class:`training.run.loop.Task`.
+
+    Args:
+        recipe: What to do.
+        source: The training clips.
+        world: This process among its peers.
+
+    Raises:
+        CCLError: The validation sets are damaged or do not fit.
+        TrainingError: SyncBatchNorm is asked for on CPUs.
+    """
+
+    kind = "pretrain"
+
+    def __init__(self, recipe: Recipe, source: ClipSource, world: World) -> None:
+        self.recipe, self.source, self.world = recipe, source, world
+        self.origin: dict[str, Any] = {}  # the recipe decides the initial weights
+        self.views = recipe.data.views
+        torch.manual_seed(recipe.seed)
+        self.model = _new_model(recipe, world)
+        self.optimizer = new_optimizer(recipe.optim, self.model)
+        self.ema = (
+            EmaWeights(self.model, recipe.ema.decay) if recipe.ema.decay is not None else None
+        )
+        self.validator = Validator(recipe, world.device)
+        self.measure_epochs = recipe.validation.every_epochs if self.validator.sets else None
+
+    @property
+    def trained(self) -> CCLModel:
+        """The weights to judge and to export: the average where there is one."""
+        return self.ema.model if self.ema else self.model
+
+    def begin(self) -> None:
+        """Fit BatchNorm of a calibrated temporal head to the first batch of rank 0."""
+        if self.recipe.temporal_init != "calibrated":
+            return
+        with self.source.batches(0, 0, self.world) as batches:
+            chunk = self.source.augmented_chunks(next(batches), self.recipe.crop_px(0.0))[0]
+        clips = chunk[0] if isinstance(chunk, tuple) else chunk  # (b,3,T,H,W)
+        trunk = copy.deepcopy(self.model.trunk).train()  # keeps the running statistics as they are
+        with torch.no_grad():
+            maps = trunk(clips.transpose(1, 2).flatten(0, 1))  # (b*T,D,h,w)
+        self.model.head.start_calibrated(maps)
+        broadcast_model(self.model, self.world)
+        if self.ema:
+            self.ema.load_state_dict(self.model.state_dict())
+
+    def gradient(self, batch: Batch, progress: float) -> dict[str, Tensor | float]:
+        """Leave the gradient of the objective in ``.grad``; return its terms."""
+        recipe = self.recipe
+        crop_px = recipe.crop_px(progress)
+        chunks = self.source.augmented_chunks(batch, crop_px)
+        autocast = torch.bfloat16 if recipe.precision.autocast == "bf16" else None
+        losses = backward_step(self.model, recipe.objective, chunks, self.world, autocast)
+        return {**losses, "crop_px": crop_px}
+
+    def updated(self, step: int) -> None:
+        """Let the average follow."""
+        if self.ema:
+            self.ema.update(self.model, step)
+
+    def more_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the average."""
+        return {"ema": self.ema.state_dict()} if self.ema else {}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put back the average."""
+        if self.ema:
+            self.ema.load_state_dict(checkpoint.group("ema"))
+
+    def measure(self, log: RunLog, step: int, metrics: dict[str, Any]) -> None:
+        """Measure retrieval, on rank 0; once also that of the untrained network."""
+        if self.world.rank != 0:
+            return
+        if self.recipe.validation.random_init and "random_init" not in metrics:
+            untrained = self.validator.measure(self._untrained())
+            log.write("validation", 0, {"retrieval": untrained})
+            metrics["random_init"] = untrained
+        retrieval = self.validator.measure(self.trained)
+        log.write("validation", step, {"retrieval": retrieval})
+        metrics["trained"] = retrieval
+
+    def _untrained(self) -> CCLModel:
+        """Return the network as it was before the first step."""
+        device = self.world.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.recipe.seed)
+            return initial_model(self.recipe).to(device)
+
+
+def initial_model(recipe: Recipe) -> CCLModel:
+    """Build the untrained network from torch's current random state, as the recipe asks."""
+    model = CCLModel(recipe.model_config)
+    if recipe.temporal_init != "random":  # a calibrated one goes on from here with a first batch
+        model.head.start_as_identity()
+    return model
+
+
+def _new_model(recipe: Recipe, world: World) -> CCLModel:
+    """Build the model as the recipe asks, in training mode."""
+    model = initial_model(recipe).to(world.device)
+    broadcast_model(model, world)  # the same bits, whatever another machine's torch has drawn
+    if recipe.optim.sync_batchnorm:
+        synchronise_batchnorm(model, world)
+    if recipe.precision.compile:
+        model.compile()
+    return model.train()
