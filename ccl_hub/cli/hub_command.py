@@ -1,4 +1,4 @@
-"""The command ``ccl-hub``: arguments in, messages out, no logic; see :mod:`ccl_hub.cli.hub_command.common`."""
+"""The command ``ccl-hub``: arguments in, messages out, no logic; see :mod:`ccl_hub.cli.common`."""
 
 from __future__ import annotations
 
