@@ -22,7 +22,8 @@ from .._util.files import check_folder, check_place
 from .._version import __version__
 from ..embed.writers import LEVELS, SUFFIXES, check_output
 from ..errors import CCLError, InputError
-from ..inputs.find import common_root, find_videos, parse_shard
+from ..inputs.find import common_root, find_videos
+from ..inputs.shards import parse_shard
 from .common import (
     DEFAULT_MODEL,
     DONE,
@@ -39,8 +40,9 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..inputs.shards import Shard
     from ..job.options import JobInputs
-    from ..job.state import Destination, Shard
+    from ..job.state import Destination
 
 __all__ = ["embed_app"]
 
@@ -309,11 +311,11 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
     out, quiet = given.out, given.quiet
     shard = parse_shard(given.shard, os.environ)
     if given.shard is not None and not quiet:
-        typer.echo(f"shard {shard[0]} of {shard[1]}", err=True)
+        typer.echo(f"shard {shard.index} of {shard.count}", err=True)
     from ..batch.options import BatchOptions
     from ..job.options import JobInputs, JobOptions
     from ..job.run import run_job
-    from ..job.state import Destination, Shard
+    from ..job.state import Destination
     from ..sampling import Sampling
     from .progress import JobProgress, summary_facts, summary_table
 
@@ -337,7 +339,7 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
     options = JobOptions(
         suffix=f".{given.format}",
         level=given.level,
-        shard=Shard(*shard),
+        shard=shard,
         checksum=given.checksum,
         retry_failed=given.retry_failed,
         fail_fast=given.fail_fast,

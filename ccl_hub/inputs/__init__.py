@@ -1,21 +1,16 @@
-"""Which videos some inputs mean, and what they are called."""
+"""Which videos some inputs mean, what they are called, and which share of them a run takes."""
 
 from __future__ import annotations
 
-from .find import (
-    IMAGE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    VideoInput,
-    common_root,
-    find_videos,
-    parse_shard,
-    shard_of,
-)
+from .extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from .find import VideoInput, common_root, find_videos
 from .names import output_name
+from .shards import Shard, parse_shard, shard_of
 
 __all__ = [
     "IMAGE_EXTENSIONS",
     "VIDEO_EXTENSIONS",
+    "Shard",
     "VideoInput",
     "common_root",
     "find_videos",

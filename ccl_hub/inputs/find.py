@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,49 +17,12 @@ from typing import NamedTuple
 
 from .._util.files import absolute_path
 from ..errors import InputError
+from .extensions import VIDEO_EXTENSIONS
 from .lists import listed_paths
-from .names import output_name, video_id
+from .names import video_id
 from .walk import match, walk
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "VIDEO_EXTENSIONS",
-    "VideoInput",
-    "common_root",
-    "find_videos",
-    "output_name",
-    "parse_shard",
-    "shard_of",
-]
-
-VIDEO_EXTENSIONS = (
-    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".wmv", ".ts"),  # what most people have
-    # MP4 and QuickTime: of phones, of Smooth Streaming and CMAF tracks, of action and 360-degree
-    # cameras (GoPro .lrv .glv .360, DJI .lrf, Insta360 .insv); AVIF may move.
-    *(".m4v", ".mp4v", ".mpg4", ".mpeg4", ".f4v", ".qt", ".mqv", ".hdmov", ".mj2", ".mjp2"),
-    *(".3gp", ".3gpp", ".3gp2", ".3g2", ".3gpp2", ".ismv", ".cmfv", ".dvb", ".avif"),
-    *(".lrv", ".glv", ".360", ".lrf", ".insv"),
-    *(".mk3d", ".divx", ".xvid"),  # Matroska, AVI
-    # MPEG: of camcorders (.mts .mod .tod), receivers and recorders (.tp .trp .rec .vro), discs.
-    *(".mts", ".m2ts", ".m2t", ".mpegts", ".tod", ".tp", ".trp", ".rec", ".ssif", ".mpeg"),
-    *(".mpe", ".mpg2", ".mpeg2", ".mpv", ".mpv2", ".m1v", ".m2v", ".mp2v", ".m2p", ".mod"),
-    *(".vob", ".vro", ".evo"),
-    *(".asf", ".wm", ".dvr-ms", ".flv", ".ogv", ".ogm", ".ogg", ".ogx", ".rm", ".rmvb", ".rv"),
-    *(".mxf", ".nut", ".ivf", ".obu", ".dv", ".dif", ".swf", ".gif", ".apng", ".y4m"),
-    *(".h263", ".263", ".h264", ".h26l", ".264", ".avc", ".h265", ".265", ".hevc"),
-    *(".h266", ".266", ".vvc", ".mjpeg", ".mjpg"),
-)
-"""Names of files that a folder is searched for, the most usual first: those of containers that are
-opened. Some may hold something else (.ogg sound, .mod music, .ts and .rec anything), which is then
-told as a failure. Names that mostly do are left out: .dat, .ps, and .m4s without its header. A
-.gif, .apng or .avif may be a still image, which is embedded as a video of one frame.
-"""
-
-IMAGE_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"),
-    *(".heic", ".heif"),
-)
-"""Names of still images: not taken from folders, but embedded where they are named."""
+__all__ = ["VideoInput", "common_root", "find_videos"]
 
 _GLOB_CHARACTERS = re.compile(r"[*?[]")
 
@@ -157,84 +120,6 @@ def common_root(inputs: Sequence[str | Path], lists: Sequence[Path] = ()) -> Pat
         raise InputError(
             f"{folders[0]} and {folders[-1]} have no folder in common ({error}); give the root."
         ) from error
-
-
-def shard_of(id: str, shards: int) -> int:
-    """Return which of ``shards`` parts a video belongs to, by its id alone: 0 to ``shards`` - 1.
-
-    Raises:
-        InputError: There is less than one part.
-
-    Example:
-        >>> shard_of("a/x.mp4", 8)
-        5
-    """
-    if shards < 1:
-        raise InputError(f"shards is {shards}; allowed: at least 1.")
-    return int.from_bytes(hashlib.sha256(id.encode()).digest(), "big") % shards
-
-
-def parse_shard(text: str | None, environ: Mapping[str, str]) -> tuple[int, int]:
-    """Return which part of how many this process computes.
-
-    Args:
-        text: "i/n" with i from 0; None for all; or "auto": the first of torchrun's RANK and
-            WORLD_SIZE, Slurm's SLURM_PROCID and SLURM_NTASKS, and its SLURM_ARRAY_TASK_ID and
-            SLURM_ARRAY_TASK_COUNT that tells of more than one part.
-        environ: The environment, read for "auto" only.
-
-    Raises:
-        InputError: The text or a variable is not as described, or "auto" finds none.
-
-    Example:
-        >>> parse_shard("2/8", {})
-        (2, 8)
-    """
-    if text is None:
-        return 0, 1
-    if text == "auto":
-        return _shard_of_environment(environ)
-    given = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
-    if given is None:
-        raise InputError(f"the shard is {text!r}; allowed: i/n such as 0/8, or auto.")
-    return _checked_shard(int(given[1]), int(given[2]), f"the shard is {text!r}")
-
-
-def _shard_of_environment(environ: Mapping[str, str]) -> tuple[int, int]:
-    def number(name: str, missing: str | None = None) -> int:
-        value = environ.get(name, missing) or ""
-        if not re.fullmatch(r"[0-9]{1,9}", value):
-            raise InputError(f"shard auto: {name} is {value!r}; expected a number; give i/n.")
-        return int(value)
-
-    found = None
-    for index, count in (
-        ("RANK", "WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_NTASKS"),
-        ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-    ):
-        if index not in environ or count not in environ:
-            continue
-        i, n = number(index), number(count)
-        if index == "SLURM_ARRAY_TASK_ID":
-            i -= number("SLURM_ARRAY_TASK_MIN", "0")
-            i //= number("SLURM_ARRAY_TASK_STEP", "1") or 1
-        found = _checked_shard(i, n, f"shard auto: {index} and {count} mean {i}/{n}")
-        if n > 1:  # each task of a Slurm array also says that it is one of one process
-            break
-    if found is None:
-        raise InputError(
-            "shard auto: neither torchrun (RANK, WORLD_SIZE) nor Slurm (SLURM_PROCID, "
-            "SLURM_NTASKS; SLURM_ARRAY_TASK_ID, SLURM_ARRAY_TASK_COUNT) started this process; "
-            "give i/n such as 0/8."
-        )
-    return found
-
-
-def _checked_shard(index: int, count: int, seen: str) -> tuple[int, int]:
-    if not 0 <= index < count:
-        raise InputError(f"{seen}; allowed: i/n with i from 0 to n - 1, such as 0/8.")
-    return index, count
 
 
 def _locate(given: str | Path) -> _Place:

@@ -10,7 +10,8 @@ from .._util.files import absolute_path
 from ..embed.writers import LEVELS, SUFFIXES
 from ..errors import InputError
 from ..inputs.find import VideoInput, common_root, find_videos
-from .state import Destination, Shard, is_folder
+from ..inputs.shards import Shard
+from .state import Destination, is_folder
 
 __all__ = ["JobInputs", "JobOptions"]
 

@@ -10,7 +10,7 @@ from .._util.files import file_sha256, make_folder, write_atomically
 from ..embed.embeddings import Embeddings
 from ..embed.writers import write
 from ..errors import OutputError
-from ..inputs.find import output_name
+from ..inputs.names import output_name
 from . import dataset
 from .manifest import Part, Row
 from .state import JobState, is_part, remove_file

@@ -25,13 +25,14 @@ from .._util.files import absolute_path, check_place, make_folder, special_kind,
 from .._util.folder_lock import is_held, only_writer
 from ..embed.writers import SUFFIXES
 from ..errors import InputError, OutputError
-from ..inputs.find import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, output_name, shard_of
+from ..inputs.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from ..inputs.names import output_name
+from ..inputs.shards import Shard, shard_of
 from .manifest import Manifest, Row, read_row
 
 __all__ = [
     "Destination",
     "JobState",
-    "Shard",
     "is_folder",
     "is_part",
     "open_state",
@@ -49,30 +50,6 @@ _LABEL = re.compile(
     r"(?:manifest-(\d+)-of-(\d+)\.sqlite|lock-(\d+)-of-(\d+)|"
     r"part-(\d+)-of-(\d+)-[0-9a-f]{16}\.parquet)"
 )
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which share of the videos one run takes: number ``index`` of ``count``, from 0."""
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise InputError(
-                f"the shard is {self.index} of {self.count}; allowed: 0 to {self.count - 1} of "
-                f"{self.count}, which is at least 1."
-            )
-
-    @property
-    def label(self) -> str:
-        """As it is part of file names."""
-        return f"{self.index}-of-{self.count}"
-
-    def takes(self, id: str) -> bool:
-        """Whether a video is in this share."""
-        return shard_of(id, self.count) == self.index
 
 
 @dataclass(frozen=True)

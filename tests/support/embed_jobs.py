@@ -61,8 +61,7 @@ import hashlib
 from pathlib import Path
 from types import SimpleNamespace as Fake
 import numpy as np
-from ccl_hub import batch
-from ccl_hub.batch import BatchItem
+from ccl_hub.batch import BatchItem, run
 from ccl_hub.embed.embeddings import EmbeddingProvenance, Embeddings
 
 facts = dict(model="quick", weights_sha256="0" * 64, config_fingerprint="f", dtype="float32",
@@ -97,13 +96,13 @@ engine = Fake(
     model=Fake(name="quick", weights_sha256="0" * 64, config=config, state_dict=dict),
     info=Fake(backend="torch", detail="", dtype="float32"),
 )
-batch.embed_patiently, batch.engines_for = quick_batch, lambda *arguments, **named: [engine]
+run.embed_patiently, run.engines_for = quick_batch, lambda *arguments, **named: [engine]
 """
 
 
 def small_parts(rows: int) -> str:
     """Return code that makes the parts of a dataset small, for runs of the command."""
-    return f"from ccl_hub import sinks; sinks.DatasetSink.__init__.__defaults__ = ({rows},)\n"
+    return f"from ccl_hub.job import sinks; sinks.DatasetSink.__init__.__defaults__ = ({rows},)\n"
 
 
 def write_tiny(path: Path, number: int = 0, frames: int = 5) -> Path:

@@ -26,6 +26,7 @@ from ccl_hub.errors import InputError
 from ccl_hub.inputs import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    Shard,
     common_root,
     find_videos,
     names,
@@ -657,7 +658,7 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2"}
     ],
 )
 def test_which_shard(text: str | None, environ: dict[str, str], expected: tuple[int, int]) -> None:
-    assert parse_shard(text, environ) == expected
+    assert parse_shard(text, environ) == Shard(*expected)
 
 
 @pytest.mark.parametrize(

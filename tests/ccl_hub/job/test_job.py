@@ -33,8 +33,8 @@ from ccl_hub.decoding.worker import Job
 from ccl_hub.embed import embed_video
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError
+from ccl_hub.inputs.shards import Shard
 from ccl_hub.job import JobOptions
-from ccl_hub.job.state import Shard
 from ccl_hub.sampling import Sampling
 
 

@@ -140,7 +140,8 @@ def test_kill_9_at_twenty_more_moments_changes_nothing(
 KILL_AT_STEP = """
 import os, signal, sys
 from pathlib import Path
-from ccl_hub import files, manifest
+from ccl_hub._util import files
+from ccl_hub.job import manifest
 
 nth, count = {nth}, 0
 
@@ -422,7 +423,7 @@ def test_overwrite_with_the_same_settings_removes_nothing(tmp_path: Path, small:
 def test_overwrite_of_a_dataset_removes_every_part_of_every_shard(
     tmp_path: Path, small: Path
 ) -> None:
-    from ccl_hub.job.state import Shard
+    from ccl_hub.inputs.shards import Shard
 
     out = tmp_path / "feats.parquet"
     for index in range(2):
@@ -439,7 +440,7 @@ def test_overwrite_of_a_dataset_removes_every_part_of_every_shard(
 def test_a_dataset_that_lost_its_state_is_not_mixed_with_another_number_of_shards(
     tmp_path: Path, small: Path
 ) -> None:
-    from ccl_hub.job.state import Shard
+    from ccl_hub.inputs.shards import Shard
 
     out = tmp_path / "feats.parquet"
     job(small, out)
@@ -504,7 +505,7 @@ def test_shards_at_once_share_the_videos(
 
 
 def test_runs_without_shards_after_shards_take_over_what_is_done(tmp_path: Path) -> None:
-    from ccl_hub.job.state import Shard
+    from ccl_hub.inputs.shards import Shard
 
     folder, out = tiny_folder(tmp_path / "in", 8), tmp_path / "feats"
     for number in range(4):
@@ -577,7 +578,8 @@ def test_a_full_disk_is_a_clean_error_and_the_next_run_goes_on(
     for number in range(200):
         (folder / f"{number:03d}.mp4").write_text(f"video {number}")
     out, is_dataset = little_disk / name, name.endswith(".parquet")
-    before = QUICK + small_parts(50) + "from ccl_hub import manifest as m; m.COMMIT_SECONDS = 0.05"
+    commits = "from ccl_hub.job import manifest; manifest.COMMIT_SECONDS = 0.05"
+    before = QUICK + small_parts(50) + commits
     arguments = (folder, "--out", out, "--clips", 2, "--quiet", "--json")
     ballast = fill(little_disk, left_kb // (1 + 3 * is_dataset) << 10)
     run = program.run(*arguments, before=before)

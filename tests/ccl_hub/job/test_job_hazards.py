@@ -32,10 +32,10 @@ from ccl_hub.batch.options import BatchOptions, BatchSource
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError
 from ccl_hub.inputs.names import LONGEST_OUTPUT_BYTES, output_name
+from ccl_hub.inputs.shards import Shard
 from ccl_hub.job import sinks
 from ccl_hub.job.manifest import Manifest, Part, Row
 from ccl_hub.job.options import JobInputs
-from ccl_hub.job.state import Shard
 from ccl_hub.sampling import Sampling
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, and names of POSIX")

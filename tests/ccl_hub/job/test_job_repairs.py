@@ -19,8 +19,9 @@ from ccl_hub.batch import BatchOptions, engines_for
 from ccl_hub.batch.pipeline import lane_threads
 from ccl_hub.errors import InputError, OutputError
 from ccl_hub.inputs.lists import listed_paths
+from ccl_hub.inputs.shards import Shard
 from ccl_hub.job import dataset, sinks
-from ccl_hub.job.state import Destination, Shard
+from ccl_hub.job.state import Destination
 
 
 @pytest.fixture
