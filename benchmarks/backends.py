@@ -35,8 +35,7 @@ from torch import Tensor
 
 from benchmarks.train_step import machine
 from ccl_hub import CCLModel
-from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, cores_to_use, make_engine
-from ccl_hub.backends.engine import Engine
+from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, Engine, cores_to_use, make_engine
 from ccl_hub.backends.quantize import build_int8
 from ccl_hub.crop import centre_crop
 from ccl_hub.network.windows import WindowAssembler

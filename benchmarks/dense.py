@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ccl_hub.backends.engine import TorchEngine
+from ccl_hub.backends import TorchEngine
 from ccl_hub.crop import centre_crop
 from ccl_hub.embed import ClipStream
 from ccl_hub.model import CCLModel

@@ -37,11 +37,11 @@ import torch
 
 from benchmarks.memory import PeakMemory
 from benchmarks.video_loops import looped
-from ccl_hub.backends import BACKENDS
-from ccl_hub.backends.engine import Engine, FrameMaps
+from ccl_hub.backends import BACKENDS, Engine
 from ccl_hub.batch import BatchOptions, BatchSource, embed_batch, engines_for
 from ccl_hub.inputs import find_videos
 from ccl_hub.job import JobInputs, run_job
+from ccl_hub.network.frame_graph import FrameMaps
 from ccl_hub.sampling import Sampling
 
 OURS = tuple(f"ours {name}" for name in BACKENDS if name not in ("torch-compile", "openvino-bf16"))

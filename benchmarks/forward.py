@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from benchmarks.train_step import machine, training_flop
-from ccl_hub.backends.engine import TorchEngine
+from ccl_hub.backends import TorchEngine
 from ccl_hub.model import CCLModel
-from ccl_hub.network.weights import resolve_device
+from ccl_hub.network.devices import resolve_device
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.transforms import to_clips
 

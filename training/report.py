@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import CCLError, ConfigError, OutputError
-from ccl_hub.network.weights import resolve_device
+from ccl_hub.network.devices import resolve_device
 
 from .evaluation.features import features_of
 from .evaluation.labelled_sets import TEST_SHARE, open_evaluation_sets

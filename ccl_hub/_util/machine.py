@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cpu_count", "memory_bytes"]
+__all__ = ["cpu_count", "memory_bytes", "worker_bytes", "worker_count"]
 
+MAX_WORKERS = 64
+MOST_WORKER_BYTES = 4 << 30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -30,6 +32,17 @@ def memory_bytes() -> int | None:
         return None
     limit = _read(_CGROUP / "memory.max").strip()
     return min(total, int(limit)) if limit.isdigit() else total
+
+
+def worker_count() -> int:
+    """Return how many decoding processes suit this machine: one a core."""
+    return min(cpu_count(), MAX_WORKERS)
+
+
+def worker_bytes(workers: int) -> int | None:
+    """Return the memory each of so many decoding processes may take: a fair share of half."""
+    total = memory_bytes()
+    return total and max(1 << 29, min(MOST_WORKER_BYTES, total // 2 // workers))
 
 
 def _read(path: Path) -> str:

@@ -24,7 +24,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,28 +35,20 @@ from .._util.files import check_place, write_atomically
 from .._version import __version__
 from ..config import FRAME_CHOICES, Preprocessing
 from ..errors import ExportError, InputError
-from ..model import SMALLEST_SIDE_PX, CCLModel
+from ..network.architecture import SMALLEST_SIDE_PX, CCLNetwork
+from .tracing import ONNX_PACKAGES, TOLERANCE, onnx_proto, relative_difference, trace
 
 __all__ = [
-    "ONNX_PACKAGES",
     "SUFFIXES",
-    "TOLERANCE",
     "Exported",
     "check_target",
     "describe",
     "export_model",
-    "onnx_proto",
-    "relative_difference",
-    "trace",
 ]
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-ONNX_OPSET = 18
 METADATA_NAME = "ccl.json"  # of a .pt2; an ONNX file has the same keys in its metadata
 AXES = {0: "batch", 2: "time", 3: "height", 4: "width"}  # of the input, all free
-# Largest difference allowed, as a share of the largest value. Observed: 0 (.pt2), 4e-6 (ONNX).
-TOLERANCE = 1e-4
 # (B, T, H, W): one and several of each, not square, and sides that 16 does not divide.
 SHAPES = (
     (1, 1, 64, 64),
@@ -102,7 +94,7 @@ class Exported:
 class _Portable(nn.Module):
     """The model with a plain tensor in and a dictionary of plain tensors out."""
 
-    def __init__(self, model: CCLModel) -> None:
+    def __init__(self, model: CCLNetwork) -> None:
         super().__init__()
         self.model = model
 
@@ -112,7 +104,7 @@ class _Portable(nn.Module):
         return {"frames": output.frames, "video": output.video}
 
 
-def export_model(model: CCLModel, path: str | Path, format: str) -> Exported:
+def export_model(model: CCLNetwork, path: str | Path, format: str) -> Exported:
     """Write a model as one file for another runtime, in float32.
 
     Args:
@@ -131,7 +123,7 @@ def export_model(model: CCLModel, path: str | Path, format: str) -> Exported:
 
     Example:
         >>> import tempfile
-        >>> from ccl_hub.config import Architecture, CCLConfig
+        >>> from ccl_hub import Architecture, CCLConfig, CCLModel
         >>> model = CCLModel(CCLConfig(Architecture(stage_channels=(4, 4, 8, 8))))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     exported = export_model(model, f"{folder}/tiny.pt2", "torch-export")
@@ -157,7 +149,7 @@ def export_model(model: CCLModel, path: str | Path, format: str) -> Exported:
     return Exported(str(path), format, len(data), sha256, len(shapes), difference)
 
 
-def describe(model: CCLModel) -> dict[str, Any]:
+def describe(model: CCLNetwork) -> dict[str, Any]:
     """Return what travels inside the file, as JSON values: which model, and how to feed it.
 
     ``weights_sha256`` is of the file that the model was loaded from; "" if it was not.
@@ -213,34 +205,14 @@ def check_target(path: Path, format: str) -> None:
         require_packages("the format onnx", ONNX_PACKAGES, "onnx", instead)
 
 
-def _program(plain: CCLModel) -> ExportedProgram:
+def _program(plain: CCLNetwork) -> ExportedProgram:
     """Trace the network once with every axis free."""
     smallest = {"height": SMALLEST_SIDE_PX, "width": SMALLEST_SIDE_PX}
     axes = {axis: Dim(name, min=smallest.get(name, 1)) for axis, name in AXES.items()}
     return trace(_Portable(plain), torch.zeros(2, 3, 3, 64, 80), {"clips": axes})
 
 
-def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -> ExportedProgram:
-    """Trace a module of one input, and drop what tells of this machine.
-
-    Args:
-        module: In eval mode.
-        example: An input.
-        axes: The name of the input, and its free axes.
-    """
-    program = torch.export.export(module, (example,), dynamic_shapes=axes)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # holds paths of the source files
-    return program
-
-
-def relative_difference(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of two tensors of one shape, over the largest value wanted."""
-    largest = wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)
-    return float((found - wanted).abs().max() / largest)
-
-
-def _compared(plain: CCLModel, run: Run, shape: tuple[int, ...], path: Path) -> float:
+def _compared(plain: CCLNetwork, run: Run, shape: tuple[int, ...], path: Path) -> float:
     """Return the largest difference at one (B,T,H,W), or raise if it is too large."""
     b, t, h, w = shape
     clips = torch.randn(b, 3, t, h, w, generator=torch.Generator().manual_seed(0))
@@ -307,38 +279,6 @@ def _onnx_bytes(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
     onnx.checker.check_model(proto, full_check=True)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
-
-
-def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> Any:
-    """Convert a program, and drop what tells of this machine.
-
-    Args:
-        program: From :func:`trace`.
-        inputs: Names to give.
-        outputs: Names to give.
-
-    Returns:
-        An ``onnx.ModelProto``.
-    """
-    import onnx
-
-    exported = torch.onnx.export(
-        program,
-        input_names=inputs,
-        output_names=outputs,
-        opset_version=ONNX_OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    proto = cast("torch.onnx.ONNXProgram", exported).model_proto
-    # The oldest that the operators allow: torch states a newer one, which older readers refuse.
-    proto.ir_version = onnx.helper.find_min_ir_version_for(proto.opset_import)
-    graph = proto.graph
-    graph.ClearField("value_info")
-    for item in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        item.ClearField("metadata_props")  # how torch came to each node, with source files
-    return proto
 
 
 def _onnx_runner(data: bytes) -> Run:

@@ -16,17 +16,15 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .._util.files import write_atomically
 from ..config import parse_dataclass
 from ..errors import WeightsError
-from .engine import GRAPH_VERSION
-
-if TYPE_CHECKING:
-    from ..model import CCLModel
+from ..network.architecture import CCLNetwork
+from ..network.frame_graph import GRAPH_VERSION
 
 __all__ = [
     "Int8Facts",
@@ -111,7 +109,7 @@ class Int8Model:
         return data
 
 
-def find_int8(model: CCLModel, cache: str | Path | None = None) -> Int8Model | None:
+def find_int8(model: CCLNetwork, cache: str | Path | None = None) -> Int8Model | None:
     """Return the int8 model that :func:`~ccl_hub.backends.quantize.build_int8` made, or None.
 
     Args:
@@ -150,14 +148,14 @@ def cache_folder() -> Path:
     return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "ccl_hub"
 
 
-def place_of(model: CCLModel, cache: str | Path | None) -> Path:
+def place_of(model: CCLNetwork, cache: str | Path | None) -> Path:
     """Return the folder of a model in a cache: ``int8/``, then its weights, config and graph."""
     folder = cache_folder() if cache is None else Path(cache).expanduser()
     kind = f"{tensors_sha256(model)[:16]}-{model.config.fingerprint()}-{GRAPH_VERSION}"
     return folder / "int8" / kind
 
 
-def tensors_sha256(model: CCLModel) -> str:
+def tensors_sha256(model: CCLNetwork) -> str:
     """Hash the weights themselves: a model that was changed after loading is another one."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -7,50 +7,53 @@
     openvino-bf16    OpenVINO, bfloat16, where the CPU has it
     openvino-int8    OpenVINO, 8-bit integers, calibrated once on real videos and kept on disk
 
-All run :class:`ccl_hub.backends.engine.FrameGraph`, so frames, clips and sampling do not depend on
-the choice. Of the float32 ones each is compared with torch when it is made.
+All run :class:`ccl_hub.network.frame_graph.FrameGraph`, so frames, clips and sampling do not
+depend on the choice. Of the float32 ones each is compared with torch when it is made.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import numpy as np
 import torch
 
-from .._util.machine import cpu_count
-from ..errors import ExportError, InputError
-from .engine import Engine, FrameGraph, TorchEngine
-from .export import TOLERANCE, relative_difference, trace
+from ..decoding.worker import BLOCK_FRAMES
+from ..errors import InputError
+from ..hub_options import HubOptions
+from ..network import weights
+from ..network.architecture import CCLNetwork
+from ..network.devices import resolve_device, resolve_dtype
+from .engine import Engine
+from .int8_cache import Int8Model, cache_folder, find_int8, tensors_sha256
+from .runtime import check_model
+from .torch_engine import TorchEngine
 
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
+__all__ = ["BACKENDS", "TORCH_BACKENDS", "engines_for", "make_engine"]
 
-    from ..model import CCLModel
-    from .int8_cache import Int8Model
-
-__all__ = [
-    "BACKENDS",
-    "TORCH_BACKENDS",
-    "check_same",
-    "cores_to_use",
-    "frame_program",
-    "make_engine",
-]
-
-OPENVINO_PRECISIONS = {
-    "openvino": "float32",
-    "openvino-bf16": "bfloat16",
-    "openvino-int8": "int8",
-}
 TORCH_BACKENDS = ("torch", "torch-compile")
-BACKENDS = (*TORCH_BACKENDS, "onnx", *OPENVINO_PRECISIONS)
+BACKENDS = (*TORCH_BACKENDS, "onnx", "openvino", "openvino-bf16", "openvino-int8")
+MAX_DEVICES = 64
+
+
+class LaneOptions(Protocol):
+    """What engines need of :class:`ccl_hub.BatchOptions`."""
+
+    @property
+    def thread_count(self) -> int:
+        """Threads of the network on this machine's CPU."""
+        ...
+
+    @property
+    def batch_clips(self) -> int | None:
+        """Clips whose frames go through the network at once; None for what suits the device."""
+        ...
 
 
 def make_engine(
-    model: CCLModel,
+    model: CCLNetwork,
     backend: str = "torch",
     threads: int = 0,
     calibration: Int8Model | Sequence[str | Path] | None = None,
@@ -59,8 +62,8 @@ def make_engine(
     """Return what computes a model.
 
     Args:
-        model: In eval mode, as :meth:`CCLModel.from_pretrained` gives it; for every backend but
-            those of torch in float32 on the CPU.
+        model: In eval mode, as :meth:`ccl_hub.CCLModel.from_pretrained` gives it; for every
+            backend but those of torch in float32 on the CPU.
         backend: One of :data:`BACKENDS`.
         threads: Cores to use, each for one call at a time; 0 for all. Callers bring the threads
             that call. Torch has one such number for the whole process,
@@ -100,66 +103,89 @@ def make_engine(
         from .onnx_engine import OnnxEngine
 
         return OnnxEngine(model, threads)
-    from .openvino_engine import OpenVinoEngine
+    from .openvino_engine import OpenVinoEngine, import_openvino
 
-    return OpenVinoEngine(model, OPENVINO_PRECISIONS[backend], threads, calibration)
+    if backend == "openvino-int8":
+        check_model(model, backend)
+        import_openvino()
+        return OpenVinoEngine(model, _int8_model(model, calibration), threads)
+    return OpenVinoEngine(model, "bfloat16" if backend == "openvino-bf16" else "float32", threads)
 
 
-def check_model(model: CCLModel, backend: str) -> None:
-    """Refuse a model that a CPU runtime cannot take over as it is.
+def engines_for(
+    model: str | Path | CCLNetwork,
+    revision: str | None,
+    device: str,
+    dtype: str | torch.dtype | None,
+    backend: str,
+    options: LaneOptions,
+    most: int | None = None,
+    calibration: Sequence[str | Path] | None = None,
+    hub: HubOptions | None = None,
+) -> list[Engine]:
+    """Load a model once, and put it on every device that is to be used; see :func:`embed_many`.
 
-    Raises:
-        InputError: Not in float32, not on the CPU, or in training mode.
+    Args:
+        model: See :func:`embed_many`.
+        revision: Likewise.
+        device: Likewise.
+        dtype: Likewise.
+        backend: Likewise.
+        options: Gives the threads and the size of batches.
+        most: Devices to use at most.
+        calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
+        hub: See :func:`embed_many`.
     """
-    if model.training:
-        raise InputError("the model is in training mode; call model.eval() before embedding.")
-    if model.dtype != torch.float32 or model.device.type != "cpu":
+    of_torch = backend in TORCH_BACKENDS
+    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
+    if isinstance(model, CCLNetwork):
+        frames = _batch_frames(model, options)
+        return [make_engine(model, backend, threads, calibration, frames)]
+    if not of_torch and device == "auto":
+        device = "cpu"
+    where, kind = resolve_device(device), resolve_dtype(dtype)
+    net = weights.load(CCLNetwork, weights.resolve(model, revision, hub), where, kind)
+    frames = _batch_frames(net, options)
+    engines = [make_engine(net, backend, threads, calibration, frames)]
+    if device in ("auto", "cuda") and net.device.type == "cuda":
+        for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
+            engines.append(_copied(net, number, backend, frames))
+    return engines
+
+
+def _batch_frames(model: CCLNetwork, options: LaneOptions) -> int | None:
+    if options.batch_clips is None:
+        return None
+    return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
+
+
+def _copied(model: CCLNetwork, number: int, backend: str, frames: int | None) -> Engine:
+    there = copy.deepcopy(model).to(f"cuda:{number}")
+    return make_engine(there, backend, batch_frames=frames)
+
+
+def _int8_model(
+    model: CCLNetwork, calibration: Int8Model | Sequence[str | Path] | None
+) -> Int8Model:
+    """Return the int8 model to use: the one given, the one in the cache, or a new one."""
+    if isinstance(calibration, Int8Model):
+        made_of = calibration.facts
+        own = tensors_sha256(model), model.config.fingerprint()
+        if (made_of.tensors_sha256, made_of.config_fingerprint) != own:
+            raise InputError(
+                f"{calibration.path}: made of {made_of.model!r}, whose weights or preprocessing "
+                f"are not those of {model.name!r}; build one with build_int8(model, videos)."
+            )
+        return calibration
+    if calibration is not None:
+        from .quantize import build_int8
+
+        return build_int8(model, calibration)
+    found = find_int8(model)
+    if found is None:
         raise InputError(
-            f"the model is {str(model.dtype).removeprefix('torch.')} on {model.device.type}; the "
-            f"backend {backend} takes float32 on the CPU: load it without dtype and device, or "
-            "use the backend torch."
+            f"there is no int8 model of {model.name!r} in {cache_folder()}; make one with "
+            "'ccl-hub quantize MODEL VIDEOS' or "
+            "ccl_hub.backends.quantize.build_int8(model, videos)."
         )
-
-
-def cores_to_use(threads: int) -> int:
-    """Return how many cores ``threads`` means: itself, or for 0 all that this process may use.
-
-    Raises:
-        InputError: Below 0.
-    """
-    if threads < 0:
-        raise InputError(f"threads is {threads}; allowed: 0 (every core) or more.")
-    return threads or cpu_count()
-
-
-def frame_program(model: CCLModel) -> ExportedProgram:
-    """Trace :class:`FrameGraph` for any number of frames: frames -> vectors, parts."""
-    side = model.preprocessing.crop_px
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    axes = {"frames": {0: torch.export.Dim("n", min=1)}}
-    with torch.no_grad():
-        return trace(FrameGraph(model).eval(), example, axes)
-
-
-def check_same(engine: Engine) -> None:
-    """Compare an engine with torch, on one frame and on several.
-
-    Raises:
-        ExportError: Another shape or type, or a difference above 1e-4 of the largest value.
-    """
-    side = engine.model.preprocessing.crop_px
-    wanted = TorchEngine(engine.model)
-    for count in (1, 3):
-        frames = np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
-        for name, one, other in zip(
-            ("vectors", "parts"), engine(frames), wanted(frames), strict=True
-        ):
-            difference = float("inf")
-            if one.shape == other.shape and one.dtype == other.dtype:
-                difference = relative_difference(one, other)
-            if not difference <= TOLERANCE:  # NaN never is
-                raise ExportError(
-                    f"{engine.info.backend} gives {name} for {count} frames that differ from "
-                    f"torch's by {difference:.2g} of the largest value, allowed is "
-                    f"{TOLERANCE:g}; use the backend torch, or another version of the runtime."
-                )
+    return found

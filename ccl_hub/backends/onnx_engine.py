@@ -6,18 +6,16 @@ Nothing is written: the graph is exported in memory each time, which takes a few
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .._util.extras import require_packages
-from .engine import CPU_BATCH_FRAMES, EngineInfo, FrameGraph, FrameMaps
-from .export import ONNX_PACKAGES, onnx_proto
-from .make import check_model, check_same, cores_to_use, frame_program
-
-if TYPE_CHECKING:
-    from ..model import CCLModel
+from ..network.architecture import CCLNetwork
+from ..network.frame_graph import FrameGraph, FrameMaps
+from .engine import CPU_BATCH_FRAMES, EngineInfo
+from .runtime import check_model, check_same, cores_to_use
+from .tracing import ONNX_PACKAGES, frame_program, onnx_proto
 
 __all__ = ["OnnxEngine"]
 
@@ -36,7 +34,7 @@ class OnnxEngine:
         ExportError: A package is missing, or the runtime gives other numbers than torch.
     """
 
-    def __init__(self, model: CCLModel, threads: int = 0) -> None:
+    def __init__(self, model: CCLNetwork, threads: int = 0) -> None:
         check_model(model, "onnx")
         self.calls_at_once = cores_to_use(threads)
         self._free = threading.Semaphore(self.calls_at_once)

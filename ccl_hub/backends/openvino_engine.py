@@ -13,20 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from .._util.extras import require_packages
 from ..errors import InputError
-from .engine import CPU_BATCH_FRAMES, EngineInfo, FrameGraph, FrameMaps
-from .make import check_model, check_same, cores_to_use, frame_program
-
-if TYPE_CHECKING:
-    from ..model import CCLModel
-    from .int8_cache import Int8Model
+from ..network.architecture import CCLNetwork
+from ..network.frame_graph import FrameGraph, FrameMaps
+from .engine import CPU_BATCH_FRAMES, EngineInfo
+from .int8_cache import Int8Model
+from .runtime import check_model, check_same, cores_to_use
+from .tracing import frame_program
 
 __all__ = [
     "FrameRunner",
@@ -37,7 +36,7 @@ __all__ = [
     "without_telemetry",
 ]
 
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class OpenVinoEngine:
@@ -45,25 +44,20 @@ class OpenVinoEngine:
 
     Args:
         model: In eval mode, float32, on the CPU; not changed.
-        precision: "float32", "bfloat16" (where the CPU computes with it) or "int8".
+        precision: "float32", "bfloat16" (where the CPU computes with it), or the int8 model made
+            of this model.
         threads: Most calls computed at once, each on one core; 0 for one per core.
-        calibration: See :func:`ccl_hub.backends.make_engine`.
 
     Raises:
-        InputError: An argument is not allowed, the CPU has no bfloat16, or there is no int8
-            model.
+        InputError: An argument is not allowed, or the CPU has no bfloat16.
         ExportError: A package is missing, or the runtime gives other numbers than torch.
         WeightsError: The int8 model is damaged.
     """
 
     def __init__(
-        self,
-        model: CCLModel,
-        precision: str = "float32",
-        threads: int = 0,
-        calibration: Int8Model | Sequence[str | Path] | None = None,
+        self, model: CCLNetwork, precision: str | Int8Model = "float32", threads: int = 0
     ) -> None:
-        if precision not in PRECISIONS:
+        if not isinstance(precision, Int8Model) and precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
         check_model(model, "openvino")
         self.calls_at_once = cores_to_use(threads)
@@ -73,16 +67,13 @@ class OpenVinoEngine:
         self.model = model
         self.batch_frames = CPU_BATCH_FRAMES
         self.shift = FrameGraph(model).shift
-        if precision == "int8":
-            from .quantize import int8_for
-
-            found = int8_for(model, calibration)
-            network = core.read_model(*found.read())
-            self.info = EngineInfo("openvino-int8", "cpu", "int8", found.sha256[:12])
+        if isinstance(precision, Int8Model):
+            network = core.read_model(*precision.read())
+            self.info = EngineInfo("openvino-int8", "cpu", "int8", precision.sha256[:12])
         else:
             network = convert(model)
             self.info = EngineInfo("openvino", "cpu", precision)
-        self._run = FrameRunner(network, precision, self.calls_at_once)
+        self._run = FrameRunner(network, self.info.dtype, self.calls_at_once)
         if precision == "float32":
             check_same(self)
 
@@ -96,7 +87,7 @@ class FrameRunner:
 
     Args:
         network: An ``openvino.Model``.
-        precision: One of :data:`PRECISIONS`. In an int8 network, what is not int8 is float32.
+        precision: "float32", "bfloat16" or "int8", where what is not int8 is float32.
         cores: Calls computed at once, each on one core; others wait.
     """
 
@@ -123,8 +114,8 @@ class FrameRunner:
         return FrameMaps(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
 
 
-def convert(model: CCLModel) -> Any:
-    """Return :class:`ccl_hub.backends.engine.FrameGraph` as an ``openvino.Model``, for any n."""
+def convert(model: CCLNetwork) -> Any:
+    """Return :class:`FrameGraph` as an ``openvino.Model``, for any number of frames."""
     side = model.preprocessing.crop_px
     network = import_openvino().convert_model(frame_program(model))
     network.reshape([-1, side, side, 3])

@@ -20,34 +20,34 @@ from contextlib import closing, contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .._util.extras import require_packages
 from .._util.files import make_folder
+from .._util.machine import worker_bytes, worker_count
 from .._version import __version__
-from ..batch.options import BatchOptions
 from ..config import Preprocessing
 from ..decoding.pool import Block, DecodeEvents, DecodePool
 from ..decoding.worker import DecodeSettings, Job
 from ..errors import ExportError, InputError
+from ..network.architecture import CCLNetwork
+from ..network.frame_graph import FrameGraph, FrameMaps
 from ..network.windows import WindowAssembler
 from ..sampling import ClipPlan, Sampling
 from ..video.reader import MediaLimits
-from .engine import CPU_BATCH_FRAMES, FrameGraph, FrameMaps, TorchEngine
+from .engine import CPU_BATCH_FRAMES
 from .int8_cache import (
     Int8Facts,
     Int8Model,
-    cache_folder,
     find_int8,
     network_sha256,
     place_of,
     tensors_sha256,
     write_int8,
 )
-from .make import check_model, cores_to_use
 from .openvino_engine import (
     FrameRunner,
     convert,
@@ -55,9 +55,8 @@ from .openvino_engine import (
     openvino_core,
     without_telemetry,
 )
-
-if TYPE_CHECKING:
-    from ..model import CCLModel
+from .runtime import check_model, cores_to_use
+from .torch_engine import TorchEngine
 
 __all__ = [
     "LOWEST_COSINE",
@@ -65,13 +64,15 @@ __all__ = [
     "build_int8",
     "calibration_clips",
     "find_int8",
-    "int8_for",
 ]
 
 CLIPS = 128
 FEWEST_CLIPS = 16
 HELD_OUT = 4
 """Every so many clips, one is held out of calibration and compared."""
+
+DEADLINE_SECONDS = 600.0
+"""Longest that decoding one video may take."""
 
 LOWEST_COSINE = 0.99
 """Allowed between a vector of the int8 network and the same of the float32 one."""
@@ -83,7 +84,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def build_int8(
-    model: CCLModel,
+    model: CCLNetwork,
     videos: Sequence[str | Path],
     *,
     cache: str | Path | None = None,
@@ -145,39 +146,6 @@ def build_int8(
     built = write_int8(folder, facts, data)
     logger.info("wrote %s", built.path)
     return built
-
-
-def int8_for(model: CCLModel, calibration: Int8Model | Sequence[str | Path] | None) -> Int8Model:
-    """Return the int8 model to use: the one given, the one in the cache, or a new one.
-
-    Args:
-        model: The float32 model.
-        calibration: See :func:`ccl_hub.backends.make_engine`.
-
-    Raises:
-        InputError: It was made of another model, or there is none and no videos to build one.
-        WeightsError: It is damaged.
-        ExportError: See :func:`build_int8`.
-    """
-    if isinstance(calibration, Int8Model):
-        made_of = calibration.facts
-        own = tensors_sha256(model), model.config.fingerprint()
-        if (made_of.tensors_sha256, made_of.config_fingerprint) != own:
-            raise InputError(
-                f"{calibration.path}: made of {made_of.model!r}, whose weights or preprocessing "
-                f"are not those of {model.name!r}; build one with build_int8(model, videos)."
-            )
-        return calibration
-    if calibration is not None:
-        return build_int8(model, calibration)
-    found = find_int8(model)
-    if found is None:
-        raise InputError(
-            f"there is no int8 model of {model.name!r} in {cache_folder()}; make one with "
-            "'ccl-hub quantize MODEL VIDEOS' or "
-            "ccl_hub.backends.quantize.build_int8(model, videos)."
-        )
-    return found
 
 
 # Calibration frames -----------------------------------------------------------------------------
@@ -242,7 +210,6 @@ def _decoded(
         wanted, frames = np.unique(rows), np.concatenate(blocks.pop(number))
         return list(frames[np.searchsorted(wanted, rows)])
 
-    options = BatchOptions()
     events = DecodeEvents(
         plan=plan,
         frames=take,
@@ -251,13 +218,12 @@ def _decoded(
         same=lambda number, _: over.put((number, "")),
         broken=over.put,
     )
+    workers, sampling = worker_count(), Sampling(clips=clips)
     settings = DecodeSettings(
-        preprocessing, Sampling(clips=clips), MediaLimits(), memory_bytes=options.worker_bytes
+        preprocessing, sampling, MediaLimits(), memory_bytes=worker_bytes(workers)
     )
     found: dict[int, list[Clips] | str] = {}
-    with closing(
-        DecodePool(settings, events, options.worker_count, options.deadline_seconds)
-    ) as pool:
+    with closing(DecodePool(settings, events, workers, DEADLINE_SECONDS)) as pool:
         for number, path in enumerate(paths):
             pool.submit(Job(number, Path(path).absolute()))
         for number, path in enumerate(paths):  # in order, so that it is the same every time
@@ -274,7 +240,7 @@ def _decoded(
 # Quantisation -----------------------------------------------------------------------------------
 
 
-def _quantised(model: CCLModel, frames: Clips) -> Any:
+def _quantised(model: CCLNetwork, frames: Clips) -> Any:
     """Return an int8 ``openvino.Model`` with ranges from (n,S,S,3) frames."""
     batches = np.array_split(frames, -(-len(frames) // CPU_BATCH_FRAMES))
     with _quiet_nncf() as nncf:
@@ -318,7 +284,7 @@ def _ir_bytes(network: Any) -> tuple[bytes, bytes]:
         return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def _compared(model: CCLModel, network: Any, clips: Clips) -> tuple[float, float]:
+def _compared(model: CCLNetwork, network: Any, clips: Clips) -> tuple[float, float]:
     """Return the lowest cosines of frame and clip vectors, or raise if one is too low."""
     run = FrameRunner(network, "int8", cores_to_use(0))
     lowest = [
@@ -343,7 +309,7 @@ def _compared(model: CCLModel, network: Any, clips: Clips) -> tuple[float, float
 
 
 def _vectors(
-    model: CCLModel, run: Callable[[np.ndarray], FrameMaps], clips: Clips
+    model: CCLNetwork, run: Callable[[np.ndarray], FrameMaps], clips: Clips
 ) -> tuple[Vectors, Vectors]:
     """Frame vectors (M*T,D) and clip vectors (M,D) of (M,T,S,S,3) clips."""
     count, length = clips.shape[:2]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from .._util.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from ..backends.make import engines_for
     from .options import BatchItem, BatchOptions, BatchSource
-    from .run import embed_batch, embed_many, embed_patiently, engines_for
+    from .run import embed_batch, embed_many, embed_patiently
 
 __all__ = [
     "BatchItem",
@@ -29,6 +30,6 @@ __getattr__, __dir__ = lazy_names(
         "embed_batch": ".run",
         "embed_many": ".run",
         "embed_patiently": ".run",
-        "engines_for": ".run",
+        "engines_for": "..backends.make",
     },
 )

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchItem", "BatchOptions", "BatchSource"]
 
 DEFAULT_DEADLINE_SECONDS = 600.0
-MAX_WORKERS = 64
 LEAST_WORKER_BYTES = 128 << 20
-MOST_WORKER_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class BatchOptions:
     @property
     def worker_count(self) -> int:
         """Decoding processes on this machine."""
-        return self.workers or min(machine.cpu_count(), MAX_WORKERS)
+        return self.workers or machine.worker_count()
 
     @property
     def thread_count(self) -> int:
@@ -74,10 +72,7 @@ class BatchOptions:
     @property
     def worker_bytes(self) -> int | None:
         """Memory of a decoding process on this machine."""
-        total = machine.memory_bytes()
-        if self.memory_bytes is not None or total is None:
-            return self.memory_bytes
-        return max(1 << 29, min(MOST_WORKER_BYTES, total // 2 // self.worker_count))
+        return self.memory_bytes or machine.worker_bytes(self.worker_count)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ Decoding and computing overlap; results come as they are ready.
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from typing import Any
 import torch
 
 from ..backends.engine import Engine
-from ..backends.make import TORCH_BACKENDS, make_engine
-from ..decoding.worker import BLOCK_FRAMES
+from ..backends.make import engines_for
 from ..errors import InputError
 from ..hub_options import HubOptions
-from ..model import CCLModel
+from ..network.architecture import CCLNetwork
 from ..sampling import Sampling
 from .options import BatchItem, BatchOptions, BatchSource
 from .pipeline import Pipeline
@@ -34,17 +32,15 @@ __all__ = [
     "embed_batch",
     "embed_many",
     "embed_patiently",
-    "engines_for",
 ]
 
-MAX_DEVICES = 64
 PATIENCE_SECONDS = 1.0
 _NO_MORE: Any = object()
 
 
 def embed_many(
     paths: Iterable[str | Path],
-    model: str | Path | CCLModel = "ccl_r18_mini",
+    model: str | Path | CCLNetwork = "ccl_r18_mini",
     *,
     clips: int | None = None,
     every_seconds: float | None = None,
@@ -92,58 +88,6 @@ def embed_many(
     wanted, own = Sampling(clips, every_seconds), options or BatchOptions()
     engines = engines_for(model, revision, device, dtype, backend, own, hub=hub)
     return embed_batch((BatchSource(path) for path in paths), engines, wanted, own)
-
-
-def engines_for(
-    model: str | Path | CCLModel,
-    revision: str | None,
-    device: str,
-    dtype: str | torch.dtype | None,
-    backend: str,
-    options: BatchOptions,
-    most: int | None = None,
-    calibration: Sequence[str | Path] | None = None,
-    hub: HubOptions | None = None,
-) -> list[Engine]:
-    """Load a model once, and put it on every device that is to be used; see :func:`embed_many`.
-
-    Args:
-        model: See :func:`embed_many`.
-        revision: Likewise.
-        device: Likewise.
-        dtype: Likewise.
-        backend: Likewise.
-        options: Gives the threads and the size of batches.
-        most: Devices to use at most.
-        calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
-        hub: See :func:`embed_many`.
-    """
-    of_torch = backend in TORCH_BACKENDS
-    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
-    if isinstance(model, CCLModel):
-        frames = _batch_frames(model, options)
-        return [make_engine(model, backend, threads, calibration, frames)]
-    if not of_torch and device == "auto":
-        device = "cpu"
-    keywords = (hub or HubOptions()).keywords()
-    net = CCLModel.from_pretrained(model, revision, device=device, dtype=dtype, **keywords)
-    frames = _batch_frames(net, options)
-    engines = [make_engine(net, backend, threads, calibration, frames)]
-    if device in ("auto", "cuda") and net.device.type == "cuda":
-        for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
-            engines.append(_copied(net, number, backend, frames))
-    return engines
-
-
-def _batch_frames(model: CCLModel, options: BatchOptions) -> int | None:
-    if options.batch_clips is None:
-        return None
-    return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
-
-
-def _copied(model: CCLModel, number: int, backend: str, frames: int | None) -> Engine:
-    there = copy.deepcopy(model).to(f"cuda:{number}")
-    return make_engine(there, backend, batch_frames=frames)
 
 
 def embed_batch(

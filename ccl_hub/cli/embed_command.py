@@ -264,8 +264,8 @@ def _embed_one(video: Path, given: SimpleNamespace) -> int:
     check_output(out, level, source=video)
     check_place(out)
     began = time.perf_counter()
+    from ..backends.make import engines_for
     from ..batch.options import BatchOptions
-    from ..batch.run import engines_for
     from ..embed.stream import write_video
 
     batch = BatchOptions(workers=1, batch_clips=given.batch_size)
@@ -358,7 +358,7 @@ def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
     for listed in inputs.lists:
         next(find_videos([], lists=[listed]))
 
-    from ..batch.run import engines_for
+    from ..backends.make import engines_for
 
     calibration = None
     if given.backend == "openvino-int8":  # used unless the cache has an int8 model

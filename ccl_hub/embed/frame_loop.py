@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from .._util.checks import whole_number
-from ..backends.engine import Engine, FrameMaps, check_finite, memory_is_enough
+from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import make_engine
 from ..crop import centre_crop
 from ..errors import DecodeError
-from ..model import CCLModel
+from ..network.architecture import CCLNetwork
+from ..network.frame_graph import FrameMaps
 from ..network.windows import ClipVectors, WindowAssembler
 
 __all__ = ["assembled", "engine_of", "frames_at_once"]
@@ -27,13 +28,13 @@ MOST_CPU_FRAMES = 128
 """Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
 
 
-def engine_of(model: CCLModel | Engine) -> Engine:
+def engine_of(model: CCLNetwork | Engine) -> Engine:
     """Return an engine for a model; an engine is returned as it is.
 
     Raises:
         InputError: The model is in training mode, or not loaded.
     """
-    return model if callable(model) and not isinstance(model, CCLModel) else make_engine(model)
+    return model if callable(model) and not isinstance(model, CCLNetwork) else make_engine(model)
 
 
 def frames_at_once(engine: Engine, batch_size: int | None) -> int:

@@ -22,7 +22,7 @@ from .. import sampling
 from .._version import __version__
 from ..backends.engine import Engine
 from ..errors import TOO_LITTLE_MEMORY, DecodeError, InputError, MediaLimitError
-from ..model import CCLModel
+from ..network.architecture import CCLNetwork
 from ..network.windows import ClipArrays, ClipVectors, WindowAssembler
 from ..video import reader as video
 from . import writers
@@ -48,7 +48,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 ImageLike: TypeAlias = "str | Path | np.ndarray | Image"
-Network: TypeAlias = CCLModel | Engine
+Network: TypeAlias = CCLNetwork | Engine
 Progress: TypeAlias = Callable[[int, int], None]
 T = TypeVar("T")
 
@@ -162,6 +162,7 @@ def embed_video(
         ModelError: The model gives NaN or infinity.
 
     Example:
+        >>> from ccl_hub import CCLModel
         >>> from ccl_hub.publish.golden import golden_clip
         >>> embed_video(CCLModel().eval(), golden_clip(), clips=1).video.shape
         (512,)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,7 @@ from ..config import CCLConfig
 from ..errors import InputError, ModelNotFoundError, WeightsError
 from ..hub_options import HubOptions
 from ..registry import BUNDLED_FOLDER, ORGANISATION_VARIABLE, REGISTRY, RegistryEntry
-
-if TYPE_CHECKING:
-    from ..model import CCLModel
+from .architecture import CCLNetwork
 
 __all__ = [
     "CONFIG_NAME",
@@ -35,11 +33,10 @@ __all__ = [
     "Source",
     "beside",
     "bundled_folder",
+    "load",
     "load_strictly",
     "read_tensors",
     "resolve",
-    "resolve_device",
-    "resolve_dtype",
     "save",
 ]
 
@@ -47,8 +44,9 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GOLDEN_NAME = "golden.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+Network = TypeVar("Network", bound=CCLNetwork)
 
 
 @dataclass(frozen=True)
@@ -292,6 +290,20 @@ def beside(source: Source, name: str) -> Path | None:
     return file.path
 
 
+def load(kind: type[Network], source: Source, device: torch.device, dtype: torch.dtype) -> Network:
+    """Build a network of the class ``kind`` from the files found, in eval mode.
+
+    Raises:
+        WeightsError: The weights cannot be read, are not the published ones or do not fit.
+    """
+    tensors, sha256 = read_tensors(source)
+    with torch.device("meta"):  # no random initialisation: the caller's generator is untouched
+        network = kind(source.config)
+    load_strictly(network, tensors, source.weights_path)
+    network.name, network.weights_sha256 = source.name, sha256
+    return network.to(device=device, dtype=dtype).eval()
+
+
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy every tensor into the model; nothing may be missing, left over or misshapen.
 
@@ -336,8 +348,8 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     model.load_state_dict(tensors)
 
 
-def save(model: CCLModel, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write ``model.safetensors`` and ``config.json``; see :meth:`CCLModel.save_pretrained`."""
+def save(model: CCLNetwork, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write the two files of a model; see :meth:`ccl_hub.CCLModel.save_pretrained`."""
     import safetensors.torch
 
     make_folder(folder)
@@ -357,40 +369,3 @@ def save(model: CCLModel, folder: Path, dtype: torch.dtype | None = None) -> Pat
     write_atomically(folder / WEIGHTS_NAME, lambda file: file.write(data))
     write_atomically(folder / CONFIG_NAME, lambda file: file.write(text))
     return folder
-
-
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the device to use; None is the CPU, "auto" the best there is.
-
-    Raises:
-        InputError: Unknown, without storage, or not there on this machine.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        # AssertionError is how torch reports a build without CUDA, TypeError what is no name.
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device is {str(device)!r}, which cannot be used here ({reason}); "
-            "allowed: auto, cpu, cuda, cuda:N, mps, as the machine has them."
-        ) from error
-    return chosen
-
-
-def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    """Return the floating-point type to use; None is float32.
-
-    Raises:
-        InputError: Not one of float32, bfloat16, float16.
-    """
-    if dtype is None:
-        return torch.float32
-    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in DTYPES.values():
-        raise InputError(f"dtype is {str(dtype)!r}; allowed: {', '.join(DTYPES)}.")
-    return chosen

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..backends.engine import FrameMaps
 from ..errors import DecodeError
+from .frame_graph import FrameMaps
 
 __all__ = ["ClipArrays", "ClipVectors", "WindowAssembler"]
 

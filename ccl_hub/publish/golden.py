@@ -24,13 +24,14 @@ from ..config import Preprocessing
 from ..embed.stream import embed_video
 from ..errors import ModelNotFoundError, WeightsError
 from ..network import weights
+from ..network.architecture import CCLNetwork
+from ..network.devices import resolve_device
 from ..network.weights import GOLDEN_NAME
 from ..transforms import to_clips
 from ..video import reader as video
 
 if TYPE_CHECKING:
     from ..hub_options import HubOptions
-    from ..model import CCLModel
 
 __all__ = ["GOLDEN_NAME", "Check", "compare", "compute", "golden_clip", "verify", "write"]
 
@@ -82,7 +83,7 @@ def pattern_clip(preprocessing: Preprocessing) -> np.ndarray:
     return plaid.astype(np.uint8)[None]
 
 
-def compute(model: CCLModel) -> dict[str, np.ndarray]:
+def compute(model: CCLNetwork) -> dict[str, np.ndarray]:
     """Embed the golden inputs with ``model``; float32 arrays by name."""
     pre = model.preprocessing
     with torch.inference_mode():
@@ -138,8 +139,8 @@ def verify(
     """Load a model and compare it with the golden values beside it.
 
     Args:
-        name: A name, folder or Hub id; see :meth:`CCLModel.from_pretrained`. A path is always a
-            folder, also where the text would be a name.
+        name: A name, folder or Hub id; see :meth:`ccl_hub.CCLModel.from_pretrained`. A path is
+            always a folder, also where the text would be a name.
         device: Likewise.
         revision: Likewise.
         hub: How its files are had from the Hub.
@@ -150,9 +151,7 @@ def verify(
     """
     import safetensors.numpy
 
-    from ..model import CCLModel
-
-    place = weights.resolve_device(device)
+    where = resolve_device(device)
     source = weights.resolve(name, revision, hub)
     path = weights.beside(source, GOLDEN_NAME)
     if path is None:
@@ -160,7 +159,7 @@ def verify(
             f"{name}: no {GOLDEN_NAME} beside the weights, so there is nothing to compare with; "
             "training.export and push_to_hub write one."
         )
-    model = CCLModel._load(source, place, torch.float32)
+    model = weights.load(CCLNetwork, source, where, torch.float32)
     try:
         return compare(compute(model), safetensors.numpy.load_file(path))
     except (safetensors.SafetensorError, KeyError) as error:
@@ -169,7 +168,7 @@ def verify(
         ) from error
 
 
-def write(model: CCLModel, folder: Path) -> None:
+def write(model: CCLNetwork, folder: Path) -> None:
     """Write ``golden.safetensors`` for ``model`` into ``folder``, with versions recorded."""
     import safetensors.numpy
 

@@ -14,7 +14,6 @@ import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,13 +23,11 @@ from ..config import CCLConfig
 from ..errors import CCLError, ModelNotFoundError, PublishError
 from ..hub_options import HubOptions
 from ..network import weights
+from ..network.architecture import CCLNetwork
 from ..network.weights import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded, is_folder
 from ..registry import REGISTRY
-from . import model_card
+from . import golden, model_card
 from .model_card import CARD_NAME, FOLDER_PLACE, Card
-
-if TYPE_CHECKING:
-    from ..model import CCLModel
 
 __all__ = ["CheckedFolder", "Published", "check_folder", "publish", "push", "write_texts"]
 
@@ -204,11 +201,8 @@ def _unfit(place: Path, wrong: list[str]) -> PublishError:
 
 def _check_model(place: Path, contents: dict[str, bytes]) -> tuple[CCLConfig, tuple[str, ...]]:
     """Load the model as a user would and check its numbers."""
-    from ..model import CCLModel
-    from . import golden
-
     try:
-        model = CCLModel.from_pretrained(place)
+        model = _loaded(place)
         if GOLDEN_NAME in contents:
             checks = golden.verify(place)
             wrong = [str(check) for check in checks if not check.passed]
@@ -223,6 +217,10 @@ def _check_model(place: Path, contents: dict[str, bytes]) -> tuple[CCLConfig, tu
     if not all(torch.from_numpy(array).isfinite().all() for array in found.values()):
         raise _unfit(place, [f"{WEIGHTS_NAME} gives NaN or infinity on the golden clip"])
     return model.config, ("weights load strictly", "embeddings of the golden clip are finite")
+
+
+def _loaded(folder: Path) -> CCLNetwork:
+    return weights.load(CCLNetwork, weights.resolve(folder), torch.device("cpu"), torch.float32)
 
 
 def _card_problems(data: bytes) -> list[str]:
@@ -261,7 +259,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def push(
-    model: CCLModel,
+    model: CCLNetwork,
     repo: str,
     *,
     card: Card | str | Path,
@@ -271,16 +269,13 @@ def push(
     dtype: torch.dtype | None = None,
     token: str | bool | None = None,
 ) -> Published:
-    """Publish a model that is in memory; see :meth:`CCLModel.push_to_hub`."""
-    from ..model import CCLModel
-    from . import golden
-
+    """Publish a model that is in memory; see :meth:`ccl_hub.CCLModel.push_to_hub`."""
     hub.check_repo(repo)
     text = _card_text(card, model.config)
     with tempfile.TemporaryDirectory(prefix="ccl-hub-") as name:
-        folder = model.save_pretrained(name, dtype)
+        folder = weights.save(model, Path(name), dtype)
         write_texts(folder, model.config, text)
-        golden.write(CCLModel.from_pretrained(folder), folder)
+        golden.write(_loaded(folder), folder)
         return publish(folder, repo, private=private, branch=branch, message=message, token=token)
 
 

@@ -98,7 +98,8 @@ class CCLEmbedder:
         hub: HubOptions | None = None,
     ) -> None:
         require("pyarrow")
-        from ..batch.run import BatchOptions, engines_for
+        from ..backends.make import engines_for
+        from ..batch.options import BatchOptions
 
         self.sampling = Sampling(clips, every_seconds)
         self.level = _checked_level(level)

@@ -8,7 +8,8 @@ from reference import Conv3dReference, randomise_norms
 from tiny_models import tiny_model
 
 from ccl_hub.errors import InputError
-from ccl_hub.model import CCLModel, TemporalHead
+from ccl_hub.model import CCLModel
+from ccl_hub.network.architecture import TemporalHead
 
 
 def count(module: torch.nn.Module) -> int:

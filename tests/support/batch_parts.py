@@ -20,8 +20,9 @@ import torch
 from faults import SITE_CUSTOMIZE
 from media import Recipe, numbered_frame, write_video
 
-from ccl_hub.backends.engine import Engine, EngineInfo, FrameMaps
+from ccl_hub.backends import Engine, EngineInfo
 from ccl_hub.model import CCLModel
+from ccl_hub.network.frame_graph import FrameMaps
 
 QUICK = {"preset": "ultrafast", "bf": "0", "g": "25"}
 

@@ -19,7 +19,7 @@ from media import Recipe, numbered_frame, write_video
 from project import ROOT
 from tiny_models import tiny_model
 
-from ccl_hub.backends.engine import Engine
+from ccl_hub.backends import Engine
 from ccl_hub.batch import BatchOptions, engines_for
 from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
 from ccl_hub.job.manifest import Row, read_row
@@ -61,6 +61,7 @@ import hashlib
 from pathlib import Path
 from types import SimpleNamespace as Fake
 import numpy as np
+from ccl_hub.backends import make
 from ccl_hub.batch import BatchItem, run
 from ccl_hub.embed.embeddings import EmbeddingProvenance, Embeddings
 
@@ -96,7 +97,7 @@ engine = Fake(
     model=Fake(name="quick", weights_sha256="0" * 64, config=config, state_dict=dict),
     info=Fake(backend="torch", detail="", dtype="float32"),
 )
-run.embed_patiently, run.engines_for = quick_batch, lambda *arguments, **named: [engine]
+run.embed_patiently, make.engines_for = quick_batch, lambda *arguments, **named: [engine]
 """
 
 

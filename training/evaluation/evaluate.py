@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ccl_hub.network.weights import resolve_device
+from ccl_hub.network.devices import resolve_device
 
 from .features import SetFeatures, features_of
 from .labelled_sets import EvaluationSet, data_record, open_evaluation_sets

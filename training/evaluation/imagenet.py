@@ -111,8 +111,8 @@ def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors: State dict of a ``torchvision.models.ResNet`` of basic blocks.
 
     Returns:
-        State dict of :class:`ccl_hub.model.Trunk`. Files older than BatchNorm's step counters
-        get counters of 0, which nothing in eval mode reads.
+        State dict of :class:`ccl_hub.network.architecture.Trunk`. Files older than BatchNorm's
+        step counters get counters of 0, which nothing in eval mode reads.
     """
     renamed = {}
     for name, tensor in tensors.items():

@@ -32,7 +32,8 @@ import torch
 from ccl_hub import CCLModel
 from ccl_hub.config import CCLConfig
 from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError
-from ccl_hub.network.weights import HUB_ID, expanded, resolve_device
+from ccl_hub.network.devices import resolve_device
+from ccl_hub.network.weights import HUB_ID, expanded
 from ccl_hub.registry import REGISTRY
 
 from ..export import find_checkpoint, trained_tensors

@@ -28,14 +28,14 @@ from tiny_models import SIDE, small_model
 from typer.testing import CliRunner
 
 from ccl_hub import CCLModel, backends
-from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, make_engine
-from ccl_hub.backends.engine import Engine, FrameMaps, TorchEngine
+from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, Engine, TorchEngine, make_engine
 from ccl_hub.backends.int8_cache import Int8Model, cache_folder, find_int8
 from ccl_hub.backends.quantize import LOWEST_COSINE, build_int8, calibration_clips
 from ccl_hub.cli.hub_command import hub_app
 from ccl_hub.config import CCLConfig
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import ExportError, InputError, WeightsError
+from ccl_hub.network.frame_graph import FrameMaps
 
 
 def some_frames(count: int, seed: int = 0) -> np.ndarray:
@@ -355,10 +355,12 @@ def test_the_command_says_whether_it_made_one(
     assert json.loads(made.stdout)["made"] is True and "there already" not in made.stderr
 
 
+IMPORTABLE = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+
 BUILD = """
 import logging, sys
 from pathlib import Path
-from ccl_hub import quantize
+from ccl_hub.backends import quantize
 from tiny_models import small_model
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 clips = int(sys.argv[3])
@@ -385,7 +387,7 @@ def test_two_processes_that_build_at_once_leave_a_whole_model(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home)},
+            env={**os.environ, "PYTHONPATH": IMPORTABLE, "HOME": str(home)},
         )
         for clips in ("20", "30")
     ]
@@ -555,7 +557,7 @@ def test_ctrl_c_after_engines_are_gone() -> None:
         "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
         "except KeyboardInterrupt: print('stopped')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}"}
+    environment = {**os.environ, "PYTHONPATH": IMPORTABLE}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
     )

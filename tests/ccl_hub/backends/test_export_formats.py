@@ -24,12 +24,12 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub import CCLModel, Preprocessing
-from ccl_hub.backends import export as interop
-from ccl_hub.backends import frame_program
+from ccl_hub.backends import export, frame_program
+from ccl_hub.backends.tracing import ONNX_PACKAGES, onnx_proto
 from ccl_hub.errors import ExportError, InputError, OutputError
 
 BALLS = ROOT / "examples" / "bouncing_balls.mp4"
-FORMATS = list(interop.SUFFIXES)
+FORMATS = list(export.SUFFIXES)
 SIZES = ((64, 64), (64, 160), (112, 96), (160, 112), (33, 47))
 
 
@@ -48,11 +48,11 @@ def files(model: CCLModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     """The tiny model in both formats."""
     place = tmp_path_factory.mktemp("files")
     model.train()
-    for kind, suffix in interop.SUFFIXES.items():
-        interop.export_model(model, place / f"tiny{suffix}", kind)
+    for kind, suffix in export.SUFFIXES.items():
+        export.export_model(model, place / f"tiny{suffix}", kind)
     assert model.training and model.video_projection is not None, "the model is not changed"
     model.eval()
-    return {kind: place / f"tiny{suffix}" for kind, suffix in interop.SUFFIXES.items()}
+    return {kind: place / f"tiny{suffix}" for kind, suffix in export.SUFFIXES.items()}
 
 
 def runner(kind: str, path: Path) -> Callable[[torch.Tensor], list[torch.Tensor]]:
@@ -110,7 +110,7 @@ def test_an_onnx_file_is_of_the_oldest_version_that_its_operators_allow(
 ) -> None:
     """onnxruntime 1.17 reads IR 9 at most, and torch writes 10; opset 18 asks for IR 8."""
     whole = onnx.load(files["onnx"])
-    frames = interop.onnx_proto(frame_program(model), ["frames"], ["vectors", "parts"])
+    frames = onnx_proto(frame_program(model), ["frames"], ["vectors", "parts"])
     for proto in (whole, frames):
         assert [(one.domain, one.version) for one in proto.opset_import] == [("", 18)]
         assert proto.ir_version == 8
@@ -129,7 +129,7 @@ def test_an_onnx_file_is_of_the_oldest_version_that_its_operators_allow(
     ],
 )
 def test_every_preprocessing_has_its_words(pre: Preprocessing, words: str) -> None:
-    sentence = interop._input_in_words(pre)
+    sentence = export._input_in_words(pre)
     assert words in sentence and f"centre crop {pre.crop_px} x {pre.crop_px}" in sentence
 
 
@@ -157,7 +157,7 @@ def test_a_pt2_holds_no_pickle(files: dict[str, Path]) -> None:
 def test_a_file_that_gives_other_numbers_is_not_written(
     kind: str, model: CCLModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = interop._program
+    trace = export._program
 
     def changed(plain: CCLModel) -> torch.export.ExportedProgram:
         program = trace(plain)
@@ -165,11 +165,11 @@ def test_a_file_that_gives_other_numbers_is_not_written(
         program.state_dict["model.head.conv6.weight"] = torch.nn.Parameter(weight * 1.001)
         return program
 
-    monkeypatch.setattr(interop, "_program", changed)
-    path = tmp_path / f"x{interop.SUFFIXES[kind]}"
+    monkeypatch.setattr(export, "_program", changed)
+    path = tmp_path / f"x{export.SUFFIXES[kind]}"
     path.write_bytes(b"old")
     with pytest.raises(ExportError, match=r"not written: .* video differs from the model by"):
-        interop.export_model(model, path, kind)
+        export.export_model(model, path, kind)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -192,19 +192,19 @@ def test_each_difference_is_found(
         return change(*model(clips)[:2])
 
     with pytest.raises(ExportError, match=message):
-        interop._compared(model, run, (1, 2, 32, 32), Path("x.onnx"))
+        export._compared(model, run, (1, 2, 32, 32), Path("x.onnx"))
     with torch.inference_mode():
-        assert interop._compared(model, lambda x: model(x)[:2], (1, 2, 32, 32), Path("x")) == 0
+        assert export._compared(model, lambda x: model(x)[:2], (1, 2, 32, 32), Path("x")) == 0
 
 
-@pytest.mark.parametrize("package", interop.ONNX_PACKAGES)
+@pytest.mark.parametrize("package", ONNX_PACKAGES)
 def test_a_missing_package_is_named_before_any_work(
     package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # what find_spec answers None for
     with pytest.raises(ExportError, match=rf"which {package} is not .*'ccl-hub\[onnx\]'"):
-        interop.check_target(tmp_path / "x.onnx", "onnx")
-    interop.check_target(tmp_path / "x.pt2", "torch-export")
+        export.check_target(tmp_path / "x.onnx", "onnx")
+    export.check_target(tmp_path / "x.pt2", "torch-export")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_bad_targets_are_refused(
     name: str, kind: str, error: type[Exception], message: str, model: CCLModel, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        interop.export_model(model, tmp_path / name, kind)
+        export.export_model(model, tmp_path / name, kind)
     assert not list(tmp_path.iterdir())
 
 
@@ -255,7 +255,7 @@ def test_the_command_writes_the_same_bytes_in_another_process(
     assert out.read_bytes() == files["torch-export"].read_bytes()
     facts = json.loads(done.stdout)
     assert facts["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
-    assert facts["shapes"] == len(interop.SHAPES) + 1 and facts["difference"] <= 1e-4
+    assert facts["shapes"] == len(export.SHAPES) + 1 and facts["difference"] <= 1e-4
     assert done.stderr.startswith(f"{out}: ") and len(done.stderr.splitlines()) == 1
 
 
@@ -282,7 +282,7 @@ np.savez(sys.argv[3], frames=frames[0], video=video[0])
 @pytest.mark.slow
 def test_onnxruntime_alone_gives_the_vectors_of_the_package(tmp_path: Path) -> None:
     model = CCLModel.from_pretrained("ccl_r18_mini")
-    exported = interop.export_model(model, tmp_path / "mini.onnx", "onnx")
+    exported = export.export_model(model, tmp_path / "mini.onnx", "onnx")
     assert exported.size_bytes < 50e6 and list(tmp_path.iterdir()) == [tmp_path / "mini.onnx"]
     with av.open(str(BALLS)) as container:
         some = itertools.islice(container.decode(video=0), 0, 32, 4)

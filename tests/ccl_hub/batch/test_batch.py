@@ -37,12 +37,13 @@ from media import Recipe, cut, irregular_ticks, write_video
 from project import ROOT
 from tiny_models import tiny_model
 
-from ccl_hub.backends.engine import Engine, FrameMaps, TorchEngine
+from ccl_hub.backends import Engine, TorchEngine
 from ccl_hub.batch import BatchItem, BatchOptions, BatchSource, embed_batch, embed_many, pipeline
 from ccl_hub.decoding.worker import DecodeSettings
 from ccl_hub.embed import Embeddings, embed_video
 from ccl_hub.errors import CCLError, InputError
 from ccl_hub.model import CCLModel
+from ccl_hub.network.frame_graph import FrameMaps
 from ccl_hub.sampling import Sampling
 
 ONE = BatchOptions(workers=1, threads=1)

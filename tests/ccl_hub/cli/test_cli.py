@@ -140,7 +140,7 @@ def test_names_that_are_not_unicode(tiny: Path, tmp_path: Path) -> None:
 def test_ctrl_c_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     # The signal comes once the embedding is under way, however slow this machine is.
     code = (
-        "import os, signal; from ccl_hub.backends.engine import TorchEngine as e\n"
+        "import os, signal; from ccl_hub.backends import TorchEngine as e\n"
         "inner = e.__call__\n"
         "def call(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n    return inner(*a)\n"
         "e.__call__ = call\nfrom ccl_hub.cli.hub_command import embed_main; embed_main()"

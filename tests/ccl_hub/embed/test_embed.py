@@ -12,13 +12,13 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub import video
-from ccl_hub.backends.engine import FrameGraph
 from ccl_hub.batch import embed_many
 from ccl_hub.config import CCLConfig, Preprocessing
 from ccl_hub.embed import Embeddings, embed_frames, embed_image, embed_video
 from ccl_hub.embed.in_memory import preprocess
 from ccl_hub.errors import InputError, MediaNotFoundError, ModelError
 from ccl_hub.model import CCLModel
+from ccl_hub.network.frame_graph import FrameGraph
 
 BALLS = ROOT / "examples" / "bouncing_balls.mp4"  # 6 s, 25 fps, 320x240
 

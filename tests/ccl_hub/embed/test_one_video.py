@@ -19,7 +19,7 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub import embed
-from ccl_hub.backends.engine import FrameMaps, memory_is_enough
+from ccl_hub.backends.engine import memory_is_enough
 from ccl_hub.batch import BatchItem, BatchOptions, BatchSource, embed_batch, pipeline
 from ccl_hub.batch.pipeline import Pipeline
 from ccl_hub.decoding import pool as decode_pool
@@ -28,6 +28,7 @@ from ccl_hub.errors import MediaLimitError
 from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
 from ccl_hub.job.sinks import DatasetSink, FolderSink
 from ccl_hub.model import CCLModel
+from ccl_hub.network.frame_graph import FrameMaps
 from ccl_hub.network.windows import ClipArrays, ClipVectors, WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.video import MediaLimits

@@ -14,7 +14,7 @@ from embed_jobs import ages, engines, ids, job, known, outputs, tiny_folder, wri
 from tiny_models import tiny_model
 
 from ccl_hub import embed_many
-from ccl_hub.backends.engine import EngineInfo
+from ccl_hub.backends import EngineInfo
 from ccl_hub.batch import BatchOptions, engines_for
 from ccl_hub.batch.pipeline import lane_threads
 from ccl_hub.errors import InputError, OutputError

@@ -20,12 +20,11 @@ from hub_server import Hub, serve
 from project import ROOT
 
 from ccl_hub import CCLModel
-from ccl_hub import publish as publishing
 from ccl_hub.config import Architecture, CCLConfig, Provenance
 from ccl_hub.errors import CCLError, HubError, InputError, PublishError
 from ccl_hub.hub import _check_held
 from ccl_hub.network.weights import CONFIG_NAME, WEIGHTS_NAME
-from ccl_hub.publish import check_folder, golden, publish, push, write_texts
+from ccl_hub.publish import check_folder, golden, publish, push, upload, write_texts
 from ccl_hub.publish.model_card import CARD_NAME, Card, render
 from ccl_hub.publish.upload import FILES, PREPROCESSOR_NAME
 from ccl_hub.registry import REGISTRY, RegistryEntry
@@ -284,14 +283,14 @@ def test_every_bundled_model_can_be_published_by_its_name(
 def test_what_cannot_be_read_or_changes_meanwhile_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = publishing._check_model
+    check = upload._check_model
 
     def change(place: Path, contents: dict[str, bytes]) -> Any:
         (place / PREPROCESSOR_NAME).write_bytes(contents[PREPROCESSOR_NAME] + b"\n")
         return check(place, contents)
 
     with monkeypatch.context() as patched:
-        patched.setattr(publishing, "_check_model", change)
+        patched.setattr(upload, "_check_model", change)
         with pytest.raises(PublishError, match="changed while it was checked"):
             check_folder(folder)
     (folder / "LICENSE").mkdir()

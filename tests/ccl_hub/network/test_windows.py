@@ -15,10 +15,11 @@ from media import write_video as encode
 from project import ROOT
 from tiny_models import tiny_model
 
-from ccl_hub.backends.engine import FrameMaps, TorchEngine
+from ccl_hub.backends import TorchEngine
 from ccl_hub.embed import ClipStream, embed_video, write_video
 from ccl_hub.errors import DecodeError, InputError
 from ccl_hub.model import CCLModel
+from ccl_hub.network.frame_graph import FrameMaps
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips
