@@ -1,7 +1,12 @@
-"""Where the project is."""
+"""Where the project is, and its modules by name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file of the project, such as ccl_hub.video.clock."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -1,0 +1,96 @@
+"""The shape of the house: small rooms, small modules, one direction, light imports, public paths.
+
+The directions themselves stand in pyproject.toml (``tool.importlinter``) and `lint-imports` holds
+them; here is what it cannot say.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import grimp
+import pytest
+from project import ROOT, module_of
+
+# The paths that users import from; each room's __init__ keeps them, wherever the module lies.
+PUBLIC = {
+    "ccl_hub": "Architecture BatchItem BatchOptions CCLConfig CCLModel CCLOutput Embeddings"
+    " HubOptions Preprocessing Provenance __version__ embed_many list_models",
+    "ccl_hub.backends": "BACKENDS make_engine",
+    "ccl_hub.batch": "BatchItem BatchOptions embed_many engines_for",
+    "ccl_hub.config": "Architecture CCLConfig Preprocessing Provenance",
+    "ccl_hub.embed": "ClipStream EmbeddingProvenance Embeddings embed_frames embed_image"
+    " embed_video write_video",
+    "ccl_hub.errors": "CCLError InputError MediaError OutputError",
+    "ccl_hub.inputs": "IMAGE_EXTENSIONS VIDEO_EXTENSIONS VideoInput common_root find_videos"
+    " output_name parse_shard shard_of",
+    "ccl_hub.job": "JobInputs JobOptions JobSummary VideoEvent run_job",
+    "ccl_hub.model": "CCLModel CCLOutput",
+    "ccl_hub.publish": "CheckedFolder Published check_folder publish",
+    "ccl_hub.sampling": "ClipPlan Sampling clip_instants nearest_frames on_screen_frames"
+    " sample_eval sample_train uniform_clip_starts window_starts",
+    "ccl_hub.transforms": "to_clips",
+    "ccl_hub.video": "DecodeReport MediaLimits SourceFacts VideoInfo VideoReader iter_frames"
+    " load_image resize_rgb",
+}
+# With optional packages: looked at where they are.
+PUBLIC_EXTRAS = {
+    "ray": ("ccl_hub.ray", "COLUMNS CCLEmbedder embed_paths"),
+    "transformers": ("ccl_hub.hf_transformers", "CCLAutoModel CCLTransformersConfig"),
+}
+HEAVY = ("torch", "av", "huggingface_hub", "numpy")
+# File or room of ccl_hub -> what importing all of it loads none of. At the terminal half a second
+# counts, and a decoding process must not pay for torch.
+LIGHT = {
+    "__init__.py": HEAVY,
+    "cli/hub_command.py": HEAVY,
+    "cli": ("torch",),
+    "decoding": ("torch",),
+    "inputs": ("torch",),
+    "job": ("torch",),
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    """Who imports whom; imports inside functions and for annotations count."""
+    found = grimp.build_graph("ccl_hub", "training", "tools", cache_dir=None)
+    assert len(found.modules) > 120
+    return found
+
+
+def test_the_library_imports_modules_and_not_rooms(graph: grimp.ImportGraph) -> None:
+    """The names in a room's __init__ are for users; inside, they would hide who needs whom."""
+    rooms = [f"ccl_hub.{path.parent.name}" for path in (ROOT / "ccl_hub").glob("*/__init__.py")]
+    assert len(rooms) > 10
+    for room in ("ccl_hub", *rooms):
+        importers = graph.find_modules_that_directly_import(room)
+        inside = {name for name in importers if name.startswith("ccl_hub.")}
+        assert not inside, f"{inside} import from {room}/__init__.py; name the module"
+
+
+@pytest.mark.parametrize("place", LIGHT)
+def test_importing_is_light(place: str) -> None:
+    path = ROOT / "ccl_hub" / place
+    files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    code = (
+        f"import sys, ccl_hub, {', '.join(map(module_of, files))}; ccl_hub.list_models();"
+        f"print([name for name in {LIGHT[place]} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_paths(module: str) -> None:
+    missing = [name for name in PUBLIC[module].split() if not hasattr(import_module(module), name)]
+    assert not missing
+
+
+@pytest.mark.parametrize("package", PUBLIC_EXTRAS)
+def test_public_paths_of_extras(package: str) -> None:
+    pytest.importorskip(package)
+    module, names = PUBLIC_EXTRAS[package]
+    assert not [name for name in names.split() if not hasattr(import_module(module), name)]
