@@ -1,0 +1,1 @@
+"""Do two trees of this project compute the same, bit for bit? See :mod:`.__main__`."""
