@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+"""What lets another process import the project and the helpers of its tests."""
 
 
 def module_of(path: Path) -> str:

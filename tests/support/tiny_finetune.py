@@ -70,7 +70,8 @@ def call(*words: str) -> SimpleNamespace:
 # A run that sends itself a signal at the n-th gradient.
 DISTURB = """
 import os, signal, sys
-from training import finetune, finetune_task
+from training import finetune
+from training.tasks import finetuning as finetune_task
 
 number, nth = getattr(signal, sys.argv[1]), int(sys.argv[2])
 step, calls = finetune_task.supervised_step, 0

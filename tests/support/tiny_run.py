@@ -55,7 +55,9 @@ def command(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> list[str]:
 # the machine is.
 DISTURB = """
 import os, signal, sys
-from training import loop, pretrain, trainer
+from training import pretrain
+from training.run import loop
+from training.tasks import pretraining as trainer
 
 number, place, nth = getattr(signal, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 owner, name = {

@@ -39,8 +39,9 @@ from training.run.checkpoints import (
 # Stops the process by SIGKILL inside the n-th checkpoint: half written, or whole but not renamed.
 KILL_INSIDE = """
 import os, pathlib, signal, sys
-from ccl_hub import files
-from training import checkpoints, pretrain
+from ccl_hub._util import files
+from training import pretrain
+from training.run import checkpoints
 
 countdown, where = int(sys.argv[1]), sys.argv[2]
 write = checkpoints.write_atomically

@@ -23,7 +23,7 @@ import pytest
 import torch
 from batch_parts import ToldEngine, spread_faults
 from media import Recipe, cut, write_video
-from project import ROOT
+from project import PYTHONPATH, ROOT
 from tiny_models import SIDE, small_model
 from typer.testing import CliRunner
 
@@ -355,8 +355,6 @@ def test_the_command_says_whether_it_made_one(
     assert json.loads(made.stdout)["made"] is True and "there already" not in made.stderr
 
 
-IMPORTABLE = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
-
 BUILD = """
 import logging, sys
 from pathlib import Path
@@ -387,7 +385,7 @@ def test_two_processes_that_build_at_once_leave_a_whole_model(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": IMPORTABLE, "HOME": str(home)},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, "HOME": str(home)},
         )
         for clips in ("20", "30")
     ]
@@ -557,7 +555,7 @@ def test_ctrl_c_after_engines_are_gone() -> None:
         "try: os.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
         "except KeyboardInterrupt: print('stopped')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": IMPORTABLE}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from batch_parts import QUICK, FakeEngine, leaves_nothing, make_video
 from media import Recipe, write_video
-from project import ROOT
+from project import PYTHONPATH, ROOT
 from tiny_models import tiny_model
 
 from ccl_hub import embed
@@ -168,7 +168,7 @@ def test_no_path_of_a_result_copies_it_more_than_it_must(tmp_path: Path) -> None
         pytest.skip("the system does not measure peaks anew")
     jumping(tmp_path, "jump.mkv", 5000)
     make_video(tmp_path, "later.mp4", 40)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PEAKS, str(tmp_path), str(tmp_path)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -61,7 +61,7 @@ FAULTS = """
 import os, sys, time
 
 if any("ccl_hub.decoding.worker" in word for word in sys.orig_argv):
-    from ccl_hub import video
+    from ccl_hub.video import reader as video
 
     class VideoReader(video.VideoReader):
         def __init__(self, path, **kwargs):
