@@ -38,7 +38,7 @@ import torch
 from benchmarks.memory import PeakMemory
 from benchmarks.video_loops import looped
 from ccl_hub.backends import BACKENDS, Engine
-from ccl_hub.batch import BatchOptions, BatchSource, embed_batch, engines_for
+from ccl_hub.batch import BatchOptions, embed_batch, engines_for
 from ccl_hub.inputs import find_videos
 from ccl_hub.job import JobInputs, run_job
 from ccl_hub.network.frame_graph import FrameMaps
@@ -170,8 +170,7 @@ def _ours(chosen: argparse.Namespace) -> Runner:
     engines = engines_for(chosen.model, None, device, None, backend, options)
 
     def run(paths: list[Path]) -> Iterable[int]:
-        sources = (BatchSource(path) for path in paths)
-        for item in embed_batch(sources, engines, Sampling(clips=chosen.clips), options):
+        for item in embed_batch(paths, engines, Sampling(clips=chosen.clips), options):
             if item.embeddings is None:
                 raise SystemExit(f"{item.path}: {item.reason}")
             yield item.embeddings.frames.shape[0] * item.embeddings.frames.shape[1]
@@ -279,7 +278,7 @@ class _Recorder:
 
 def _timed(paths: list[Path], engine: Any, sampling: Sampling, options: BatchOptions) -> float:
     """Seconds from the first result on: processes have started then."""
-    results = embed_batch(map(BatchSource, [paths[0], *paths]), [engine], sampling, options)
+    results = embed_batch([paths[0], *paths], [engine], sampling, options)
     next(results)
     began = time.perf_counter()
     list(results)

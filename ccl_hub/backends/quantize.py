@@ -215,7 +215,6 @@ def _decoded(
         frames=take,
         end=lambda number, _: over.put((number, "")),
         failed=lambda number, _, reason: over.put((number, reason)),
-        same=lambda number, _: over.put((number, "")),
         broken=over.put,
     )
     workers, sampling = worker_count(), Sampling(clips=clips)

@@ -8,13 +8,12 @@ from .._util.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ..backends.make import engines_for
-    from .options import BatchItem, BatchOptions, BatchSource
+    from .options import BatchItem, BatchOptions
     from .run import embed_batch, embed_many, embed_patiently
 
 __all__ = [
     "BatchItem",
     "BatchOptions",
-    "BatchSource",
     "embed_batch",
     "embed_many",
     "embed_patiently",
@@ -26,7 +25,6 @@ __getattr__, __dir__ = lazy_names(
     {
         "BatchItem": ".options",
         "BatchOptions": ".options",
-        "BatchSource": ".options",
         "embed_batch": ".run",
         "embed_many": ".run",
         "embed_patiently": ".run",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..embed.embeddings import Embeddings
     from ..video.reader import MediaLimits
 
-__all__ = ["BatchItem", "BatchOptions", "BatchSource"]
+__all__ = ["BatchItem", "BatchOptions"]
 
 DEFAULT_DEADLINE_SECONDS = 600.0
 LEAST_WORKER_BYTES = 128 << 20
@@ -75,23 +75,6 @@ class BatchOptions:
         return self.memory_bytes or machine.worker_bytes(self.worker_count)
 
 
-@dataclass(frozen=True)
-class BatchSource:
-    """One video of a batch.
-
-    Args:
-        path: The file.
-        checksum: Hash the file, and leave it alone if its hash is ``known_sha256``.
-        known_sha256: Its hash when it was embedded before, or "".
-        only_hash: With ``checksum``: leave the file alone whatever its hash is.
-    """
-
-    path: str | Path
-    checksum: bool = False
-    known_sha256: str = ""
-    only_hash: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class BatchItem:
     """What became of one video.
@@ -102,10 +85,8 @@ class BatchItem:
         embeddings: The result; None if it failed.
         code: "" if there is one; else why not, one short word that stays the same: the codes of
             :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable", "internal"
-            (an error that nobody expected), "not_finite", or "same" for a file that need not be
-            embedded again.
+            (an error that nobody expected) or "not_finite".
         reason: The same in words.
-        source_sha256: Hash of the file, if it was asked for.
     """
 
     index: int
@@ -113,4 +94,3 @@ class BatchItem:
     embeddings: Embeddings | None
     code: str = ""
     reason: str = ""
-    source_sha256: str = ""

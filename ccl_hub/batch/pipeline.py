@@ -36,7 +36,7 @@ from ..network.frame_graph import FrameMaps
 from ..network.windows import ClipArrays, WindowAssembler
 from ..sampling import ClipPlan, Sampling
 from ..video.reader import MediaLimits, SourceFacts
-from .options import BatchItem, BatchOptions, BatchSource
+from .options import BatchItem, BatchOptions
 
 __all__ = ["Pipeline", "lane_threads"]
 
@@ -67,8 +67,8 @@ class _Attempt:
 class _Video:
     """One video on its way through the lanes."""
 
-    def __init__(self, index: int, source: BatchSource, device: _Device) -> None:
-        self.index, self.source, self.device = index, source, device
+    def __init__(self, index: int, path: str | Path, device: _Device) -> None:
+        self.index, self.path, self.device = index, path, device
         self.changed = threading.Condition()
         self.over = False
         self.facts: SourceFacts | None = None
@@ -134,7 +134,6 @@ class Pipeline:
             frames=self._frames,
             end=self._end,
             failed=self._fail,
-            same=lambda number, sha256: self._fail(number, "same", "", sha256),
             broken=self._results.put,
         )
         self._pool = DecodePool(settings, events, options.worker_count, options.deadline_seconds)
@@ -142,14 +141,13 @@ class Pipeline:
             lane.start()
         atexit.register(self.close)  # torch aborts if the interpreter ends under its threads
 
-    def submit(self, index: int, source: BatchSource) -> None:
+    def submit(self, index: int, path: str | Path) -> None:
         """Add a video."""
         device = min(self._devices, key=lambda device: device.videos)
         device.videos += 1
-        self._videos[index] = _Video(index, source, device)
-        path = Path(source.path).absolute()  # "link/.." is for the system to resolve
-        job = Job(index, path, source.checksum, source.known_sha256, source.only_hash)
-        self._pool.submit(job)
+        self._videos[index] = _Video(index, path, device)
+        # Made absolute only: "link/.." is for the system to resolve.
+        self._pool.submit(Job(index, Path(path).absolute()))
 
     def result(self, patience_seconds: float) -> BatchItem | None:
         """Wait for the next result; None if there is none so soon."""
@@ -209,7 +207,7 @@ class Pipeline:
             block.release()
             return
         if attempt is None:  # a worker gives the plan first
-            raise CCLError(f"{video.source.path}: its frames came before its plan.")
+            raise CCLError(f"{video.path}: its frames came before its plan.")
         video.device.blocks.put(_Entry(video, attempt, attempt.given, block))
         attempt.given += 1
 
@@ -221,7 +219,7 @@ class Pipeline:
             video.facts = facts
         self._finish_if_whole(video)
 
-    def _fail(self, number: int, code: str, reason: str, sha256: str = "") -> None:
+    def _fail(self, number: int, code: str, reason: str) -> None:
         video = self._videos.get(number)
         if video is None:
             return
@@ -230,7 +228,7 @@ class Pipeline:
                 return
             video.over = True
             video.attempt = None  # and the memory that it takes
-        self._give(video, BatchItem(video.index, video.source.path, None, code, reason, sha256))
+        self._give(video, BatchItem(video.index, video.path, None, code, reason))
 
     @contextlib.contextmanager
     def _costs(self, video: _Video) -> Iterator[None]:
@@ -333,12 +331,12 @@ class Pipeline:
         try:
             item = self._item(video, attempt, facts)
         except Exception as error:
-            item = BatchItem(video.index, video.source.path, None, *code_and_reason(error))
+            item = BatchItem(video.index, video.path, None, *code_and_reason(error))
         self._give(video, item)
 
     def _item(self, video: _Video, attempt: _Attempt, facts: SourceFacts) -> BatchItem:
         """Make the result of a whole video."""
-        engine, plan, path = video.device.engine, attempt.plan, video.source.path
+        engine, plan, path = video.device.engine, attempt.plan, video.path
         provenance = embed.make_provenance(engine, self._sampling, path, facts)
         if not self._options.frames:  # copies: views would keep the whole
             none = plan.frame_seconds[:, :0].copy(), plan.indices[:, :0].copy()
@@ -349,7 +347,7 @@ class Pipeline:
             check_finite(engine, result.clips, result.frames)
         except ModelError as error:
             return BatchItem(video.index, path, None, "not_finite", str(error))
-        return BatchItem(video.index, path, result, source_sha256=facts.sha256)
+        return BatchItem(video.index, path, result)
 
     def _give(self, video: _Video, item: BatchItem) -> None:
         del self._videos[video.index]

@@ -22,13 +22,12 @@ from ..errors import InputError
 from ..hub_options import HubOptions
 from ..network.architecture import CCLNetwork
 from ..sampling import Sampling
-from .options import BatchItem, BatchOptions, BatchSource
+from .options import BatchItem, BatchOptions
 from .pipeline import Pipeline
 
 __all__ = [
     "BatchItem",
     "BatchOptions",
-    "BatchSource",
     "embed_batch",
     "embed_many",
     "embed_patiently",
@@ -87,22 +86,22 @@ def embed_many(
         raise InputError(f"paths is {str(paths)!r}; allowed: several paths; put one into a list.")
     wanted, own = Sampling(clips, every_seconds), options or BatchOptions()
     engines = engines_for(model, revision, device, dtype, backend, own, hub=hub)
-    return embed_batch((BatchSource(path) for path in paths), engines, wanted, own)
+    return embed_batch(paths, engines, wanted, own)
 
 
 def embed_batch(
-    sources: Iterable[BatchSource],
+    paths: Iterable[str | Path],
     engines: list[Engine],
     sampling: Sampling,
     options: BatchOptions,
 ) -> Generator[BatchItem, None, None]:
     """Embed videos with engines already made; see :func:`embed_many`."""
-    with closing(embed_patiently(sources, engines, sampling, options)) as items:
+    with closing(embed_patiently(paths, engines, sampling, options)) as items:
         yield from (item for item in items if item is not None)
 
 
 def embed_patiently(
-    sources: Iterable[BatchSource | None],
+    paths: Iterable[str | Path | None],
     engines: list[Engine],
     sampling: Sampling,
     options: BatchOptions,
@@ -110,7 +109,7 @@ def embed_patiently(
     """Like :func:`embed_batch`, for who has other things to do while nothing is ready.
 
     Args:
-        sources: The videos; None where the next one takes its time.
+        paths: The videos; None where the next one takes its time.
         engines: See :func:`embed_batch`.
         sampling: Likewise.
         options: Likewise.
@@ -119,15 +118,15 @@ def embed_patiently(
         A result, or every second None.
 
     Raises:
-        Exception: What reading the sources raised, once the videos before it are done.
+        Exception: What reading ``paths`` raised, once the videos before it are done.
     """
     with closing(Pipeline(engines, sampling, options)) as pipeline:
-        waiting, more, failed = iter(sources), True, None
+        waiting, more, failed = iter(paths), True, None
         outstanding = index = 0
         last = time.monotonic()
         while more or outstanding:
             reads = more and outstanding < pipeline.most_outstanding
-            # A result that is ready does not wait for the next source, as long as half of what
+            # A result that is ready does not wait for the next path, as long as half of what
             # may be under way is.
             item = pipeline.result(0.0 if reads else PATIENCE_SECONDS)
             while item is not None:
@@ -142,14 +141,14 @@ def embed_patiently(
             if not reads:
                 continue
             try:
-                source = next(waiting, _NO_MORE)
+                path = next(waiting, _NO_MORE)
             except Exception as error:
                 failed, more = error, False
                 continue
-            if source is _NO_MORE:
+            if path is _NO_MORE:
                 more = False
-            elif source is not None:
-                pipeline.submit(index, source)
+            elif path is not None:
+                pipeline.submit(index, path)
                 index, outstanding = index + 1, outstanding + 1
         if failed is not None:
             try:

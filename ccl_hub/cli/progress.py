@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..job.run import JobSummary, VideoEvent
+    from ..job.events import JobSummary, VideoEvent
 
 __all__ = ["JobProgress", "summary_facts", "summary_table"]
 

@@ -1,6 +1,6 @@
 """Decoding processes under supervision: one that dies or hangs is replaced and costs one video.
 
-    feed -> jobs -> workers (processes) -> events: plan, frames..., end | failed | same
+    feed -> jobs -> workers (processes) -> events: plan, frames..., end | failed
 
 A worker writes frames into a ring of its own and waits when the ring is full, so that decoding is
 never far ahead of the network; that waiting does not count against a video's deadline.
@@ -72,7 +72,6 @@ class DecodeEvents:
         frames: (job number, block) in order.
         end: (job number, facts) after its last block.
         failed: (job number, reason code, reason) instead of the rest of a video.
-        same: (job number, sha256) for a file that need not be decoded.
         broken: (error) when the pool itself cannot go on.
     """
 
@@ -80,7 +79,6 @@ class DecodeEvents:
     frames: Callable[[int, Block], None]
     end: Callable[[int, SourceFacts], None]
     failed: Callable[[int, str, str], None]
-    same: Callable[[int, str], None]
     broken: Callable[[BaseException], None]
 
 

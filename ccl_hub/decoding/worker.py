@@ -6,8 +6,8 @@ which would run the user's script again in every worker. It imports no torch.
 
 Messages, as tuples. To the worker: ``("video", Job)``, ``("free", slot)``, or None to end. From
 it: ``("ready",)``, then for each video ``("plan", ...)``, any number of ``("frames", ...)`` and
-``("end", ...)``; instead of the rest ``("failed", ...)`` or ``("same", ...)`` at any time, or
-another ``("plan", ...)``, which starts the video anew.
+``("end", ...)``; at any time ``("failed", ...)`` instead of the rest, or another
+``("plan", ...)``, which starts the video again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-from .._util.files import file_sha256
 from ..config import Preprocessing
 from ..crop import centre_crop
 from ..errors import DecodeError, MediaError, MediaLimitError, code_and_reason
@@ -84,16 +83,10 @@ class Job:
     Args:
         number: Names it in messages.
         path: The file.
-        checksum: Also hash the file.
-        known_sha256: With ``checksum``: a file of this hash need not be decoded.
-        only_hash: With ``checksum``: nor any file.
     """
 
     number: int
     path: Path
-    checksum: bool = False
-    known_sha256: str = ""
-    only_hash: bool = False
 
 
 def frame_bytes(preprocessing: Preprocessing) -> int:
@@ -131,11 +124,7 @@ class _Worker:
     def decode(self, job: Job) -> None:
         """Decode one video and say how it went."""
         try:
-            sha256 = file_sha256(job.path) if job.checksum and job.path.is_file() else ""
-            if sha256 and (job.only_hash or sha256 == job.known_sha256):
-                self.connection.send(("same", job.number, sha256))
-                return
-            facts = self.attempts(job, sha256)
+            facts = self.attempts(job)
         except MediaError as error:
             self.connection.send(("failed", job.number, error.code, error.reason))
         except MemoryError:
@@ -149,7 +138,7 @@ class _Worker:
         else:
             self.connection.send(("end", job.number, facts))
 
-    def attempts(self, job: Job, sha256: str) -> SourceFacts:
+    def attempts(self, job: Job) -> SourceFacts:
         """Decode a video, anew if its index lists frames that cannot be decoded, without them.
 
         A decoder that gets no memory for a frame may call the frame damaged. What looks damaged
@@ -157,11 +146,11 @@ class _Worker:
         """
         try:
             try:
-                facts = self.attempt(job, sha256, decode_index=False)
+                facts = self.attempt(job, decode_index=False)
             except DecodeError:
                 if self.was_short_of_memory():
                     raise
-                facts = self.attempt(job, sha256, decode_index=True)
+                facts = self.attempt(job, decode_index=True)
         except DecodeError as error:
             if self.was_short_of_memory():
                 raise MediaLimitError(f"{_TOO_LITTLE_MEMORY} Or {error.reason}") from error
@@ -179,7 +168,7 @@ class _Worker:
         short_bytes = min(SHORT_BYTES, (self.own.memory_bytes or 0) // 2)
         return self.limit_bytes - peak_bytes < short_bytes
 
-    def attempt(self, job: Job, sha256: str, decode_index: bool) -> SourceFacts:
+    def attempt(self, job: Job, decode_index: bool) -> SourceFacts:
         """Send the plan of a video and its frames."""
         own = self.own
         with VideoReader(
@@ -196,7 +185,7 @@ class _Worker:
             self.connection.send(("plan", job.number, plan))
             self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
-        return SourceFacts.of(info, sha256)
+        return SourceFacts.of(info)
 
     def send_frames(self, job: Job, plan: ClipPlan, reader: VideoReader) -> None:
         """Put the frames of a plan into shared memory, block by block."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .events import JobSummary, VideoEvent
 from .options import JobInputs, JobOptions
-from .run import JobSummary, VideoEvent, run_job
+from .run import run_job
 
 __all__ = [
     "JobInputs",

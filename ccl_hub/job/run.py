@@ -11,22 +11,24 @@ import csv
 import io
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._util.files import write_atomically
-from ..batch.options import BatchItem, BatchOptions, BatchSource
-from ..errors import CCLError, MediaError, code_and_reason
+from ..batch.options import BatchItem, BatchOptions
+from ..errors import CCLError, code_and_reason
 from ..inputs.find import VideoInput
 from ..inputs.names import as_text
 from ..sampling import Sampling
-from ..video.open import MediaLimits, check_path
+from ..video.open import MediaLimits
 from .dataset import check_pyarrow
+from .events import JobSummary, VideoEvent
+from .look import STORAGE_CODES, TRANSIENT_CODES, Look
 from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .options import JobInputs, JobOptions
 from .sinks import DatasetSink, FolderSink, Prepared, Sink
@@ -35,80 +37,15 @@ from .state import Destination, JobState, open_state, remove_file
 if TYPE_CHECKING:
     from ..backends.engine import Engine
 
-__all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "run_job"]
+__all__ = ["run_job"]
 
 logger = logging.getLogger(__name__)
-
-STORAGE_CODES = frozenset({"unreadable", "not_found"})
-TRANSIENT_CODES = frozenset({"crashed", "timeout", *STORAGE_CODES})
-"""Failures that may be the machine's: tried again in the next run."""
 
 IO_THREADS = 4
 AHEAD_VIDEOS = 64
 WRITES_AT_ONCE = 8
 MOST_WAITING_BYTES = 256 << 20
 """Vectors that may wait to be written before the next result is looked at."""
-
-
-@dataclass(frozen=True)
-class VideoEvent:
-    """What became of one video.
-
-    Args:
-        id: Its name.
-        path: The file.
-        state: "done", "incomplete" (embedded as far as it could be read) or "failed".
-        code: Reason code of what is not done.
-        reason: The same in words.
-        duration_seconds: Of the video, if it was embedded now.
-        kept: True if an earlier run had done it.
-    """
-
-    id: str
-    path: str
-    state: str
-    code: str
-    reason: str
-    duration_seconds: float
-    kept: bool
-
-
-@dataclass
-class JobSummary:
-    """What a run did.
-
-    Args:
-        destination: Where the embeddings are.
-        counts: Videos by state.
-        codes: Videos that are not done, by reason code.
-        kept: Videos that an earlier run had done, in whatever state; part of the counts.
-        video_seconds: Length of the videos embedded now.
-        elapsed_seconds: Of the run.
-        failures: File that lists which of these videos are not done, or None.
-        stopped: True if it ended early, by fail_fast.
-    """
-
-    destination: Path
-    counts: Counter[str] = field(default_factory=Counter)
-    codes: Counter[str] = field(default_factory=Counter)
-    kept: int = 0
-    video_seconds: float = 0.0
-    elapsed_seconds: float = 0.0
-    failures: Path | None = None
-    stopped: bool = False
-
-    @property
-    def all_done(self) -> bool:
-        """True if every video was embedded whole."""
-        return not self.codes and not self.stopped
-
-    def add(self, event: VideoEvent) -> None:
-        """Count a video."""
-        self.counts[event.state] += 1
-        self.kept += event.kept
-        self.video_seconds += event.duration_seconds
-        if event.code:
-            self.codes[event.code] += 1
 
 
 def run_job(
@@ -165,8 +102,8 @@ def run_job(
         else:
             sink = FolderSink(state, own.suffix, own.level)
         run = _Run(state, sink, own, batch.limits or MediaLimits(), tell)
-        sources = run.todo(inputs.videos(state.root, own.shard, destination))
-        with closing(embed_patiently(sources, engines, sampling, batch)) as items:
+        paths = run.paths(inputs.videos(state.root, own.shard, destination))
+        with closing(embed_patiently(paths, engines, sampling, batch)) as items:
             run.keep_all(items)
         sink.finish()
         summary.failures = _write_failures(state)
@@ -175,28 +112,7 @@ def run_job(
     return summary
 
 
-@dataclass
-class _Work:
-    """A video on its way.
-
-    Args:
-        video: Its name and place.
-        size_bytes: Of the file; -1 if there is none.
-        mtime_ns: Likewise.
-        before: What was known of it.
-        holds: Its output is intact, and the file as it was or gone.
-        only_hash: It is only hashed, for the first time.
-    """
-
-    video: VideoInput
-    size_bytes: int
-    mtime_ns: int
-    before: Row | None
-    holds: bool = False
-    only_hash: bool = False
-
-
-_Write: TypeAlias = tuple[_Work, BatchItem, Future[Prepared] | None]
+_Write: TypeAlias = tuple[Look, BatchItem, Future[Prepared] | None]
 """A result on its way to the destination."""
 
 
@@ -213,38 +129,55 @@ class _Run:
     ) -> None:
         self._state, self._sink, self._options, self._tell = state, sink, options, tell
         self._limits = limits
-        self._under_way: dict[int, _Work] = {}
+        self._under_way: dict[int, Look] = {}
         self.stopped = self._warned = False
 
-    def todo(self, videos: Iterator[VideoInput]) -> Iterator[BatchSource | None]:
+    def paths(self, videos: Iterator[VideoInput]) -> Iterator[Path | None]:
         """Yield what must be embedded; tell of what need not be, and yield None."""
-        number, checksum = 0, self._options.checksum
-        with ThreadPoolExecutor(IO_THREADS) as pool:
-            for work, intact in _looked_ahead(self._look(video, pool) for video in videos):
-                self._warn_if_outside(work.video)
-                before = work.before
-                changed = before is None or _is_changed(work, before)
-                work.holds = intact and (not changed or work.size_bytes < 0)
-                if before is not None and self._is_kept(work, before, intact):
-                    here = replace(before, path=as_text(work.video.path))
-                    self._tell(_event(here, kept=True))
-                    yield None
-                    continue
-                refused = self._refused(work, number)
-                if refused is not None:
-                    self._keep(work, refused, None)
-                    if self.stopped:
-                        return
-                    yield None
-                    continue
-                known = ""
-                again = self._options.retry_failed and before is not None and before.code
-                if checksum and before is not None and intact and not again:
-                    known = before.source_sha256
-                    work.only_hash = not known and not changed
-                self._under_way[number] = work
+        number, options = 0, self._options
+        for look in self._looks(videos):
+            self._warn_if_outside(look.video)
+            before = look.before
+            if before is not None and look.is_kept(before, options):
+                row = replace(before, path=as_text(look.video.path))
+                self._tell(VideoEvent.of(row, kept=True))
+            elif (failure := look.failure(self._limits)) is not None:
+                self._keep(look, failure, None)
+                if self.stopped:
+                    return
+            elif before is not None and look.has_known_content(before, options):
+                self._note_hash(look, before)
+            else:
+                self._under_way[number] = look
                 number += 1
-                yield BatchSource(work.video.path, checksum, known, work.only_hash)
+                yield look.video.path
+                continue
+            yield None
+
+    def _looks(self, videos: Iterator[VideoInput]) -> Iterator[Look]:
+        """Yield a look at each video, in order, with some under way at once.
+
+        Raises:
+            Exception: What finding the videos raised, after those in front of it.
+        """
+        waiting: deque[Future[Look]] = deque()
+        failed: Exception | None = None
+        pool = ThreadPoolExecutor(IO_THREADS)
+        try:
+            try:
+                for video in videos:
+                    look = Look.at(video, self._state.find(video.id))
+                    waiting.append(pool.submit(look.closely, self._sink, self._options.checksum))
+                    while waiting and (len(waiting) > AHEAD_VIDEOS or waiting[0].done()):
+                        yield waiting.popleft().result()
+            except Exception as error:
+                failed = error
+            while waiting:
+                yield waiting.popleft().result()
+            if failed is not None:
+                raise failed
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _warn_if_outside(self, video: VideoInput) -> None:
         root = self._state.root
@@ -256,41 +189,18 @@ class _Run:
                 *(video.path, root, video.id),
             )
 
-    def _look(
-        self, video: VideoInput, pool: ThreadPoolExecutor
-    ) -> tuple[_Work, Future[bool] | None]:
-        """Find out what is known of a video; its output is looked at in a thread."""
-        before = self._state.find(video.id)
-        work = _Work(video, *_size_and_time(video.path), before)
-        if before is None or before.state == FAILED:
-            return work, None
-        return work, pool.submit(self._sink.intact, before)
-
-    def _is_kept(self, work: _Work, before: Row, intact: bool) -> bool:
-        """Whether what is known of a video still holds."""
-        options = self._options
-        changed = _is_changed(work, before)
-        if before.state == FAILED:
-            retry = options.retry_failed or before.code in TRANSIENT_CODES
-            return not changed and not retry and not options.checksum
-        if work.size_bytes < 0 and intact:
-            return True  # the file is gone or out of reach; what was made of it stays
-        if before.state == INCOMPLETE and options.retry_failed:
-            return False
-        return intact and not changed and not options.checksum
-
-    def _refused(self, work: _Work, number: int) -> BatchItem | None:
-        """Return the failure of a file that is missing or holds nothing.
-
-        A decoding process would say the same, a thousand times as slowly: lists go stale.
-        """
-        if work.size_bytes > 0:
-            return None
-        try:
-            check_path(work.video.path, self._limits)
-        except MediaError as error:
-            return BatchItem(number, work.video.path, None, error.code, error.reason)
-        return None
+    def _note_hash(self, look: Look, before: Row) -> None:
+        """Keep a video whose hash says that its output is good, under its size and time of now."""
+        # As it is now: its part may have been written anew since the video was looked up.
+        row = replace(
+            self._state.manifest.find(look.video.id) or before,
+            path=as_text(look.video.path),
+            size_bytes=look.size_bytes,
+            mtime_ns=look.mtime_ns,
+            source_sha256=look.sha256,
+        )
+        self._state.manifest.record(row)
+        self._tell(VideoEvent.of(row, kept=True))
 
     def keep_all(self, items: Iterator[BatchItem | None]) -> None:
         """Keep every result; a few are written at once while the next are computed."""
@@ -303,11 +213,11 @@ class _Run:
                             self._keep(*writes.popleft())
                         self._state.manifest.commit()
                     else:
-                        work = self._under_way.pop(item.index)
+                        look = self._under_way.pop(item.index)
                         future = None
                         if (made := item.embeddings) is not None:
-                            future = pool.submit(self._sink.prepare, work.video.id, made)
-                        writes.append((work, item, future))
+                            future = pool.submit(self._sink.prepare, look.video.id, made)
+                        writes.append((look, item, future))
                     while writes and (_are_many(writes) or _is_ready(writes[0][2])):
                         self._keep(*writes.popleft())
                     if self.stopped:
@@ -320,25 +230,9 @@ class _Run:
             while writes:
                 self._keep(*writes.popleft())
 
-    def _keep(self, work: _Work, item: BatchItem, future: Future[Prepared] | None) -> None:
+    def _keep(self, look: Look, item: BatchItem, future: Future[Prepared] | None) -> None:
         """Let one result count."""
-        if item.code == "same" and work.before is not None:
-            # As it is now: its part may have been written anew since the video was looked up.
-            now = self._state.manifest.find(work.video.id) or work.before
-            row = replace(
-                now,
-                path=as_text(work.video.path),
-                size_bytes=work.size_bytes,
-                mtime_ns=work.mtime_ns,
-                source_sha256=item.source_sha256,
-            )
-            own = work.size_bytes, work.mtime_ns
-            # It may have changed since it was looked at: then its hash says nothing of the output.
-            if not work.only_hash or _size_and_time(work.video.path) == own:
-                self._state.manifest.record(row)
-            self._tell(_event(row, kept=True))
-            return
-        row, prepared = _row(work, item), None
+        row, prepared = _row(look, item), None
         try:
             prepared = None if future is None else future.result()
         except CCLError:  # the destination cannot be written: no other result can
@@ -348,42 +242,15 @@ class _Run:
         # A failure that may pass takes nothing away from a file that has not changed; if hashes
         # tell, only one of which none could be taken counts as such.
         passing = STORAGE_CODES if self._options.checksum else TRANSIENT_CODES
-        if not (work.holds and row.code in passing):
+        if not (look.output_holds and row.code in passing):
             try:
                 self._sink.keep(row, prepared)
             except MemoryError as error:
                 row = _spoiled(row, error)
                 self._sink.keep(row, None)
-        self._tell(_event(row, kept=False))
+        self._tell(VideoEvent.of(row, kept=False))
         if row.state == FAILED and self._options.fail_fast:
             self.stopped = True
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return size and time of change, in bytes and as SQLite takes it in ns; -1 of no file."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return -1, 0
-    return found.st_size, min(max(found.st_mtime_ns, -(1 << 63)), (1 << 63) - 1)
-
-
-def _is_changed(work: _Work, before: Row) -> bool:
-    return (before.size_bytes, before.mtime_ns) != (work.size_bytes, work.mtime_ns)
-
-
-def _looked_ahead(
-    looks: Iterator[tuple[_Work, Future[bool] | None]],
-) -> Iterator[tuple[_Work, bool]]:
-    """Yield in order, with some looks under way at once."""
-    waiting: deque[tuple[_Work, Future[bool] | None]] = deque()
-    for look in looks:
-        waiting.append(look)
-        while waiting and (len(waiting) > AHEAD_VIDEOS or _is_ready(waiting[0][1])):
-            work, future = waiting.popleft()
-            yield work, future is not None and future.result()
-    for work, future in waiting:
-        yield work, future is not None and future.result()
 
 
 def _are_many(writes: Collection[_Write]) -> bool:
@@ -397,7 +264,7 @@ def _is_ready(future: Future[Any] | None) -> bool:
     return future is None or future.done()
 
 
-def _row(work: _Work, item: BatchItem) -> Row:
+def _row(look: Look, item: BatchItem) -> Row:
     """What the manifest keeps of a result, without its output."""
     state, code, reason, seconds = FAILED, item.code, item.reason, 0.0
     if item.embeddings is not None:
@@ -407,11 +274,12 @@ def _row(work: _Work, item: BatchItem) -> Row:
             state = code = INCOMPLETE
             reason = made.note
     return Row(
-        id=work.video.id,
-        path=as_text(work.video.path),
-        size_bytes=work.size_bytes,
-        mtime_ns=work.mtime_ns,
-        source_sha256=item.source_sha256,
+        id=look.video.id,
+        path=as_text(look.video.path),
+        size_bytes=look.size_bytes,
+        mtime_ns=look.mtime_ns,
+        # A file that has changed meanwhile may have been decoded with a content nobody hashed.
+        source_sha256="" if look.sha256 and look.changed_since() else look.sha256,
         state=state,
         code=code,
         # It may quote a name that is not UTF-8.
@@ -428,11 +296,6 @@ def _spoiled(row: Row, error: Exception) -> Row:
     """Return the row of a video whose result could not be kept."""
     code, reason = code_and_reason(error)
     return replace(row, state=FAILED, code=code, reason=reason, duration_seconds=0.0)
-
-
-def _event(row: Row, kept: bool) -> VideoEvent:
-    seconds = 0.0 if kept else row.duration_seconds
-    return VideoEvent(row.id, row.path, row.state, row.code, row.reason, seconds, kept)
 
 
 def _settings(

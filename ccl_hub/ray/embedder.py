@@ -33,7 +33,7 @@ from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
 from .rows import COLUMNS, Found, as_table, check_columns, join, paths_of, require
 
 if TYPE_CHECKING:
-    from ..batch.run import BatchItem, BatchOptions, BatchSource
+    from ..batch.run import BatchItem, BatchOptions
     from ..hub_options import HubOptions
 
 __all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths"]
@@ -145,18 +145,18 @@ class CCLEmbedder:
 
     def _embed(self, paths: Sequence[str | None]) -> list[Found]:
         """Embed each path, or say why it cannot be embedded; in the order of the paths."""
-        from ..batch.run import BatchSource, embed_batch
+        from ..batch.run import embed_batch
 
         found = [Found()] * len(paths)
-        under_way: list[tuple[int, Path]] = []  # by the number that embed_batch gives a source
+        under_way: list[tuple[int, Path]] = []  # by the number that embed_batch gives a path
 
-        def sources(copies: LocalCopies) -> Iterator[BatchSource]:
+        def local_paths(copies: LocalCopies) -> Iterator[Path]:
             for position, local in copies.fetch(paths):
                 if isinstance(local, MediaError):
                     found[position] = Found(code=local.code, reason=local.reason)
                 else:
                     under_way.append((position, local))
-                    yield BatchSource(local)
+                    yield local
 
         limits = self.options.limits
         with (
@@ -166,7 +166,7 @@ class CCLEmbedder:
                 options=self.storage_options,
             ) as copies,
             closing(
-                embed_batch(sources(copies), self.engines, self.sampling, self.options)
+                embed_batch(local_paths(copies), self.engines, self.sampling, self.options)
             ) as items,
         ):
             for item in items:

@@ -67,20 +67,16 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What is worth keeping of a video that was embedded; see :class:`VideoInfo`.
-
-    ``sha256`` is the hash of the file, or "" if nobody asked for it.
-    """
+    """What is worth keeping of a video that was embedded; see :class:`VideoInfo`."""
 
     size_bytes: int
     frames: int
     duration_seconds: float
     completeness: Completeness
     note: str
-    sha256: str = ""
 
     @classmethod
-    def of(cls, info: VideoInfo, sha256: str = "") -> SourceFacts:
+    def of(cls, info: VideoInfo) -> SourceFacts:
         """Take them from what a reader knows after decoding."""
         return cls(
             info.size_bytes,
@@ -88,7 +84,6 @@ class SourceFacts:
             info.duration_seconds,
             info.completeness,
             info.note,
-            sha256,
         )
 
 

@@ -62,6 +62,7 @@ from pathlib import Path
 from types import SimpleNamespace as Fake
 import numpy as np
 from ccl_hub.backends import make
+from ccl_hub.backends import make
 from ccl_hub.batch import BatchItem, run
 from ccl_hub.embed.embeddings import EmbeddingProvenance, Embeddings
 
@@ -70,25 +71,25 @@ facts = dict(model="quick", weights_sha256="0" * 64, config_fingerprint="f", dty
     source_bytes=1, source_frames=8, duration_seconds=2.0, completeness="complete", note="")
 
 
-def quick_batch(sources, engines, sampling, options):
+def quick_batch(paths, engines, sampling, options):
     index = -1
-    for source in sources:
-        if source is None:
+    for path in paths:
+        if path is None:
             yield None
             continue
         index += 1
-        data = Path(source.path).read_bytes()
+        data = path.read_bytes()
         if data.startswith(b"bad"):
-            yield BatchItem(index, source.path, None, "damaged", "it is bad")
+            yield BatchItem(index, path, None, "damaged", "it is bad")
             continue
         seed = int.from_bytes(hashlib.sha256(data).digest()[:4], "big")
         clips = np.random.default_rng(seed).standard_normal((2, 4)).astype(np.float32)
         frames = clips[:, None].repeat(3, 1)
         seconds = np.arange(6.0).reshape(2, 3)
-        made = EmbeddingProvenance(**{**facts, "source": str(source.path)})
+        made = EmbeddingProvenance(**{**facts, "source": str(path)})
         spans = np.array([[0.0, 1.0], [1.0, 2.0]])
         yield BatchItem(
-            index, source.path, Embeddings(clips, spans, frames, seconds, clips.mean(0), made)
+            index, path, Embeddings(clips, spans, frames, seconds, clips.mean(0), made)
         )
 
 

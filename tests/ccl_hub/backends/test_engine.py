@@ -15,7 +15,7 @@ from tiny_models import tiny_model
 from ccl_hub import CCLModel
 from ccl_hub.backends import TorchEngine
 from ccl_hub.backends.engine import check_finite, memory_is_enough
-from ccl_hub.batch import BatchOptions, BatchSource, embed_batch, engines_for
+from ccl_hub.batch import BatchOptions, embed_batch, engines_for
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import InputError, ModelError
 from ccl_hub.network.frame_graph import FrameMaps
@@ -139,7 +139,7 @@ class TestGpu:
         engines = engines_for("ccl_r18_mini", None, "cuda", None, "torch", BatchOptions())
         assert len(engines) == torch.cuda.device_count()
         wanted = embed_video(CCLModel.from_pretrained("ccl_r18_mini"), BALLS)
-        items = list(embed_batch([BatchSource(BALLS)] * 8, engines, Sampling(), BatchOptions()))
+        items = list(embed_batch([BALLS] * 8, engines, Sampling(), BatchOptions()))
         assert len(items) == 8
         for item in items:
             assert item.embeddings is not None, item.reason

@@ -38,7 +38,7 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub.backends import Engine, TorchEngine
-from ccl_hub.batch import BatchItem, BatchOptions, BatchSource, embed_batch, embed_many, pipeline
+from ccl_hub.batch import BatchItem, BatchOptions, embed_batch, embed_many, pipeline
 from ccl_hub.decoding.worker import DecodeSettings
 from ccl_hub.embed import Embeddings, embed_video
 from ccl_hub.errors import CCLError, InputError
@@ -84,8 +84,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(paths: list[Path], engine: Engine, **options: object) -> list[BatchItem]:
     """Embed with an engine; the items in order of the paths."""
     own = BatchOptions(**{"workers": 1, "threads": 1, **options})
-    sources = [BatchSource(path) for path in paths]
-    items = list(embed_batch(sources, [engine], Sampling(), own))
+    items = list(embed_batch(paths, [engine], Sampling(), own))
     assert sorted(item.index for item in items) == list(range(len(paths)))
     ordered = sorted(items, key=lambda item: item.index)
     assert [item.path for item in ordered] == paths
@@ -184,8 +183,7 @@ def test_videos_are_shared_among_devices(
         return ToldEngine(TorchEngine((model, twin)[place]), tell)
 
     own = BatchOptions(workers=2, threads=1)
-    sources = [BatchSource(path) for path in videos * 2]
-    for item in embed_batch(sources, [told(0), told(1)], Sampling(), own):
+    for item in embed_batch(videos * 2, [told(0), told(1)], Sampling(), own):
         assert_equal(item.embeddings, alone[Path(item.path)])
     assert 0.2 < sum(seen) / len(seen) < 0.8, seen
 
@@ -277,7 +275,7 @@ def test_waiting_for_a_slow_network_is_no_hang(
     monkeypatch.setattr(pipeline, "DecodeSettings", partial(DecodeSettings, slots=2))
     engine = FakeEngine(model, seconds=0.2)
     own = BatchOptions(workers=1, threads=1, deadline_seconds=2.0)
-    sources = [BatchSource(path) for path in (videos[5], videos[0], videos[1])]
+    sources = [videos[5], videos[0], videos[1]]
     items = list(embed_batch(sources, [engine], Sampling(every_seconds=0.1), own))
     assert codes(items) == [""] * 3
     assert engine.frames > 440
@@ -440,7 +438,7 @@ def test_closing_in_a_thread_of_its_own(model: CCLModel, videos: list[Path]) -> 
     ready: list[Generator[BatchItem, None, None]] = []
     engine = ToldEngine(FakeEngine(model, seconds=0.05), close)
     own = BatchOptions(workers=2, threads=2)
-    items = embed_batch([BatchSource(path) for path in videos * 3], [engine], Sampling(), own)
+    items = embed_batch(videos * 3, [engine], Sampling(), own)
     next(items)
     ready.append(items)
     assert wait_until(lambda: not children() and held()["threads"] == before["threads"])
@@ -587,13 +585,13 @@ def test_memory_descriptors_and_threads_stay_flat(
 
 LONG = """
 import sys
-from ccl_hub.batch import BatchOptions, BatchSource, embed_batch
+from ccl_hub.batch import BatchOptions, embed_batch
 from ccl_hub.sampling import Sampling
 from batch_parts import FakeEngine, children, peak_mb
 from tiny_models import tiny_model
 own = BatchOptions(workers=1, threads=2, frames=False)
 engine = FakeEngine(tiny_model(), dim=510)
-items = embed_batch([BatchSource(sys.argv[1])], [engine], Sampling(every_seconds=0.1), own)
+items = embed_batch([sys.argv[1]], [engine], Sampling(every_seconds=0.1), own)
 item = next(items)
 (worker,) = children()
 print(*item.embeddings.clips.shape, item.embeddings.provenance.source_frames,
@@ -631,7 +629,7 @@ def test_lanes_wait_for_the_assembly_of_a_video(
     monkeypatch.setattr(pipeline._Attempt, "add", slowly)
     own = BatchOptions(workers=1, threads=4)
     engine = FakeEngine(model)
-    sources = [BatchSource(videos[5])] * 2
+    sources = [videos[5]] * 2
     items = list(embed_batch(sources, [engine], Sampling(every_seconds=0.1), own))
     assert codes(items) == ["", ""]
     np.testing.assert_array_equal(items[0].embeddings.clips, items[1].embeddings.clips)
@@ -644,7 +642,7 @@ def test_decoding_and_computing_overlap(model: CCLModel, videos: list[Path], fau
 
     def seconds(engine: FakeEngine) -> float:
         """Time from the first result, so that no process starts in it, to the last."""
-        sources = [BatchSource(path) for path in (videos[1], slow)]
+        sources = [videos[1], slow]
         items = embed_batch(sources, [engine], Sampling(every_seconds=0.1), ONE)
         assert next(items).code == ""
         began = time.monotonic()

@@ -83,7 +83,6 @@ class Watched:
             frames=self._frames,
             end=self._end,
             failed=lambda number, code, reason: self.over.put((number, (code, reason))),
-            same=lambda number, sha256: self.over.put((number, ("same", sha256))),
             broken=self._broken,
         )
         own = DecodeSettings(**{**values, **settings})
@@ -439,19 +438,6 @@ def test_closing_ends_hanging_workers_and_may_be_repeated(video: Path, faults: N
     assert held() == before
 
 
-def test_a_known_checksum_is_not_decoded(video: Path) -> None:
-    from ccl_hub._util.files import file_sha256
-
-    sha256 = file_sha256(video)
-    with watched() as one:
-        one.pool.submit(Job(0, video, checksum=True, known_sha256=sha256))
-        one.pool.submit(Job(1, video, checksum=True, known_sha256="other"))
-        one.pool.submit(Job(2, video, checksum=True, only_hash=True))
-        found = dict(one.over.get(timeout=60) for _ in range(3))
-        assert found == {0: ("same", sha256), 1: GOOD, 2: ("same", sha256)}
-    assert one.facts[1].sha256 == sha256 and one.frames.keys() == {1}
-
-
 def test_a_damaged_video_is_no_matter_of_memory_with_a_small_limit(
     tmp_path: Path, video: Path
 ) -> None:
@@ -482,7 +468,6 @@ events = DecodeEvents(
     frames=lambda _, block: block.release(),
     end=lambda *_: over.put("fine"),
     failed=lambda _, code, reason: over.put(code),
-    same=over.put,
     broken=over.put,
 )
 settings = DecodeSettings(Preprocessing(), Sampling(), MediaLimits())

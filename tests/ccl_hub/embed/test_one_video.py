@@ -20,7 +20,7 @@ from tiny_models import tiny_model
 
 from ccl_hub import embed
 from ccl_hub.backends.engine import memory_is_enough
-from ccl_hub.batch import BatchItem, BatchOptions, BatchSource, embed_batch, pipeline
+from ccl_hub.batch import BatchItem, BatchOptions, embed_batch, pipeline
 from ccl_hub.batch.pipeline import Pipeline
 from ccl_hub.decoding import pool as decode_pool
 from ccl_hub.decoding.pool import Block
@@ -111,7 +111,7 @@ import gc, json, sys
 from pathlib import Path
 import pyarrow.parquet
 from ccl_hub import embed, job
-from ccl_hub.batch import BatchOptions, BatchSource, embed_batch
+from ccl_hub.batch import BatchOptions, embed_batch
 from ccl_hub.sampling import Sampling
 from batch_parts import FakeEngine, peak_mb
 from tiny_models import tiny_model
@@ -120,7 +120,7 @@ engine, wanted = FakeEngine(tiny_model(), dim=510), Sampling(every_seconds=1.0)
 own, folder = BatchOptions(workers=1, threads=1), Path(sys.argv[2])
 
 def in_batch(path, name):
-    (item,) = embed_batch([BatchSource(path)], [engine], wanted, own)
+    (item,) = embed_batch([path], [engine], wanted, own)
     return item.embeddings.frames.shape
 
 def alone(path, name):
@@ -349,8 +349,7 @@ def test_torch_without_memory_on_a_cpu_is_a_memory_error() -> None:
 
 
 def run(videos: list[Path], engine: FakeEngine, wanted: Sampling = EVERY) -> list[BatchItem]:
-    sources = [BatchSource(path) for path in videos]
-    items = list(embed_batch(sources, [engine], wanted, ONE))
+    items = list(embed_batch(videos, [engine], wanted, ONE))
     return sorted(items, key=lambda item: item.index)
 
 

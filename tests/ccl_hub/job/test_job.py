@@ -27,7 +27,7 @@ from embed_jobs import (
 )
 
 from ccl_hub._util.folder_lock import is_held, only_writer
-from ccl_hub.batch import BatchOptions, BatchSource, embed_batch
+from ccl_hub.batch import BatchOptions, embed_batch
 from ccl_hub.decoding.pool import DecodePool
 from ccl_hub.decoding.worker import Job
 from ccl_hub.embed import embed_video
@@ -76,7 +76,7 @@ def test_missing_files_need_no_decoding_process(
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join([*names, "000.mp4"]))
     items = embed_batch(
-        (BatchSource(tmp_path / one) for one in names), engines(), Sampling(1), BatchOptions(1, 1)
+        (tmp_path / one for one in names), engines(), Sampling(1), BatchOptions(1, 1)
     )
     said = {names[item.index]: (item.code, item.reason) for item in items}
     decoded.clear()

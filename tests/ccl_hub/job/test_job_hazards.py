@@ -26,9 +26,11 @@ from embed_jobs import (
 )
 from media import Recipe, cut, write_video
 
-from ccl_hub._util.files import absolute_path
+from ccl_hub._util.files import absolute_path, file_sha256
 from ccl_hub.batch import embed_patiently
-from ccl_hub.batch.options import BatchOptions, BatchSource
+from ccl_hub.batch.options import BatchOptions
+from ccl_hub.decoding.pool import DecodePool
+from ccl_hub.decoding.worker import Job
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError
 from ccl_hub.inputs.names import LONGEST_OUTPUT_BYTES, output_name
@@ -227,7 +229,7 @@ def test_dots_behind_a_link_are_where_the_system_finds_them(
     assert absolute_path("/../a/../b") == "/b"
     assert absolute_path(tmp_path / "link" / "000.mp4") == str(tmp_path / "link" / "000.mp4")
     own = BatchOptions(workers=1, threads=1)
-    sources = [BatchSource("link/../x.mp4")]
+    sources = ["link/../x.mp4"]
     (item,) = embed_patiently(sources, engines(), Sampling(clips=1), own)
     assert item is not None and item.embeddings is not None
     assert item.embeddings.provenance.source_frames == 4
@@ -276,6 +278,49 @@ def test_a_change_that_comes_before_the_first_hash_is_not_lost(
         job(videos, out, checksum=True)
     assert job(videos, out, checksum=True).now == ["002.mp4"]
     assert (rows(out) if out.suffix else outputs(out)) != before
+
+
+@both
+def test_a_change_between_hash_and_decoding_is_found(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No result is kept with the hash of a content that it was not made of."""
+    out, submit = tmp_path / name, DecodePool.submit
+
+    def replaced(pool: DecodePool, job: Job) -> None:
+        if job.path.name == "001.mp4":  # hashed, and not yet decoded
+            write_tiny(job.path, 50, frames=7)
+        submit(pool, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodePool, "submit", replaced)
+        assert len(job(videos, out, checksum=True).now) == 3
+    assert known(out, "001.mp4").source_sha256 == ""
+    assert known(out, "002.mp4").source_sha256 == file_sha256(videos / "002.mp4")
+    assert job(videos, out, checksum=True).now == ["001.mp4"]
+    assert known(out, "001.mp4").source_sha256 == file_sha256(videos / "001.mp4")
+    assert job(videos, out, checksum=True).now == []
+
+
+@both
+def test_a_file_that_cannot_be_hashed_is_unreadable_and_loses_nothing(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    out = tmp_path / name
+    job(videos, out, checksum=True)
+    before = rows(out) if out.suffix else outputs(out)
+
+    def broken(path: Path) -> str:
+        if path.name == "001.mp4":
+            raise OSError(5, "Input/output error")
+        return file_sha256(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ccl_hub.job.look.file_sha256", broken)
+        done = job(videos, out, checksum=True)
+    assert done.now == ["001.mp4"] and done.codes["001.mp4"] == "unreadable"
+    assert _rows_or_files(outputs(out), out) == before
+    assert job(videos, out, checksum=True).now == []
 
 
 @both
@@ -362,13 +407,13 @@ def test_results_do_not_wait_for_the_next_source(videos: Path) -> None:
     """As of a folder that is watched: the second path comes long after the first."""
     came: list[int] = []
 
-    def sources() -> Iterator[BatchSource | None]:
-        yield BatchSource(videos / "000.mp4")
+    def sources() -> Iterator[Path | None]:
+        yield videos / "000.mp4"
         end = time.monotonic() + 60
         while not came:
             assert time.monotonic() < end, "the result waits"
             yield None
-        yield BatchSource(videos / "001.mp4")
+        yield videos / "001.mp4"
 
     own = BatchOptions(workers=1, threads=1)
     for item in embed_patiently(sources(), engines(), Sampling(clips=1), own):
