@@ -6,9 +6,9 @@ For changes that must not change results, such as moving modules: OLD_TREE is a 
 before, NEW_TREE one from after. Both run the same commands in the same working folder, one tree
 after the other: golden values, single videos by every backend that is installed, batch jobs into
 a folder and into datasets, frames in memory, sampling plans, packing, pretraining (whole, and
-stopped and resumed), export, fine-tuning, linear probe and retrieval. NEW_TREE also goes on with
-what OLD_TREE left: its stopped training and its finished job. Inputs are the example of the
-README, clips that are rendered here, and every file below the folders of ``--videos``.
+stopped and resumed), export, fine-tuning, linear probe, retrieval and an ablation. NEW_TREE also
+goes on with what OLD_TREE left: its trainings, its job and its ablation. Inputs are the example of
+the README, clips that are rendered here, and every file below the folders of ``--videos``.
 
 Prints a line for every item, "same", "DIFFERS" with the first difference, or "only in" one of
 them, and a closing count. Exit codes: 0 everything is the same; 1 something differs or failed;

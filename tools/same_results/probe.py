@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -142,6 +142,22 @@ def whole_videos(model: CCLModel, example: Path, videos: Path) -> None:
     np.savez("embed_many.npz", **arrays)
 
 
+def other_doors(tree: Path) -> None:
+    """The ways of torch.hub and transformers to the same model."""
+    import torch
+
+    clips = torch.randn((1, 3, 8, 112, 112), generator=torch.Generator().manual_seed(1))
+    models = {"torch hub": torch.hub.load(str(tree), MODEL, source="local", device="cpu")}
+    if importlib.util.find_spec("transformers"):
+        importlib.import_module("ccl_hub.hf_transformers")
+        models["transformers"] = importlib.import_module("transformers").AutoModel.from_pretrained(
+            "./saved"
+        )
+    with torch.inference_mode():
+        outputs = {name: model(clips).video.numpy() for name, model in models.items()}
+    np.savez("other_doors.npz", **outputs)
+
+
 def errors() -> None:
     """The tree of errors: name, parents, code."""
     kinds = [CCLError]
@@ -167,6 +183,7 @@ def main(tree: Path, videos: Path, example: Path, image: Path) -> None:
     decoded(videos)
     in_memory(model, image)
     whole_videos(model, example, videos)
+    other_doors(tree)
     errors()
 
 

@@ -53,6 +53,7 @@ QUIET = (
     "log.curves=false",
     "log.line_seconds=0",
 )
+ONE_OF_EACH = ("--workers", "1", "--threads", "1", "--json")  # in batches that are always alike
 STOP_AFTER_STEPS = 7
 STEP_TIMEOUT_SECONDS = 1200
 EXIT_SAVED = 75
@@ -140,14 +141,14 @@ def run_all(tree: Tree, inputs: Inputs, earlier: Path) -> list[str]:
     Args:
         tree: What to run.
         inputs: On what.
-        earlier: The finished folder of the old tree, whose job and training this tree goes on
-            with; the old tree goes on with its own.
+        earlier: The finished folder of the old tree, whose job, trainings and ablation this tree
+            goes on with; the old tree goes on with its own.
     """
     tree.python("probe", PROBE, tree.path, inputs.every, inputs.example, inputs.image)
     _single_videos(tree, inputs)
     _jobs(tree, inputs, earlier)
     _training(tree, inputs, earlier)
-    _evaluation(tree)
+    _evaluation(tree, inputs, earlier)
     return tree.failures
 
 
@@ -169,7 +170,6 @@ def _single_videos(tree: Tree, inputs: Inputs) -> None:
 
 
 def _jobs(tree: Tree, inputs: Inputs, earlier: Path) -> None:
-    plain = ("--workers", "1", "--threads", "1", "--json")
     some_fail = (2,)
     for step, words in {
         "job-folder": (inputs.every, "--out", "job"),
@@ -178,9 +178,9 @@ def _jobs(tree: Tree, inputs: Inputs, earlier: Path) -> None:
         "job-dense": (inputs.classes, "--every", "0.04", "--format", "npy", "--out", "dense"),
     }.items():
         exits = some_fail if inputs.every in words else (0,)
-        tree.script(step, "ccl-embed", *words, *plain, exits=exits)
+        tree.script(step, "ccl-embed", *words, *ONE_OF_EACH, exits=exits)
     shutil.copytree(earlier / "job", tree.work / "job-of-old", symlinks=True)
-    words = (inputs.every, "--out", "job-of-old", *plain)
+    words = (inputs.every, "--out", "job-of-old", *ONE_OF_EACH)
     tree.script("job-goes-on", "ccl-embed", *words, exits=some_fail)
 
 
@@ -206,12 +206,23 @@ def _training(tree: Tree, inputs: Inputs, earlier: Path) -> None:
         tree.module(f"export-{run}", "training.export", *words)
 
 
-def _evaluation(tree: Tree) -> None:
+def _evaluation(tree: Tree, inputs: Inputs, earlier: Path) -> None:
     tune = ("optim.batch=8", "schedule.epochs=2", "clip.crop_px=32")
     words = ("smoke", "--model", "model-of-run", "--data", "rendered:48", *_settings(*tune))
     tree.module("finetune", "training.finetune", *words, "--out", "tuned")
+    checkpoint = earlier / "tuned" / "checkpoints" / "step-00000004.safetensors"
+    words += ("--resume", checkpoint, "--out", "tuned-from-old")
+    tree.module("finetune-from-old", "training.finetune", *words)
     for program in ("linear_probe", "retrieval"):
         words = ("--model", "model-of-run-packed", "--model", "random-init", "--threads", "1")
         words += ("--data", "rendered:24", "--data", "packed", "--clips", "2")
         words += ("--device", "cpu", "--cache", "features", "--out", f"results-{program}")
         tree.module(program, f"training.{program}", *words)
+    settings = _settings(*TINY, *SMALL_FRAMES, "data.rendered=24", "schedule.epochs=2")
+    ablation = ("smoke", *settings, "--data", "rendered:24", "--rows", "random,lv", "--seeds", "0")
+    tree.module("ablation", "training.ablation", *ablation, "--out", "ablation")
+    shutil.copytree(earlier / "ablation", tree.work / "ablation-of-old")
+    tree.module("ablation-goes-on", "training.ablation", *ablation, "--out", "ablation-of-old")
+    if find_spec("nncf"):
+        words = ("--model", "model-of-run-packed", "--backend", "openvino-int8", "--out", "int8")
+        tree.script("int8", "ccl-embed", inputs.classes, *words, *ONE_OF_EACH)
