@@ -107,6 +107,6 @@ def ccl_preprocess(frames, preprocessing=None):
         torch.Tensor: float32, resized, centre-cropped and normalised.
     """
     _package()
-    from ccl_hub.embed.in_memory import preprocess
+    from ccl_hub.embed import preprocess
 
     return preprocess(frames, preprocessing)

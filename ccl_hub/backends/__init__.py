@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from .engine import Engine, EngineInfo
+from .export import Exported, export_model
+from .int8_cache import Int8Model
 from .make import BACKENDS, TORCH_BACKENDS, make_engine
+from .quantize import build_int8, find_int8
 from .runtime import check_same, cores_to_use
 from .torch_engine import TorchEngine
 from .tracing import frame_program
@@ -13,9 +16,14 @@ __all__ = [
     "TORCH_BACKENDS",
     "Engine",
     "EngineInfo",
+    "Exported",
+    "Int8Model",
     "TorchEngine",
+    "build_int8",
     "check_same",
     "cores_to_use",
+    "export_model",
+    "find_int8",
     "frame_program",
     "make_engine",
 ]

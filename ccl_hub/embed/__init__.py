@@ -8,6 +8,7 @@ from .._util.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .embeddings import EmbeddingProvenance, Embeddings
+    from .in_memory import preprocess
     from .stream import (
         ClipStream,
         embed_frames,
@@ -27,6 +28,7 @@ __all__ = [
     "embed_video",
     "gather",
     "make_provenance",
+    "preprocess",
     "write_video",
 ]
 
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy_names(
         "embed_video": ".stream",
         "gather": ".stream",
         "make_provenance": ".stream",
+        "preprocess": ".in_memory",
         "write_video": ".stream",
     },
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from .find import VideoInput, common_root, find_videos
-from .names import output_name
+from .lists import listed_paths
+from .names import output_name, video_id
 from .shards import Shard, parse_shard, shard_of
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "VideoInput",
     "common_root",
     "find_videos",
+    "listed_paths",
     "output_name",
     "parse_shard",
     "shard_of",
+    "video_id",
 ]
