@@ -137,6 +137,7 @@ def checked_against(name: str) -> str:
     return weights.resolve(name).checked_against
 
 
+@pytest.mark.slow
 def test_whose_hash_it_was_is_told(client: Client, wanted: tuple) -> None:
     assert client.load(NAME) == wanted
     assert client.run(checked_against, NAME) == "Hub"
@@ -164,6 +165,7 @@ def test_a_server_that_ignores_ranges(hub: Hub, client: Client, wanted: tuple) -
     assert client.load(NAME) == wanted
 
 
+@pytest.mark.slow
 def test_a_connection_that_always_breaks_is_a_clear_error_and_works_next_time(
     hub: Hub, client: Client, wanted: tuple
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_short_answer_that_says_it_is_whole(hub: Hub, client: Client, wanted: 
     assert client.load(NAME) == wanted
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_is_given_up(hub: Hub, client: Client, wanted: tuple) -> None:
     assert client.load(NAME) == wanted
     hub.faults.hold = threading.Event()

@@ -135,6 +135,7 @@ def test_several_models_and_seeds_are_runs_of_their_own(model, tmp_path):
     assert len({one.settings["recipe"]["seed"] for one in found}) == 2
 
 
+@pytest.mark.slow
 def test_it_learns_classes_that_can_be_told(model, tmp_path):
     # Long enough that rounding, which differs between CPUs and versions of torch, decides nothing:
     # with other seeds, 0.875 to 1.
@@ -245,6 +246,7 @@ def test_a_run_on_a_gpu_stops_goes_on_and_is_tested_again(model, tmp_path):
 # Processes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_test_as_one_does(model, tmp_path):
     """Under torchrun; frozen BatchNorm, as its statistics would be each process's own."""
     changes = ("network.freeze_batchnorm=true", "optim.chunks=2")

@@ -102,6 +102,7 @@ def built(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_no_thread_is_bound_to_a_core() -> None:
     """Processes that bind theirs to the first cores of the machine would share these."""
     pytest.importorskip("openvino")
@@ -171,6 +172,7 @@ def test_engines_say_what_they_are(engine: Engine, model: CCLModel) -> None:
     assert make_engine(model).info.backend == "torch"
 
 
+@pytest.mark.slow
 def test_a_model_with_the_published_sizes() -> None:
     pytest.importorskip("openvino")
     model = CCLModel.from_pretrained("ccl_r18_mini")
@@ -285,6 +287,7 @@ def test_a_changed_model_does_not_get_the_int8_model_of_the_old_one(
 
 
 @pytest.mark.parametrize("suffix", [".xml", ".bin"])
+@pytest.mark.slow
 def test_a_damaged_network_is_refused_and_can_be_built_again(
     suffix: str, built: tuple[Int8Model, Path], model: CCLModel, videos: list[Path]
 ) -> None:
@@ -334,6 +337,7 @@ def test_a_damaged_record_is_refused(
         record.write_text(text)
 
 
+@pytest.mark.slow
 def test_the_command_says_whether_it_made_one(
     built: tuple[Int8Model, Path],
     model: CCLModel,
@@ -372,6 +376,7 @@ sys.stderr.write("built " + built.sha256)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_build_at_once_leave_a_whole_model(
     clips_folder: Path, model: CCLModel, tmp_path: Path
 ) -> None:
@@ -402,6 +407,7 @@ def test_two_processes_that_build_at_once_leave_a_whole_model(
     assert not list(home.iterdir()), "OpenVINO's telemetry writes there"
 
 
+@pytest.mark.slow
 def test_a_network_that_differs_too_much_is_not_kept(
     model: CCLModel, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +548,7 @@ def test_a_missing_nncf_is_named(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+@pytest.mark.slow
 def test_ctrl_c_after_engines_are_gone() -> None:
     """OpenVINO gives signals another stack, which was gone with the last of several engines."""
     pytest.importorskip("openvino")

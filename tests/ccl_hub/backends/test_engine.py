@@ -76,6 +76,7 @@ def test_filled_batches_give_what_was_asked_for(
     assert seen == [4] * 5, "one size, so that one compiled network serves all"
 
 
+@pytest.mark.slow
 def test_lanes_compile_an_engine_once_and_more_engines_than_torch_allows(
     frames: np.ndarray,
 ) -> None:

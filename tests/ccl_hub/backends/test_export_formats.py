@@ -65,6 +65,7 @@ def runner(kind: str, path: Path) -> Callable[[torch.Tensor], list[torch.Tensor]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.slow
 def test_any_batch_length_and_size_give_the_numbers_of_the_model(
     kind: str, files: dict[str, Path], model: CCLModel
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_pt2_holds_no_pickle(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.slow
 def test_a_file_that_gives_other_numbers_is_not_written(
     kind: str, model: CCLModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +248,7 @@ def test_wrong_usage_of_the_command(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_bytes_in_another_process(
     files: dict[str, Path], folder: Path, tmp_path: Path
 ) -> None:

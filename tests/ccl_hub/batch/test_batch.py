@@ -421,6 +421,7 @@ def test_ctrl_c_leaves_nothing(model: CCLModel, videos: list[Path], faults: None
     assert held() == before
 
 
+@pytest.mark.slow
 def test_closing_in_a_thread_of_its_own(model: CCLModel, videos: list[Path]) -> None:
     """As the garbage collector may, for an iterator that was left in a cycle."""
     before = held()
@@ -503,6 +504,7 @@ def output(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("way", ["script", "-c", "stdin"])
+@pytest.mark.slow
 def test_a_program_without_main_guard(tmp_path: Path, videos: list[Path], way: str) -> None:
     """Run where files are named as modules that workers import."""
     (tmp_path / "program").mkdir()

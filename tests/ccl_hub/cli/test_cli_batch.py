@@ -80,6 +80,7 @@ def test_a_folder_of_videos(tmp_path: Path, model: Path, videos: Path) -> None:
     assert set(outputs(tmp_path / "feats")) == {f"{n:03d}.mp4.npz" for n in range(5)}
 
 
+@pytest.mark.slow
 def test_what_is_not_done_is_told(
     tmp_path: Path, program: Program, model: Path, videos: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_an_output_that_is_a_pipe_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize("place", ["v.mp4.npz", "failures.csv"])
+@pytest.mark.slow
 def test_a_pipe_among_the_outputs_stays(
     tmp_path: Path, program: Program, model: Path, place: str
 ) -> None:
@@ -296,6 +298,7 @@ def test_shards_of_torchrun(tmp_path: Path, program: Program, tree: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["feats", "feats.parquet"])
+@pytest.mark.slow
 def test_a_name_that_cannot_be_decoded_costs_one_video_at_most(
     tmp_path: Path, program: Program, model: Path, name: str
 ) -> None:
@@ -452,6 +455,7 @@ def test_a_signal_in_a_process_of_its_own(tmp_path: Path, model: Path) -> None:
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_leaves_a_job_that_goes_on(tmp_path: Path, model: Path) -> None:
     folder = tiny_folder(tmp_path / "in", 12)
     code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"

@@ -478,6 +478,7 @@ def test_a_second_run_waits_and_finds_everything_done(
 
 
 @pytest.mark.parametrize("name", ["feats", "feats.parquet"])
+@pytest.mark.slow
 def test_shards_at_once_share_the_videos(
     tmp_path: Path, program: Program, videos: Path, model: Path, name: str
 ) -> None:

@@ -530,6 +530,7 @@ def test_every_video_of_a_list_gives_its_rows(
     assert len(rows["text"]) == len(rows["missing"]) == 1
 
 
+@pytest.mark.slow
 def test_parquet_to_parquet(
     cluster: None,
     model_folder: Path,
@@ -593,6 +594,7 @@ def test_parquet_to_parquet(
 
 
 @pytest.mark.filterwarnings("ignore:Use 'expr' instead of 'fn'")
+@pytest.mark.slow
 def test_a_filter_by_an_expression_keeps_the_type_of_vectors(
     cluster: None, model_folder: Path, media: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -642,6 +644,7 @@ def test_no_such_parquet(cluster: None, tmp_path: Path, media: dict[str, Path]) 
         embed_paths([])
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_had_fails_the_job(cluster: None, tmp_path: Path) -> None:
     with pytest.raises(ray.exceptions.RayError, match="neither a known name"):
         embed_paths(["a.mp4"], str(tmp_path / "no_model")).take_all()
@@ -675,6 +678,7 @@ def test_a_flaky_file_system_in_the_actors(
     assert [r["code"] for r in by_path[f"flaky://0{missing}"]] == ["not_found"]
 
 
+@pytest.mark.slow
 def test_decoders_that_crash_or_hang_in_the_actors(
     cluster: None,
     model_folder: Path,
@@ -702,6 +706,7 @@ def test_decoders_that_crash_or_hang_in_the_actors(
     assert set(rows) == {"long", "short", "crash", "hang"}
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_does_its_block_again(
     cluster: None,
     model_folder: Path,
@@ -738,6 +743,7 @@ def test_an_actor_that_dies_does_its_block_again(
     assert not list(copies.glob(f"{PREFIX}*")), "left by the process that died"
 
 
+@pytest.mark.slow
 def test_the_example(
     environment: None, model_folder: Path, media: dict[str, Path], tmp_path: Path
 ) -> None:

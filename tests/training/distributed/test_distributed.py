@@ -199,6 +199,7 @@ def test_synchronised_batchnorm_on_cpus_is_refused(ranks):
         assert bool(facts["sync_batchnorm"]) == (facts["size"] > 1)
 
 
+@pytest.mark.slow
 def test_two_nodes(tmp_path):
     """Two torchruns that meet by rendezvous, as on two machines."""
     endpoint = f"127.0.0.1:{free_port()}"

@@ -253,6 +253,7 @@ print((after - before) // 1024, *found[-1][:3])
 @pytest.mark.parametrize(
     ("value", "noise", "queries"), [(1.0, 0.0, 20_000), (0.0, 0.0, 20_000), (1.0, 1e-7, 2_000)]
 )
+@pytest.mark.slow
 def test_collapsed_embeddings_take_no_more_memory_than_others(value, noise, queries):
     command = [sys.executable, "-c", COLLAPSED, str(value), str(noise), str(queries)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
