@@ -35,7 +35,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> VideoList:
 @pytest.fixture(scope="module")
 def packed(videos: VideoList, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of those videos packed, two to a shard."""
-    from training.pack import pack
+    from training.frames.packing import pack
 
     folder = tmp_path_factory.mktemp("packed")
     pack(videos, folder, workers=1, shard_videos=2)

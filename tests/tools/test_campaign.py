@@ -17,7 +17,6 @@ from tools.campaign.campaign import STAGES, main, parse_arguments
 from tools.campaign.file_parts import join_parts
 from tools.campaign.state import restore, write_parts
 from training import ablation
-from training.export import find_checkpoint
 from training.frames.packed import FrameStore
 from training.recipes.pretraining import read_recipe
 from training.run import steps as parts
@@ -25,6 +24,7 @@ from training.run.checkpoints import list_checkpoints, read_checkpoint
 from training.run.folder import EXIT_SAVED, StopFlag
 from training.run.logs import read_log
 from training.run.steps import Part
+from training.run.trained import find_checkpoint
 
 SMALL = [
     text
@@ -205,18 +205,6 @@ def test_a_video_of_both_the_training_and_a_labelled_set_is_refused(places, tmp_
     said = capsys.readouterr().err
     assert "labelled: b/3.mp4 has the same bytes as other.mp4 of clips" in said
     assert not (tmp_path / "out/packs").exists()
-
-
-def test_the_decoder_there_is_packs(places, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "av", None)  # what find_spec answers None for
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "cv2", None)
-        assert main(arguments(places, "prepare", tmp_path)) == 2
-        assert "decoder 'opencv' is not installed" in capsys.readouterr().err
-    cv2 = pytest.importorskip("cv2")
-    assert main(arguments(places, "prepare", tmp_path)) == 0
-    for name in ("clips", "labelled"):
-        assert FrameStore(tmp_path / "packs" / name).meta["decoder"] == f"OpenCV {cv2.__version__}"
 
 
 def commands(places, stage: str, out, monkeypatch, *extra: str) -> dict[str, list[str]]:

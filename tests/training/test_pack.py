@@ -25,7 +25,8 @@ from training.frames.files import VideoFolderStore, stored_facts
 from training.frames.pack_pool import ShardTask, run_tasks
 from training.frames.pack_worker import PackOptions, _pack_video
 from training.frames.packed import FrameStore
-from training.pack import main, pack
+from training.frames.packing import pack
+from training.pack import main
 
 RAW = PackOptions(Preprocessing(), codec="raw")
 SECONDS_PER_VIDEO = 60
@@ -293,12 +294,12 @@ def test_a_video_that_kills_or_hangs_the_decoder_costs_itself_alone(
     """The decoder of the worker process is replaced by one that aborts or sleeps on a video."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, time, training.frames.pack_worker as w\n"
-        "real = w._decode_ffmpeg\n"
+        "real = w._decode\n"
         "def decode(item, options, digest):\n"
         "    if item.id == '1.mp4':\n"
         f"        {'os.abort()' if behaviour == 'crash' else 'time.sleep(600)'}\n"
         "    return real(item, options, digest)\n"
-        "w._decode_ffmpeg = decode\n"
+        "w._decode = decode\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     seen = []
@@ -320,17 +321,6 @@ def test_a_shard_that_cannot_be_written_is_an_error(videos, tmp_path):
     task = ShardTask(tmp_path / "missing" / "shard-00000.arrow", list(videos), "plan")
     with pytest.raises(OSError, match="cannot be written"):
         run_tasks([task], RAW, 1, 60, lambda count: None)
-
-
-def test_opencv_decoding_is_close_and_named_in_the_store(videos, tmp_path):
-    cv2 = pytest.importorskip("cv2")
-    pack(videos, tmp_path, PackOptions(Preprocessing(), codec="raw", decoder="opencv"))
-    store = FrameStore(tmp_path)
-    assert store.meta["decoder"] == f"OpenCV {cv2.__version__}"
-    assert numbers(store.read(3, range(FRAMES))) == list(range(60, 60 + FRAMES))
-    _, pixels = decoded(videos.items[3].path)
-    assert np.abs(store.read(3, range(FRAMES)).astype(float) - pixels).mean() < 4
-    np.testing.assert_allclose(store.seconds(3), np.arange(FRAMES) / 12, atol=1e-3)
 
 
 @pytest.mark.shared

@@ -28,7 +28,6 @@ from tiny_run import (
 
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
-from training import pretrain as pretrain_module
 from training.distributed.world import World
 from training.export import main as export_main
 from training.frames.rendered import RenderedVideos
@@ -36,7 +35,7 @@ from training.recipes.pretraining import Precision, read_recipe
 from training.run import checkpoints
 from training.run import loop as loop_module
 from training.run.checkpoints import list_checkpoints, read_checkpoint
-from training.run.folder import only_run_in
+from training.run.folder import only_run_in, set_precision
 from training.run.logs import read_log
 from training.tasks import pretraining as trainer_module
 
@@ -133,12 +132,12 @@ def test_deterministic_runs_tell_cublas_before_its_first_use(tmp_path, monkeypat
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "to be unset")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     try:
-        pretrain_module.set_precision(Precision(deterministic=True))
+        set_precision(Precision(deterministic=True))
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert not torch.backends.cudnn.benchmark
         assert torch.are_deterministic_algorithms_enabled()
     finally:
-        pretrain_module.set_precision(Precision())
+        set_precision(Precision())
     assert torch.backends.cudnn.benchmark
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -23,7 +23,6 @@ from tiny_run import (
 
 from ccl_hub import CCLModel
 from ccl_hub.errors import TrainingError
-from training.export import export
 from training.run.checkpoints import (
     checkpoint_path,
     list_checkpoints,
@@ -35,6 +34,7 @@ from training.run.checkpoints import (
     restore_optimizer,
     write_checkpoint,
 )
+from training.run.model_folder import export
 
 # Stops the process by SIGKILL inside the n-th checkpoint: half written, or whole but not renamed.
 KILL_INSIDE = """

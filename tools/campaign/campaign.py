@@ -4,7 +4,7 @@
 
 Run the stages in this order, each again until it answers 0:
 
-``prepare``  packs the videos to train on and the labelled sets, with the decoder there is
+``prepare``  packs the videos to train on and the labelled sets
 ``check``    trains for half a minute and times a step and a forward pass (``OUT/check.md``)
 ``sweep``    Tables 2, 3 and 7 at equal time for each row (``OUT/sweep.md``)
 ``train``    the long run, ``--train-minutes`` in all; what the sweep found best by ``--set``

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
+from ccl_hub._util.files import file_sha256
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError
-from training.data.checks import file_sha256
 from training.data.datasets import VideoList
 from training.data.sources import list_videos
 from training.frames.files import stored_facts
 from training.frames.pack_worker import PackOptions
 from training.frames.packed import FrameStore
-from training.pack import pack
+from training.frames.packing import pack
 from training.run.steps import StoppedError
 
 __all__ = ["pack_apart"]
@@ -46,8 +45,7 @@ def pack_apart(
         TrainingError: Videos are missing, or the folder holds the packing of others.
         OutputError: It cannot be written.
     """
-    decoder = "ffmpeg" if find_spec("av") else "opencv"
-    options = PackOptions(preprocessing, decoder=decoder)
+    options = PackOptions(preprocessing)
     training = list_videos(data, "folder" if data.is_dir() else "manifest")
     labelled = [
         list_videos(place, "classes" if place.is_dir() else "manifest") for place in evaluation
@@ -95,6 +93,6 @@ def _pack(folder: Path, videos: VideoList, options: PackOptions, stop: Callable[
     workers = os.cpu_count() or 1
     report = pack(videos, folder, options, workers=workers, progress=look_at_the_clock)
     logger.info(
-        "%s: %d videos, %d frames, %d left out, by %s",
-        *(folder, report.videos, report.frames, report.failed, options.decoder),
+        "%s: %d videos, %d frames, %d left out",
+        *(folder, report.videos, report.frames, report.failed),
     )

@@ -1,8 +1,7 @@
-"""Naming a data set on the command line or in a recipe."""
+"""A data set named by a path and a format, as on the command line or in a recipe."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from ccl_hub.errors import TrainingError
@@ -10,7 +9,7 @@ from ccl_hub.errors import TrainingError
 from .benchmark_sets import hmdb51, kinetics400, mmact, ucf101
 from .datasets import VideoList, from_folder, from_manifest
 
-__all__ = ["FORMATS", "add_source_arguments", "list_videos", "source_from_arguments"]
+__all__ = ["FORMATS", "list_videos"]
 
 FORMATS = ("auto", "folder", "classes", "manifest", "kinetics400", "ucf101", "hmdb51", "mmact")
 
@@ -58,27 +57,3 @@ def list_videos(
     else:
         videos = from_folder(path, {"auto": None, "folder": False, "classes": True}[kind])
     return videos if split is None else videos.select(split)
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that name a data set: SOURCE, --format, --root, --lists, ..."""
-    parser.add_argument("source", metavar="SOURCE", help="folder of videos, or .csv/.parquet list")
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="kind of data set")
-    parser.add_argument("--root", type=Path, help="folder the paths of a manifest start from")
-    parser.add_argument("--lists", type=Path, help="official split lists (or Kinetics csv)")
-    parser.add_argument("--fold", type=int, default=1, help="UCF101 and HMDB51 split: 1, 2, 3")
-    parser.add_argument("--protocol", default="cross-subject", help="MMAct split protocol")
-    parser.add_argument("--split", help="only the videos of this split, such as train")
-
-
-def source_from_arguments(chosen: argparse.Namespace) -> VideoList:
-    """List the data set that parsed arguments name; see :func:`list_videos`."""
-    return list_videos(
-        chosen.source,
-        chosen.format,
-        root=chosen.root,
-        lists=chosen.lists,
-        fold=chosen.fold,
-        protocol=chosen.protocol,
-        split=chosen.split,
-    )

@@ -36,9 +36,9 @@ from ccl_hub.network.devices import resolve_device
 from ccl_hub.network.weights import HUB_ID, expanded
 from ccl_hub.registry import REGISTRY
 
-from ..export import find_checkpoint, trained_tensors
 from ..recipes.pretraining import recipe_from_dict
 from ..run.checkpoints import NAME, list_checkpoints, read_checkpoint
+from ..run.trained import find_checkpoint, trained_tensors
 from .imagenet import find_imagenet_file, imagenet_model
 from .results import ModelRecord
 

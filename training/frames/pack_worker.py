@@ -23,15 +23,11 @@ from ..data.datasets import VideoItem
 from .codec import CODECS, encode_frame
 
 __all__ = [
-    "DECODERS",
     "PackOptions",
-    "decoder_version",
     "serve",
     "shard_schema",
     "write_shard",
 ]
-
-DECODERS = ("ffmpeg", "opencv")
 
 
 @dataclass(frozen=True)
@@ -42,23 +38,17 @@ class PackOptions:
         preprocessing: The resize; crop, mean and std do not matter to a store.
         codec: ``"jpeg"`` (4:4:4) or ``"raw"`` (uint8 RGB, about six times as large).
         quality: JPEG quality, 50 to 100.
-        decoder: ``"ffmpeg"`` is the decoder of inference. ``"opencv"`` serves machines without
-            PyAV; its pixels differ slightly, and it opens whatever OpenCV opens, so it is for
-            trusted files only.
         keep_incomplete: Also pack the frames of truncated videos, which are reported either way.
     """
 
     preprocessing: Preprocessing
     codec: str = "jpeg"
     quality: int = 95
-    decoder: str = "ffmpeg"
     keep_incomplete: bool = False
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise TrainingError(f"codec is {self.codec!r}; allowed are {CODECS}.")
-        if self.decoder not in DECODERS:
-            raise TrainingError(f"decoder is {self.decoder!r}; allowed are {DECODERS}.")
         if not 50 <= self.quality <= 100:
             raise TrainingError(f"quality is {self.quality}; allowed are 50 to 100.")
 
@@ -73,26 +63,6 @@ class _Packed:
     size_px: tuple[int, int]
     frames: list[bytes]
     problem: Problem | None
-
-
-def decoder_version(decoder: str) -> str:
-    """Return name and version of a decoder, and import it.
-
-    Raises:
-        TrainingError: It is not installed.
-    """
-    try:
-        if decoder == "opencv":
-            import cv2
-
-            return f"OpenCV {cv2.__version__}"
-        from ccl_hub.video import DECODER_VERSION
-    except ImportError as error:
-        raise TrainingError(
-            f"decoder {decoder!r} is not installed ({error}); "
-            "install it, or choose the other one with --decoder."
-        ) from error
-    return DECODER_VERSION
 
 
 def shard_schema(plan: str) -> Any:
@@ -177,8 +147,7 @@ def _pack_video(item: VideoItem, options: PackOptions) -> _Packed:
         if not item.path.is_file():
             raise MediaNotFoundError(f"no file {item.path}")
         digest = file_sha256(item.path)
-        decode = _decode_opencv if options.decoder == "opencv" else _decode_ffmpeg
-        packed = decode(item, options, digest)
+        packed = _decode(item, options, digest)
         if packed.problem is None or options.keep_incomplete:
             return packed
         problem = packed.problem
@@ -193,8 +162,8 @@ def _unusable(digest: str, problem: Problem) -> _Packed:
     return _Packed(digest, np.empty(0), 0.0, (0, 0), [], problem)
 
 
-def _decode_ffmpeg(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
-    """Pack one video with the decoder of inference, one frame at a time."""
+def _decode(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
+    """Decode and encode one frame at a time, with the decoder of inference."""
     try:
         return _decoded(item, options, digest, decode_index=False)
     except DecodeError:  # its packets told another order than that of its frames
@@ -218,16 +187,6 @@ def _decoded(item: VideoItem, options: PackOptions, digest: str, decode_index: b
     if info.completeness == "incomplete":
         problem = Problem(item.id, "incomplete", info.note)
     return _Packed(digest, seconds[numbers], info.duration_seconds, size, frames, problem)
-
-
-def _decode_opencv(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
-    """Pack one trusted video with OpenCV."""
-    from .pack_opencv import decode_with_opencv
-
-    seconds, duration, note, frames = decode_with_opencv(item.path, options.preprocessing)
-    encoded = [encode_frame(frame, options.codec, options.quality) for frame in frames]
-    problem = None if note is None else Problem(item.id, "incomplete", note)
-    return _Packed(digest, seconds, duration, frames[0].shape[:2], encoded, problem)
 
 
 def serve(connection: Connection, options: PackOptions) -> None:

@@ -22,8 +22,8 @@ from training.evaluation.labelled_sets import (
     open_evaluation_sets,
 )
 from training.frames.pack_worker import PackOptions
+from training.frames.packing import pack
 from training.frames.rendered import RenderedVideos
-from training.pack import pack
 
 SMALL = Preprocessing(clip_frames=2, resize_height_px=40, resize_width_px=48, crop_px=32)
 

@@ -16,7 +16,7 @@ from ccl_hub.errors import MediaError, TrainingError
 from training.clips.loader import ResidentFrames
 from training.frames.codec import encode_frame, pillow_jpeg, torchvision_jpeg
 from training.frames.packed import FrameStore, VideoFolderStore
-from training.pack import pack
+from training.frames.packing import pack
 
 
 def test_frames_come_in_the_order_asked_for(packed):

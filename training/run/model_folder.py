@@ -1,0 +1,177 @@
+"""A checkpoint becomes a model folder: weights, settings, provenance, card, golden values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ccl_hub import CCLModel
+from ccl_hub._util.files import write_atomically
+from ccl_hub.config import CCLConfig, Provenance
+from ccl_hub.network.weights import expanded
+from ccl_hub.publish import golden, write_texts
+from ccl_hub.publish.model_card import Card, Figure, render
+from ccl_hub.publish.upload import PROVENANCE_NAME
+
+from ..recipes.pretraining import Recipe, recipe_from_dict
+from .checkpoints import Checkpoint
+from .environment import software
+from .trained import trained_tensors
+
+__all__ = ["DTYPES", "export"]
+
+DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
+QUESTIONS = {
+    "video_to_video": "V=>V, class (test to train)",
+    "frame_to_video_clip": "F=>V, the clip that holds the frame",
+    "frame_to_video_same_video": "F=>V, any clip of the same video",
+    "video_to_frame_clip": "V=>F, a frame of the clip",
+    "video_to_frame_same_video": "V=>F, any frame of the same video",
+}
+
+
+def export(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    dtype: str = "fp16",
+    name: str = "",
+    trained_on: str = "",
+    ema: bool | None = None,
+    licence: str = "",
+) -> CCLModel:
+    """Write the model folder.
+
+    Args:
+        checkpoint: Of a training run.
+        folder: Made if missing; files of the same names are replaced.
+        dtype: ``"fp16"`` or ``"fp32"`` weights.
+        name: Name of the model; the recipe's if empty.
+        trained_on: The training data in one line; the name of the packed set if empty.
+        ema: Take the averaged weights; None: where the recipe has them kept, as they are the ones
+            that were measured.
+        licence: Of the weights, such as ``apache-2.0``; a placeholder in the card if empty.
+
+    Returns:
+        The model, as it was before rounding to ``dtype``, in eval mode.
+
+    Raises:
+        ConfigError: Averaged weights are asked for but the run kept none.
+        OutputError: The folder cannot be written.
+    """
+    folder = expanded(folder)
+    recipe = recipe_from_dict(checkpoint.state["recipe"], str(checkpoint.path))
+    tensors, ema = trained_tensors(checkpoint, recipe, ema)
+    record = provenance(checkpoint, recipe, dtype, ema)
+    source = Provenance(
+        name=name or recipe.name,
+        trained_on=trained_on or checkpoint.state["data"]["name"],
+        details=record,
+    )
+    model = CCLModel(dataclasses.replace(recipe.model_config, provenance=source))
+    model.load_state_dict(tensors)
+    model.eval()
+    model.save_pretrained(folder, DTYPES[dtype])
+    _write_records(folder, model.config, record, licence)
+    return model
+
+
+def _write_records(
+    folder: Path, config: CCLConfig, record: Mapping[str, Any], licence: str
+) -> None:
+    """Write what stands beside the weights and the configuration."""
+    write_texts(folder, config, render(config, model_card(record, licence)))
+    content = _json(record).encode()
+    write_atomically(folder / PROVENANCE_NAME, lambda file: file.write(content))
+    golden.write(CCLModel.from_pretrained(folder), folder)
+
+
+def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) -> dict[str, Any]:
+    """Return where the weights come from, as JSON values; figures only of these weights."""
+    state = checkpoint.state
+    metrics = dict(state["metrics"])
+    if recipe.ema.decay is not None and not ema:
+        metrics.pop("trained", None)
+    return {
+        "recipe": _without_places(recipe.to_dict()),
+        "data": state["data"],
+        "steps": state["step"],
+        "finished": state["progress"] >= 1,
+        "training_seconds": round(state["seconds"], 1),
+        "weights": {"averaged": ema, "dtype": dtype},
+        "metrics": metrics,
+        # Older checkpoints do not say what wrote them; a copy without git knows no commit.
+        "commit": state.get("software", {}).get("commit") or software()["commit"],
+        "versions": state.get("software", software())["versions"],
+    }
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Keep only the last part of folders: a published record tells nothing of the machine."""
+    data, validation = dict(recipe["data"]), dict(recipe["validation"])
+    for key in ("pack", "folder"):
+        data[key] = Path(data[key]).name
+    validation["packs"] = [Path(place).name for place in validation["packs"]]
+    return {**recipe, "data": data, "validation": validation}
+
+
+def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
+    """Return what the model card tells of a training run."""
+    end = "to the end of" if record["finished"] else "stopped before the end of"
+    trained = record["metrics"].get("trained", {})
+    figures = [
+        Figure(name, f"{title}, {space}, top-{k}", 100 * spaces[space][question][k])
+        for name, spaces in trained.items()
+        for space in spaces
+        for question, title in QUESTIONS.items()
+        for k in ("1", "5", "10")
+    ]
+    data = record["data"]
+    return Card(
+        licence=licence,
+        training=f"{record['steps']} steps of {record['recipe']['optim']['batch']} videos, {end} "
+        f"its schedule; objective preset `{record['recipe']['objective']['preset']}`. No labels "
+        f"were used. Exact settings, data hash and versions: `{PROVENANCE_NAME}`.",
+        data=f"{data['videos']} videos; fingerprint of the set `{data['fingerprint']}`.",
+        measured="\n".join(_retrieval_lines(record)),
+        figures=tuple(figures),
+    )
+
+
+def _retrieval_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return the retrieval tables, trained beside random init, in per cent."""
+    metrics = record["metrics"]
+    trained, untrained = metrics.get("trained", {}), metrics.get("random_init", {})
+    if not trained:
+        return ["Retrieval was not measured with these weights."]
+    clips = record["recipe"]["validation"]["clips"]
+    lines = [
+        f"Retrieval with {clips} clips of each video, by the weights before they were rounded for "
+        "this file; top-1 / top-5 / top-10 in per cent.",
+        "",
+    ]
+    for name, spaces in trained.items():
+        lines += [f"### {name}", "", "| question | space | trained | random init |"]
+        lines += ["|---|---|---|---|"]
+        for space, questions in spaces.items():
+            for question, title in QUESTIONS.items():
+                before = untrained.get(name, {}).get(space, {}).get(question)
+                now = questions[question]
+                lines.append(f"| {title} | {space} | {_per_cent(now)} | {_per_cent(before)} |")
+        lines.append("")
+    return lines
+
+
+def _per_cent(accuracies: Mapping[str, float] | None) -> str:
+    if accuracies is None:
+        return "not measured"
+    return " / ".join(f"{100 * accuracies[k]:.1f}" for k in ("1", "5", "10"))
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
