@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ccl_hub.errors import InputError
 
-from .exact_cosine import unit_rows
-from .search import nearest
+from .search import nearest, unit_rows
 
 __all__ = [
     "class_retrieval",

@@ -15,11 +15,9 @@ from project import ROOT
 from sklearn.neighbors import NearestNeighbors
 
 from ccl_hub.errors import InputError
-from training.evaluation import search
-from training.evaluation.exact_cosine import UnitRows, exact_scores, pair_scores, unit_rows
-from training.evaluation.search import Blocks, nearest
+from training.evaluation.search import nearest, unit_rows
 
-BLOCKS = [Blocks(3, 11, 2), Blocks(7, 31, 5), Blocks(64, 10_000, 1000)]
+BLOCK_ROWS = [3, 11, 64, 10_000]
 
 
 def brute_force(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,33 +34,18 @@ def found_in(queries: np.ndarray, gallery: np.ndarray, k: int, **options):
     return nearest(torch.from_numpy(queries), torch.from_numpy(gallery), k, **options)
 
 
-@pytest.fixture
-def scanned(monkeypatch) -> list[int]:
-    """Numbers of queries for which the short list did not do."""
-    counts: list[int] = []
-    scan = search._Search._scan
-
-    def counting(self, unit):
-        counts.append(len(unit))
-        return scan(self, unit)
-
-    monkeypatch.setattr(search._Search, "_scan", counting)
-    return counts
-
-
-@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 @pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
-def test_neighbours_equal_brute_force_for_any_blocks(blocks, spread, scanned):
+def test_neighbours_equal_brute_force_for_any_blocks(block_rows, spread):
     # A small spread is a network that collapses: all cosines within 1e-8 of 1.
     rng = np.random.default_rng(0)
     base = rng.normal(size=64)
     queries = (base + spread * rng.normal(size=(40, 64))).astype(np.float32)
     gallery = (base + spread * rng.normal(size=(300, 64))).astype(np.float32)
-    found, cosines = found_in(queries, gallery, 10, blocks=blocks)
+    found, cosines = found_in(queries, gallery, 10, block_rows=block_rows)
     wanted, exact = brute_force(queries, gallery, 10)
     np.testing.assert_array_equal(found, wanted)
     np.testing.assert_allclose(cosines, exact, rtol=0, atol=1e-14)
-    assert not scanned  # the short list is enough: collapse does not make the search slow
 
 
 def test_neighbours_equal_those_of_scikit_learn():
@@ -75,27 +58,19 @@ def test_neighbours_equal_those_of_scikit_learn():
     np.testing.assert_allclose(1 - cosines, distances, atol=1e-12)
 
 
-def test_exact_scores_are_those_of_exact_arithmetic_rounded_once():
+def test_cosines_are_those_of_exact_arithmetic_and_the_same_bits_for_any_blocks():
     rng = np.random.default_rng(6)
-    first, second = (unit_rows(rows) for rows in torch.from_numpy(rng.normal(size=(2, 12, 300))))
-    scores = exact_scores(first, second)
-    pairs = pair_scores(first.repeat_interleave(12, 0), second.repeat(12, 1), exact=True)
-    assert torch.equal(pairs.view(12, 12), scores)
-    plain = pair_scores(first, second, exact=False)
-    torch.testing.assert_close(plain, scores.diagonal(), rtol=0, atol=302 * 2**-53)
-    for row, vector in zip(scores.tolist(), first.tolist(), strict=True):
-        for score, other in zip(row, second.tolist(), strict=True):
-            exact = sum(Fraction(a) * Fraction(b) for a, b in zip(vector, other, strict=True))
-            assert abs(Fraction(score) - exact) <= abs(exact) * Fraction(1.01 * 2**-53)
-
-
-def test_unit_rows_in_pieces_are_those_made_at_once():
-    rng = np.random.default_rng(10)
-    rows = torch.from_numpy(rng.normal(size=(50, 77)).astype(np.float32))
-    whole, parts = unit_rows(rows), UnitRows(rows, rows.device, block=7)
-    assert torch.equal(parts.unit(torch.tensor([3, 49, 3])), whole[[3, 49, 3]])
-    assert torch.equal(parts.unit(slice(13, 20)), whole[13:20])
-    torch.testing.assert_close(whole.norm(dim=1), torch.ones(50, dtype=torch.float64))
+    first, second = torch.from_numpy(rng.normal(size=(2, 12, 300)))
+    found, cosines = nearest(first, second, 12)
+    for block_rows in (1, 5, 7):
+        again = nearest(first, second, 12, block_rows=block_rows)
+        assert np.array_equal(found, again[0]) and np.array_equal(cosines, again[1])
+    others = unit_rows(second).tolist()
+    for row, scores, vector in zip(found, cosines, unit_rows(first).tolist(), strict=True):
+        for place, score in zip(row, scores, strict=True):
+            pairs = zip(vector, others[place], strict=True)
+            exact = sum(Fraction(a) * Fraction(b) for a, b in pairs)
+            assert abs(Fraction(score) - exact) <= Fraction(300**0.5 * 2**-49)
 
 
 def test_near_ties_below_float32_resolution_are_ranked_as_in_float64():
@@ -113,27 +88,28 @@ def test_near_ties_below_float32_resolution_are_ranked_as_in_float64():
     np.testing.assert_array_equal(found[0], np.argsort(order)[:10])
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 @pytest.mark.parametrize("value", [0.0, 2.5])
-def test_equal_rows_come_in_order_of_their_index(blocks, value):
-    found, cosines = nearest(torch.ones(3, 5), torch.full((200, 5), value), 7, blocks=blocks)
+def test_equal_rows_come_in_order_of_their_index(block_rows, value):
+    found, cosines = nearest(
+        torch.ones(3, 5), torch.full((200, 5), value), 7, block_rows=block_rows
+    )
     np.testing.assert_array_equal(found, np.tile(np.arange(7), (3, 1)))
     np.testing.assert_allclose(cosines, float(value > 0), atol=1e-14)
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
-def test_more_equal_rows_than_the_short_list_holds(blocks, scanned):
+@pytest.mark.parametrize("block_rows", BLOCK_ROWS)
+def test_more_equal_rows_than_neighbours_come_in_order_of_their_index(block_rows):
     rng = np.random.default_rng(2)
     one, other = rng.normal(size=(2, 48)).astype(np.float32)
     gallery = np.stack([one, other])[rng.permutation(np.arange(400) % 2)]
     nearest_first = np.concatenate(
         [np.flatnonzero((gallery == row).all(1)) for row in (one, other)]
     )
-    found, _ = found_in(np.stack([one, one + 0.01 * other]), gallery, 230, blocks=blocks)
+    found, _ = found_in(np.stack([one, one + 0.01 * other]), gallery, 230, block_rows=block_rows)
     np.testing.assert_array_equal(found, np.tile(nearest_first[:230], (2, 1)))
-    found, _ = found_in(one[None], gallery, 10, blocks=blocks)
+    found, _ = found_in(one[None], gallery, 10, block_rows=block_rows)
     np.testing.assert_array_equal(found[0], nearest_first[:10])
-    assert scanned
 
 
 @settings(max_examples=60, deadline=None)
@@ -144,7 +120,7 @@ def test_random_small_integers_full_of_ties_equal_brute_force(seed, queries, gal
     q = np.c_[rng.integers(-1, 2, (queries, dim)), np.ones(queries)].astype(np.float32)
     g = np.c_[rng.integers(-1, 2, (gallery, dim)), np.ones(gallery)].astype(np.float32)
     k = int(rng.integers(1, gallery + 1))
-    found, cosines = found_in(q, g, k, blocks=Blocks(5, 17, 9))
+    found, cosines = found_in(q, g, k, block_rows=7)
     # Cosines are compared by sign and square, which are exact here.
     products = (q @ g.T).astype(int)
     lengths = (g * g).sum(1).astype(int)
@@ -178,21 +154,6 @@ def test_the_callers_precision_is_not_used_and_is_left_alone():
     finally:
         matmul.fp32_precision = before
     np.testing.assert_array_equal(found, brute_force(queries, gallery, 10)[0])
-
-
-def test_coarse_products_are_noticed_and_made_up_for(monkeypatch, scanned):
-    # A device that computes in TF32 or bfloat16 whatever it is told.
-    rng = np.random.default_rng(7)
-    queries, gallery = rng.normal(size=(2, 200, 64)).astype(np.float32)
-    addmm = torch.addmm
-
-    def coarse(bias, a, b):
-        return addmm(bias, a.bfloat16().float(), b.bfloat16().float())
-
-    monkeypatch.setattr(search.torch, "addmm", coarse)
-    found, _ = found_in(queries, gallery, 10)
-    np.testing.assert_array_equal(found, brute_force(queries, gallery, 10)[0])
-    assert sum(scanned) == 200
 
 
 def test_half_precision_embeddings_are_taken_as_they_are():
@@ -229,8 +190,6 @@ def test_shapes_that_do_not_fit_are_refused():
         nearest(torch.zeros(2, 3, 3), torch.eye(3), 1)
     with pytest.raises(InputError, match=r"shape \(2, 0\)"):
         nearest(torch.zeros(2, 0), torch.zeros(2, 0), 1)
-    with pytest.raises(InputError, match="allowed: 1 or more of each"):
-        Blocks(0, 1, 1)
 
 
 # Peak memory of a process that searches a gallery of 20,000; with as many queries the whole matrix
@@ -278,6 +237,6 @@ def test_a_gpu_finds_what_a_cpu_finds():
             there = nearest(queries.cuda(), gallery.cuda(), 50)
         finally:
             torch.backends.cuda.matmul.fp32_precision = "ieee"
-        here = nearest(queries, gallery, 50, blocks=Blocks(100, 700, 64))
+        here = nearest(queries, gallery, 50, block_rows=100)
         np.testing.assert_array_equal(here[0], there[0])
         np.testing.assert_allclose(here[1], there[1], rtol=0, atol=1e-12)
