@@ -16,7 +16,8 @@ import typer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # document this tree, always
 
 from ccl_hub._util.files import write_atomically
-from ccl_hub.cli.hub_command import embed_app, hub_app
+from ccl_hub.cli.embed_command import embed_app
+from ccl_hub.cli.hub_command import hub_app
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
 COLUMNS = "80"  # a help text wraps at the width of the terminal; here it is always this one

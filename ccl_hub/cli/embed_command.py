@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
 import os
-import sys
-import threading
 import time
-from collections.abc import Callable
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,8 +16,7 @@ import typer
 from .._util.files import check_folder, check_place
 from .._version import __version__
 from ..embed.writers import LEVELS, SUFFIXES, check_output
-from ..errors import CCLError, InputError
-from ..inputs.find import common_root, find_videos
+from ..errors import InputError
 from ..inputs.shards import parse_shard
 from .common import (
     DEFAULT_MODEL,
@@ -38,13 +32,16 @@ from .common import (
     guard,
     hub_options,
 )
+from .progress import ClipProgress, JobProgress, summary_facts, summary_table
 
 if TYPE_CHECKING:
-    from ..inputs.shards import Shard
-    from ..job.options import JobInputs
-    from ..job.state import Destination
+    from ..backends.engine import Engine
+    from ..batch.options import BatchOptions
+    from ..hub_options import HubOptions
+    from ..job.options import JobInputs, JobOptions
+    from ..sampling import Sampling
 
-__all__ = ["embed_app"]
+__all__ = ["embed_app", "embed_main"]
 
 embed_app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
@@ -53,10 +50,57 @@ embed_app = typer.Typer(
 Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
 CALIBRATION_VIDEOS = 10_000
 BATCH_ONLY = (
-    *("manifest", "root", "ext", "format", "workers", "threads", "deadline", "memory_limit"),
-    *("shard", "checksum", "retry_failed", "fail_fast", "overwrite"),
+    *("lists", "root", "extensions", "format", "workers", "threads", "deadline_seconds"),
+    *("memory_bytes", "shard", "checksum", "retry_failed", "fail_fast", "overwrite"),
 )
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How vectors are computed: the model, what runs it, and which clips it takes."""
+
+    model: str
+    revision: str | None
+    device: str
+    dtype: str
+    backend: Backend
+    hub: HubOptions
+    batch: BatchOptions
+    sampling: Sampling
+
+    def engines(
+        self, most: int | None = None, calibration: list[Path] | None = None
+    ) -> list[Engine]:
+        """Load the model; see :func:`ccl_hub.backends.make.engines_for`."""
+        from ..backends.make import engines_for
+
+        return engines_for(
+            self.model,
+            self.revision,
+            self.device,
+            self.dtype,
+            self.backend,
+            self.batch,
+            most=most,
+            calibration=calibration,
+            hub=self.hub,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is told of a run."""
+
+    quiet: bool
+    as_json: bool
+
+    def tell(self, facts: dict[str, Any], lines: str) -> None:
+        """Tell the end of a run: facts to programs, lines to people."""
+        if self.as_json:
+            typer.echo(json.dumps(facts))
+        if not self.quiet:
+            typer.echo(lines, err=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,7 +117,7 @@ def _size(text: str) -> int:
     except (ValueError, OverflowError):
         size = 0
     if size < 1:
-        raise typer.BadParameter(f"{text!r} is no size; allowed: bytes, or such as 512M or 4G.")
+        raise typer.BadParameter(f"{text!r} is not a size; give bytes, or such as 512M or 4G.")
     return size
 
 
@@ -109,9 +153,11 @@ def embed(
     clips: Annotated[
         int | None, typer.Option(help="Clips spread evenly over a video. [default: 10]", min=1)
     ] = None,
-    every: Annotated[
+    every_seconds: Annotated[
         float | None,
-        typer.Option(help="Instead: a clip starting every so many seconds, tail included."),
+        typer.Option(
+            "--every", help="Instead: a clip starting every so many seconds, tail included."
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda (all of them, for many videos), cuda:N or mps.")
@@ -128,9 +174,11 @@ def embed(
     local_files_only: LocalFilesOnly = False,
     force_download: ForceDownload = False,
     subfolder: Subfolder = None,
-    batch_size: Annotated[
+    batch_clips: Annotated[
         int | None,
-        typer.Option(help="Clips computed at once. [default: what suits the device]", min=1),
+        typer.Option(
+            "--batch-size", help="Clips computed at once. [default: what suits the device]", min=1
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: AsJson = False,
@@ -141,9 +189,10 @@ def embed(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
-    manifest: Annotated[
+    lists: Annotated[
         list[Path] | None,
         typer.Option(
+            "--manifest",
             help="A list of videos: .csv or .parquet with a column path, or text, one a line.",
         ),
     ] = None,
@@ -153,8 +202,9 @@ def embed(
             help="Folder from which outputs are named. [default: what all inputs and lists have]"
         ),
     ] = None,
-    ext: Annotated[
-        str | None, typer.Option(help="Take these from folders: mp4,mkv. [default: all videos]")
+    extensions: Annotated[
+        str | None,
+        typer.Option("--ext", help="Take these from folders: mp4,mkv. [default: all videos]"),
     ] = None,
     format: Annotated[
         Literal["npz", "npy", "safetensors"], typer.Option(help="Of the files in a folder.")
@@ -165,12 +215,14 @@ def embed(
     threads: Annotated[
         int | None, typer.Option(help="Threads of a CPU network. [default: one a core]", min=1)
     ] = None,
-    deadline: Annotated[
-        float, typer.Option(help="Longest that decoding one video may take, in seconds.")
+    deadline_seconds: Annotated[
+        float,
+        typer.Option("--deadline", help="Longest that decoding one video may take, in seconds."),
     ] = 600.0,
-    memory_limit: Annotated[
+    memory_bytes: Annotated[
         int | None,
         typer.Option(
+            "--memory-limit",
             help="Memory of a decoding process, 128M or more. [default: a fair share, 4G at most]",
             parser=_size,
             metavar="SIZE",
@@ -209,19 +261,58 @@ def embed(
     logging.basicConfig(level=logging.ERROR if quiet else logging.WARNING, format="%(message)s")
     if quiet:  # huggingface_hub reads this when it is imported, which is later
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    given = SimpleNamespace(**context.params)
-    hub = (token_env, cache_dir, local_files_only, force_download, subfolder)
-    said = [name for name in BATCH_ONLY if _was_given(context, name)]
 
     def work() -> int:
-        given.hub = hub_options(*hub)
-        one = _single(given)
-        if one is not None and said:
+        from ..batch.options import BatchOptions
+        from ..sampling import Sampling
+
+        computing = Computing(
+            model=model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            backend=backend,
+            hub=hub_options(token_env, cache_dir, local_files_only, force_download, subfolder),
+            batch=BatchOptions(
+                workers=workers,
+                threads=threads,
+                deadline_seconds=deadline_seconds,
+                memory_bytes=memory_bytes,
+                batch_clips=batch_clips,
+            ),
+            sampling=Sampling(clips, every_seconds),
+        )
+        report = Report(quiet, as_json)
+        video = _single_video(inputs or [], out)
+        if video is not None:
+            _refuse_batch_options(context, out)
+            return _embed_one(video, out, level, computing, report)
+        share = parse_shard(shard, os.environ)
+        if shard is not None and not quiet:
+            typer.echo(f"shard {share.index} of {share.count}", err=True)
+        from ..job.options import JobInputs, JobOptions
+
+        what = JobInputs(
+            inputs or [],
+            lists or [],
+            root,
+            None if extensions is None else [one.strip() for one in extensions.split(",")],
+        )
+        kept = JobOptions(
+            suffix=f".{format}",
+            level=level,
+            shard=share,
+            checksum=checksum,
+            retry_failed=retry_failed,
+            fail_fast=fail_fast,
+            overwrite=overwrite,
+        )
+        if out.suffix == ".parquet" and _was_given(context, "format"):
             raise InputError(
-                f"--{said[0].replace('_', '-')} is for many videos, and the output {str(out)!r} "
-                "is a file for one; leave it out, or give a folder or a dataset."
+                f"--format is {format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
+                "leave it out, or give a folder."
             )
-        return _embed_all(given, said) if one is None else _embed_one(one, given)
+        return _embed_all(what, out, computing, kept, report)
 
     is_file = out.suffix in SUFFIXES
     stopped = "nothing was written" if is_file else "run the same command again to go on"
@@ -233,13 +324,21 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _single(given: SimpleNamespace) -> Path | None:
+def _refuse_batch_options(context: typer.Context, out: Path) -> None:
+    for parameter in context.command.params:
+        if parameter.name in BATCH_ONLY and _was_given(context, parameter.name):
+            raise InputError(
+                f"{parameter.opts[0]} is for many videos, and the output {str(out)!r} is a file "
+                "for one; leave it out, or give a folder or a dataset."
+            )
+
+
+def _single_video(inputs: list[Path], out: Path) -> Path | None:
     """Return the one video that is to be written to one file, or None for a batch.
 
     Raises:
         InputError: The output is a file for one video, but more is asked for.
     """
-    inputs, out = given.inputs or [], given.out
     if out.suffix not in SUFFIXES:
         if out.suffix and out.suffix != ".parquet" and not out.is_dir():
             raise InputError(
@@ -255,39 +354,28 @@ def _single(given: SimpleNamespace) -> Path | None:
             f"the output {str(out)!r} is a file for one video; for several give a folder, or a "
             "dataset that ends in .parquet."
         )
-    return Path(inputs[0])
+    return inputs[0]
 
 
-def _embed_one(video: Path, given: SimpleNamespace) -> int:
+def _embed_one(
+    video: Path, out: Path, level: str | None, computing: Computing, report: Report
+) -> int:
     """Embed one video into one file."""
-    out, level, quiet = given.out, given.level, given.quiet
     check_output(out, level, source=video)
     check_place(out)
     began = time.perf_counter()
-    from ..backends.make import engines_for
-    from ..batch.options import BatchOptions
     from ..embed.stream import write_video
 
-    batch = BatchOptions(workers=1, batch_clips=given.batch_size)
-    (engine,) = engines_for(
-        given.model,
-        given.revision,
-        given.device,
-        given.dtype,
-        given.backend,
-        batch,
-        most=1,
-        hub=given.hub,
-    )
-    with _ClipProgress(quiet) as progress:
+    (engine,) = computing.engines(most=1)
+    with ClipProgress(report.quiet) as progress:
         provenance, shapes = write_video(
             engine,
             video,
             out,
             level,
-            clips=given.clips,
-            every_seconds=given.every,
-            batch_size=given.batch_size,
+            clips=computing.sampling.clips,
+            every_seconds=computing.sampling.every_seconds,
+            batch_size=computing.batch.batch_clips,
             progress=progress.update,
         )
     facts = {
@@ -296,155 +384,52 @@ def _embed_one(video: Path, given: SimpleNamespace) -> int:
         "provenance": dataclasses.asdict(provenance),
         "elapsed_seconds": round(time.perf_counter() - began, 3),
     }
-    if given.as_json:
-        typer.echo(json.dumps(facts))
-    if not quiet:
-        typer.echo(_summary(out, level, facts), err=True)
+    report.tell(facts, _summary(out, level, facts))
     if provenance.completeness == "incomplete":
         typer.echo(f"ccl-embed: {video}: incomplete: {provenance.note}", err=True)
         return USAGE_OR_PARTIAL
     return DONE
 
 
-def _embed_all(given: SimpleNamespace, said: list[str]) -> int:
+def _embed_all(
+    inputs: JobInputs, out: Path, computing: Computing, options: JobOptions, report: Report
+) -> int:
     """Embed any number of videos into a folder or dataset."""
-    out, quiet = given.out, given.quiet
-    shard = parse_shard(given.shard, os.environ)
-    if given.shard is not None and not quiet:
-        typer.echo(f"shard {shard.index} of {shard.count}", err=True)
-    from ..batch.options import BatchOptions
-    from ..job.options import JobInputs, JobOptions
     from ..job.run import run_job
     from ..job.state import Destination
-    from ..sampling import Sampling
-    from .progress import JobProgress, summary_facts, summary_table
 
     # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
-    for reader in ("walk", "lists"):
-        logging.getLogger(f"ccl_hub.inputs.{reader}").addFilter(_once())
-    wanted, destination = Sampling(given.clips, given.every), Destination.at(out)
-    inputs = JobInputs(
-        given.inputs or [],
-        given.manifest or [],
-        given.root,
-        None if given.ext is None else [part.strip() for part in given.ext.split(",")],
-    )
-    batch = BatchOptions(
-        workers=given.workers,
-        threads=given.threads,
-        deadline_seconds=given.deadline,
-        memory_bytes=given.memory_limit,
-        batch_clips=given.batch_size,
-    )
-    options = JobOptions(
-        suffix=f".{given.format}",
-        level=given.level,
-        shard=shard,
-        checksum=given.checksum,
-        retry_failed=given.retry_failed,
-        fail_fast=given.fail_fast,
-        overwrite=given.overwrite,
-    )
-    options.has_frames(destination)
-    if destination.is_dataset and "format" in said:
-        raise InputError(
-            f"--format is {given.format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
-            "leave it out, or give a folder."
-        )
+    options.has_frames(Destination.at(out))
     check_folder(out)
-    common_root(inputs.inputs, inputs.lists)
-    for one in inputs.inputs:
-        next(find_videos([one], extensions=inputs.extensions))
-    for listed in inputs.lists:
-        next(find_videos([], lists=[listed]))
-
-    from ..backends.make import engines_for
-
+    inputs.search.check()
     calibration = None
-    if given.backend == "openvino-int8":  # used unless the cache has an int8 model
-        some = find_videos(inputs.inputs, lists=inputs.lists, extensions=inputs.extensions)
-        calibration = [video.path for video in islice(some, CALIBRATION_VIDEOS)]
-    engines = engines_for(
-        given.model,
-        given.revision,
-        given.device,
-        given.dtype,
-        given.backend,
-        batch,
-        calibration=calibration,
-        hub=given.hub,
-    )
-    say = typer.echo if given.as_json else None
-    with JobProgress(quiet, say) as progress:
-        if progress.shown:
-            _count(inputs, destination, options.shard, progress.set_total)
-        summary = run_job(inputs, out, engines, wanted, options, batch, progress.update)
-    if say is not None:
-        say(json.dumps(summary_facts(summary)))
-    if not quiet:
-        typer.echo(summary_table(summary), err=True)
+    if computing.backend == "openvino-int8":  # used unless the cache has an int8 model
+        calibration = inputs.search.first(CALIBRATION_VIDEOS)
+    engines = computing.engines(calibration=calibration)
+    with JobProgress(report.quiet, typer.echo if report.as_json else None) as progress:
+        summary = run_job(
+            inputs,
+            out,
+            engines,
+            computing.sampling,
+            options,
+            computing.batch,
+            progress.update,
+            progress.set_total if progress.shown else None,
+        )
+    report.tell(summary_facts(summary), summary_table(summary))
     return DONE if summary.all_done else USAGE_OR_PARTIAL
 
 
 def _summary(out: Path, level: str | None, facts: dict[str, Any]) -> str:
     """Return the one line that ends a run."""
     names = {"clip": "clips", "frame": "frames", "video": "video"}
-    wanted = [names[level or "clip"]] if out.suffix == ".npy" else list(names.values())
-    shapes = ", ".join(f"{name} {tuple(facts['shapes'][name])}" for name in wanted)
+    told = [names[level or "clip"]] if out.suffix == ".npy" else list(names.values())
+    shapes = ", ".join(f"{name} {tuple(facts['shapes'][name])}" for name in told)
     seconds = facts["provenance"]["duration_seconds"]
     return f"{out}: {shapes} from {seconds:.2f} s of video in {facts['elapsed_seconds']:.1f} s"
 
 
-class _ClipProgress:
-    """A tqdm bar on stderr from the first batch on; silent if quiet or not a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.bar: Any = None
-
-    def __enter__(self) -> _ClipProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def update(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` clips."""
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(
-                total=total,
-                unit="clip",
-                file=sys.stderr,
-                leave=False,
-                disable=self.quiet or sys.stderr is None or None,
-            )
-        self.bar.update(done - self.bar.n)
-
-
-def _count(
-    inputs: JobInputs, destination: Destination, shard: Shard, tell: Callable[[int], None]
-) -> None:
-    """Count the videos in a thread of its own, for the time left; errors come where they count."""
-    from ..job.state import read_settings, root_of
-
-    def count() -> None:
-        with contextlib.suppress(CCLError):
-            root = inputs.choose_root(root_of(read_settings(destination)))
-            tell(sum(1 for _ in inputs.videos(root, shard, destination)))
-
-    threading.Thread(target=count, daemon=True).start()
-
-
-def _once() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter for what is told each time the folders and lists are read."""
-    told: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        known = len(told)
-        told.add(record.getMessage())
-        return len(told) > known
-
-    return is_new
+def embed_main() -> None:
+    """Entry point of ``ccl-embed``."""
+    embed_app(prog_name="ccl-embed")

@@ -27,9 +27,8 @@ from .common import (
     hub_options,
     token_of,
 )
-from .embed_command import embed_app
 
-__all__ = ["embed_app", "embed_main", "hub_app", "hub_main"]
+__all__ = ["hub_app", "hub_main"]
 
 hub_app = typer.Typer(
     add_completion=False,
@@ -260,11 +259,6 @@ def publish_command(
 
     stopped = "the Hub has the whole commit or nothing of it; publish again"
     guard("ccl-hub", work, debug, stopped)
-
-
-def embed_main() -> None:
-    """Entry point of ``ccl-embed``."""
-    embed_app(prog_name="ccl-embed")
 
 
 def hub_main() -> None:

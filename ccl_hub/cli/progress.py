@@ -1,4 +1,4 @@
-"""What a person or a program sees of a batch job: a bar, a table, JSON lines."""
+"""What a person or a program sees of a run: a bar, a table, JSON lines."""
 
 from __future__ import annotations
 
@@ -7,15 +7,35 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..job.events import JobSummary, VideoEvent
 
-__all__ = ["JobProgress", "summary_facts", "summary_table"]
+__all__ = ["ClipProgress", "JobProgress", "summary_facts", "summary_table"]
 
 _HOUR_SECONDS = 3600.0
+
+
+class ClipProgress:
+    """A bar on stderr, from the first clips of a video on; none if quiet or not on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def __enter__(self) -> ClipProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, done: int, total: int) -> None:
+        """Show ``done`` of ``total`` clips."""
+        if self._bar is None:
+            self._bar = _bar(self._quiet, total=total, unit="clip", leave=False)
+        self._bar.update(done - self._bar.n)
 
 
 class JobProgress:
@@ -34,23 +54,10 @@ class JobProgress:
         self._began = time.monotonic()
 
     def __enter__(self) -> JobProgress:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            unit="video",
-            file=sys.stderr,
-            disable=self._quiet or sys.stderr is None or None,  # None: not on a terminal
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
+        self._bar = _bar(self._quiet, unit="video", dynamic_ncols=True, smoothing=0.05)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     @property
@@ -71,6 +78,13 @@ class JobProgress:
         self._bar.update()
         if self._say is not None:
             self._say(json.dumps({"event": "video", **dataclasses.asdict(event)}))
+
+
+def _bar(quiet: bool, **options: Any) -> Any:
+    from tqdm import tqdm
+
+    disable = quiet or sys.stderr is None or None  # None: not on a terminal
+    return tqdm(file=sys.stderr, disable=disable, **options)
 
 
 def summary_facts(summary: JobSummary) -> dict[str, Any]:

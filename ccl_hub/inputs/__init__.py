@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
-from .find import VideoInput, common_root, find_videos
+from .find import VideoInput, VideoSearch, common_root, find_videos
 from .lists import listed_paths
 from .names import output_name, video_id
 from .shards import Shard, parse_shard, shard_of
@@ -13,6 +13,7 @@ __all__ = [
     "VIDEO_EXTENSIONS",
     "Shard",
     "VideoInput",
+    "VideoSearch",
     "common_root",
     "find_videos",
     "listed_paths",

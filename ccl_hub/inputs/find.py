@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from .lists import listed_paths
 from .names import video_id
 from .walk import match, walk
 
-__all__ = ["VideoInput", "common_root", "find_videos"]
+__all__ = ["VideoInput", "VideoSearch", "common_root", "find_videos"]
 
 _GLOB_CHARACTERS = re.compile(r"[*?[]")
 
@@ -38,14 +38,6 @@ class VideoInput:
 
     id: str
     path: Path
-
-
-class _Place(NamedTuple):
-    """What one input means: an absolute path, and the parts of a pattern below it, if any."""
-
-    path: str
-    pattern: tuple[str, ...]
-    is_folder: bool
 
 
 def find_videos(
@@ -79,20 +71,7 @@ def find_videos(
         >>> [video.id for video in find_videos(["clips/x.mp4", "clips/more/y.mp4"])]
         ['x.mp4', 'more/y.mp4']
     """
-    base = common_root(inputs, lists)  # also checks them
-    if root is not None:
-        base = Path(absolute_path(root))
-    endings = _extensions(VIDEO_EXTENSIONS if extensions is None else extensions)
-    seen: set[bytes] = set()
-    given = (path for one in inputs for path in _given(one, endings))
-    listed = (path for one in lists for path in listed_paths(Path(one)))
-    for name in chain(given, listed):
-        path = Path(name)
-        id = video_id(path, base)
-        digest = hashlib.sha256(id.encode()).digest()[:16]
-        if digest not in seen:
-            seen.add(digest)
-            yield VideoInput(id, path)
+    yield from VideoSearch(inputs, lists, extensions).videos(root)
 
 
 def common_root(inputs: Sequence[str | Path], lists: Sequence[Path] = ()) -> Path:
@@ -104,25 +83,141 @@ def common_root(inputs: Sequence[str | Path], lists: Sequence[Path] = ()) -> Pat
     Raises:
         InputError: There is no input, or (on Windows) there are several drives.
     """
-    if isinstance(inputs, str | Path) or isinstance(lists, str | Path):
-        raise InputError("inputs and lists are sequences; put a single path into a list.")
-    places = [_locate(given) for given in inputs]
-    folders = [
-        place.path if place.is_folder or place.pattern else os.path.dirname(place.path)  # noqa: PTH120
-        for place in places
-    ]
-    folders += [os.path.dirname(absolute_path(listed)) for listed in lists]  # noqa: PTH120
-    if not folders:
-        raise InputError("no input; give at least one video file, folder, pattern or list.")
-    try:
-        return Path(os.path.commonpath(folders))
-    except ValueError as error:
-        raise InputError(
-            f"{folders[0]} and {folders[-1]} have no folder in common ({error}); give the root."
-        ) from error
+    return VideoSearch(inputs, lists).root
 
 
-def _locate(given: str | Path) -> _Place:
+class VideoSearch:
+    """The videos of some inputs, each folder and list of which is read once.
+
+    Args:
+        inputs: See :func:`find_videos`.
+        lists: Likewise.
+        extensions: Likewise.
+
+    Raises:
+        InputError: An argument is not as described.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str | Path],
+        lists: Sequence[Path] = (),
+        extensions: Collection[str] | None = None,
+    ) -> None:
+        if isinstance(inputs, str | Path) or isinstance(lists, str | Path):
+            raise InputError("inputs and lists are sequences; put a single path into a list.")
+        self._inputs = [_locate(text) for text in inputs]
+        self._lists = [Path(path) for path in lists]
+        self._endings = _extensions(VIDEO_EXTENSIONS if extensions is None else extensions)
+        self._begun: list[Iterator[str]] | None = None
+
+    @property
+    def root(self) -> Path:
+        """The deepest folder that holds all inputs and lists; see :func:`common_root`."""
+        folders = [located.folder for located in self._inputs]
+        folders += [os.path.dirname(absolute_path(path)) for path in self._lists]  # noqa: PTH120
+        if not folders:
+            raise InputError("no input; give at least one video file, folder, pattern or list.")
+        try:
+            return Path(os.path.commonpath(folders))
+        except ValueError as error:
+            raise InputError(
+                f"{folders[0]} and {folders[-1]} have no folder in common ({error}); give the "
+                "root."
+            ) from error
+
+    def check(self) -> None:
+        """Find the first video of each input and list, from which :meth:`videos` goes on.
+
+        Raises:
+            InputError: There is no input, or one without a video.
+        """
+        self._begun = [chain([next(paths)], paths) for paths in self._sources()]
+
+    def first(self, count: int) -> list[Path]:
+        """Return the first paths, with which :meth:`videos` begins."""
+        paths = chain.from_iterable(self._sources())
+        some = list(islice(paths, count))
+        self._begun = [chain(some, paths)]
+        return [Path(path) for path in dict.fromkeys(some)]
+
+    def videos(self, root: Path | None = None) -> Iterator[VideoInput]:
+        """Yield each video once, named from ``root``; see :func:`find_videos`."""
+        base = self.root if root is None else Path(absolute_path(root))
+        seen: set[bytes] = set()
+        for name in chain.from_iterable(self._sources()):
+            path = Path(name)
+            id = video_id(path, base)
+            digest = hashlib.sha256(id.encode()).digest()[:16]
+            if digest not in seen:
+                seen.add(digest)
+                yield VideoInput(id, path)
+
+    def _sources(self) -> list[Iterator[str]]:
+        """Return the paths of each input and list: those of a search that has begun, or new."""
+        _ = self.root  # there is an input
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            return begun
+        return [
+            *(located.paths(self._endings) for located in self._inputs),
+            *(listed_paths(path) for path in self._lists),
+        ]
+
+
+class _Located(NamedTuple):
+    """What one input means.
+
+    Args:
+        given: As it was given.
+        path: Absolute.
+        pattern: The parts of a pattern below ``path``, if any.
+        is_folder: Whether to search it.
+    """
+
+    given: str | Path
+    path: str
+    pattern: tuple[str, ...]
+    is_folder: bool
+
+    @property
+    def folder(self) -> str:
+        """The folder that holds what it means."""
+        if self.is_folder or self.pattern:
+            return self.path
+        return os.path.dirname(self.path)  # noqa: PTH120
+
+    def paths(self, endings: frozenset[str]) -> Iterator[str]:
+        """Yield the paths of its videos.
+
+        Raises:
+            InputError: There is none.
+        """
+        given, path, pattern, is_folder = self
+        if not is_folder and not pattern:
+            yield path
+            return
+        if is_folder and not os.path.isdir(path):  # noqa: PTH112
+            raise InputError(
+                f"{given}: there is no such file or folder; check the name. URLs are not opened."
+            )
+        empty = True
+        for video in walk(path, endings) if is_folder else match(path, pattern, endings):
+            empty = False
+            yield video
+        if empty and is_folder:
+            usual = [ending for ending in VIDEO_EXTENSIONS if ending in endings]
+            some = [*usual, *sorted(endings.difference(usual))]
+            names = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
+            raise InputError(
+                f"{given}: no video in this folder or below it; looked for {names}, but not at "
+                "hidden names and behind links; give another folder, or other extensions."
+            )
+        if empty:
+            raise InputError(f"{given}: no video matches this pattern, and no file is called so.")
+
+
+def _locate(given: str | Path) -> _Located:
     """Tell files, folders and patterns apart.
 
     What does not exist is a pattern if it has glob characters, a folder if it ends in a separator
@@ -133,53 +228,23 @@ def _locate(given: str | Path) -> _Place:
         raise InputError(f"an input is {text!r}; give the name of a file or folder.")
     path = absolute_path(text)
     if os.path.isdir(path):  # noqa: PTH112
-        return _Place(path, (), True)
+        return _Located(given, path, (), True)
     if os.path.lexists(path):
-        return _Place(path, (), False)
+        return _Located(given, path, (), False)
     only_folders = text.endswith(("/", os.sep))
     parts = Path(path).parts
     for n in range(1, len(parts)):
         start = Path(*parts[:n])
         if _GLOB_CHARACTERS.search(parts[n]) and not os.path.lexists(start / parts[n]):
             pattern = (*parts[n:], "**") if only_folders else parts[n:]
-            return _Place(str(start), pattern, False)
-    return _Place(path, (), only_folders or not Path(path).suffix)
-
-
-def _given(given: str | Path, endings: frozenset[str]) -> Iterator[str]:
-    """Yield the paths of the videos that one input means.
-
-    Raises:
-        InputError: There is none.
-    """
-    path, pattern, is_folder = _locate(given)
-    if not is_folder and not pattern:
-        yield path
-        return
-    if is_folder and not os.path.isdir(path):  # noqa: PTH112
-        raise InputError(
-            f"{given}: there is no such file or folder; check the name. URLs are not opened."
-        )
-    found = False
-    for video in walk(path, endings) if is_folder else match(path, pattern, endings):
-        found = True
-        yield video
-    if not found and is_folder:
-        usual = [ending for ending in VIDEO_EXTENSIONS if ending in endings]
-        some = [*usual, *sorted(endings.difference(usual))]
-        names = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
-        raise InputError(
-            f"{given}: no video in this folder or below it; looked for {names}, but not at "
-            "hidden names and behind links; give another folder, or other extensions."
-        )
-    if not found:
-        raise InputError(f"{given}: no video matches this pattern, and no file is called so.")
+            return _Located(given, str(start), pattern, False)
+    return _Located(given, path, (), only_folders or not Path(path).suffix)
 
 
 def _extensions(extensions: Collection[str]) -> frozenset[str]:
     """Return the extensions in lower case, with their dot."""
-    given = [] if isinstance(extensions, str) else list(extensions)
-    endings = frozenset(f".{text.lower().removeprefix('.')}" for text in given)
+    texts = [] if isinstance(extensions, str) else list(extensions)
+    endings = frozenset(f".{text.lower().removeprefix('.')}" for text in texts)
     if not endings or not all(re.fullmatch(r"\.[^./\\]+", ending) for ending in endings):
         raise InputError(
             f"extensions is {extensions!r}; allowed: a list of endings such as '.mp4'."

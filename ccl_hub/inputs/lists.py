@@ -51,7 +51,7 @@ def listed_paths(source: Path) -> Iterator[str]:
     empty = True
     if source.exists() and not source.is_file() and not source.is_dir():
         raise InputError(
-            f"{source}: not a regular file, and a list is read more than once; save it to a file."
+            f"{source}: not a regular file, and the next run reads it again; save it to a file."
         )
     try:
         with source.open("rb") as file:

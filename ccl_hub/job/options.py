@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from .._util.files import absolute_path
 from ..embed.writers import LEVELS, SUFFIXES
 from ..errors import InputError
-from ..inputs.find import VideoInput, common_root, find_videos
+from ..inputs.find import VideoInput, VideoSearch
 from ..inputs.shards import Shard
 from .state import Destination, is_folder
 
@@ -33,6 +34,11 @@ class JobInputs:
     root: Path | None = None
     extensions: Collection[str] | None = None
 
+    @cached_property
+    def search(self) -> VideoSearch:
+        """Where the inputs are, and what has been found of them."""
+        return VideoSearch(self.inputs, self.lists, self.extensions)
+
     def choose_root(self, earlier: Path | None) -> Path:
         """Return the folder from which videos are named; the same in every run.
 
@@ -47,22 +53,20 @@ class JobInputs:
         """
         if self.root is not None:
             return Path(absolute_path(self.root))
-        own = common_root(self.inputs, self.lists)
+        common = self.search.root
         if earlier is None:
-            return own
-        if not is_folder(earlier) and not own.is_relative_to(earlier):
+            return common
+        if not is_folder(earlier) and not common.is_relative_to(earlier):
             raise InputError(
-                f"{own}: videos were named from the folder {earlier} so far, which is gone. If it "
-                "was moved, give its new place as the root (--root); if these are other videos, "
-                f"give --root {earlier}, and they are named by their whole paths."
+                f"{common}: videos were named from the folder {earlier} so far, which is gone. If "
+                "it was moved, give its new place as the root (--root); if these are other "
+                f"videos, give --root {earlier}, and they are named by their whole paths."
             )
         return earlier
 
     def videos(self, root: Path, shard: Shard, destination: Destination) -> Iterator[VideoInput]:
         """Yield the videos of a shard, but no file of the job itself."""
-        for video in find_videos(
-            self.inputs, lists=self.lists, root=root, extensions=self.extensions
-        ):
+        for video in self.search.videos(root):
             if shard.takes(video.id) and not destination.holds(video.path):
                 yield video
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from .._util.files import write_atomically
 from ..batch.options import BatchItem, BatchOptions
 from ..errors import CCLError, code_and_reason
+from ..inputs.ahead import searched_ahead
 from ..inputs.find import VideoInput
 from ..inputs.names import as_text
 from ..sampling import Sampling
@@ -56,6 +57,7 @@ def run_job(
     options: JobOptions | None = None,
     batch: BatchOptions | None = None,
     listen: Callable[[VideoEvent], None] = lambda event: None,
+    tell_total: Callable[[int], None] | None = None,
 ) -> JobSummary:
     """Embed every video of the inputs into a destination, or go on where an earlier run ended.
 
@@ -67,6 +69,8 @@ def run_job(
         options: How results are kept.
         batch: How the batch is run.
         listen: Called for each video as it is done, in this thread.
+        tell_total: Called with the number of videos as soon as it is known, in another thread,
+            which then searches ahead.
 
     Returns:
         What was done; videos that failed are in there and in ``failures.csv``, never an error.
@@ -102,7 +106,10 @@ def run_job(
         else:
             sink = FolderSink(state, own.suffix, own.level)
         run = _Run(state, sink, own, batch.limits or MediaLimits(), tell)
-        paths = run.paths(inputs.videos(state.root, own.shard, destination))
+        videos = inputs.videos(state.root, own.shard, destination)
+        if tell_total is not None:
+            videos = searched_ahead(videos, tell_total)
+        paths = run.paths(videos)
         with closing(embed_patiently(paths, engines, sampling, batch)) as items:
             run.keep_all(items)
         sink.finish()

@@ -273,7 +273,7 @@ def test_repository_without_our_files_says_what_it_has(hub: Hub, client: Client)
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_a_quiet_command_says_nothing_while_it_downloads(hub: Hub, tmp_path: Path) -> None:
-    code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+    code = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
     video, out = ROOT / "examples" / "bouncing_balls.mp4", tmp_path / "x.npy"
     options = ["--model", NAME, "--clips", "1", "--quiet"]
     settings = environment(hub, tmp_path / "cache")

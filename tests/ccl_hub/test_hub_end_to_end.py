@@ -31,7 +31,7 @@ name, video, out, clone = sys.argv[1:]
 model = torch.hub.load(clone, "ccl_r18_k400", weights=name, source="local", trust_repo=True)
 model.embed(video, clips=2).save(out)
 """
-EMBED = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+EMBED = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
 HUB = "from ccl_hub.cli.hub_command import hub_main; hub_main()"
 
 

@@ -196,9 +196,9 @@ def test_every_way_to_a_model_takes_them(hub: Hub, client: Client, tmp_path: Pat
 
 def command(hub: Hub, tmp_path: Path, program: str, *arguments: object) -> Any:
     settings = environment(hub, tmp_path / "cache", MY_TOKEN=SECRET, PYTHONPATH=str(ROOT))
+    code = f"from ccl_hub.cli.{program}_command import {program}_main as main; main()"
     return subprocess.run(
-        [sys.executable, "-c", f"from ccl_hub.cli.hub_command import {program}; {program}()"]
-        + [str(argument) for argument in arguments],
+        [sys.executable, "-c", code] + [str(argument) for argument in arguments],
         env=settings,
         capture_output=True,
         text=True,
@@ -211,22 +211,22 @@ def command(hub: Hub, tmp_path: Path, program: str, *arguments: object) -> Any:
 def test_the_commands_take_them_and_show_no_token(hub: Hub, tmp_path: Path) -> None:
     options = ["--subfolder", INNER, "--cache-dir", tmp_path / "own"]
     out = tmp_path / "x.npz"
-    embed = ["embed_main", golden_clip(), "--clips", 1, "--model", NAME, "--out", out, "--json"]
+    embed = ["embed", golden_clip(), "--clips", 1, "--model", NAME, "--out", out, "--json"]
     done = command(hub, tmp_path, *embed, *options, "--token-env", "MY_TOKEN")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)["provenance"]
     assert made["model"] == f"{NAME}/{INNER}"
     assert SECRET not in done.stdout + done.stderr
     assert SECRET.encode() not in out.read_bytes()
-    verify = ["hub_main", "verify", NAME, *options, "--token-env", "MY_TOKEN"]
+    verify = ["hub", "verify", NAME, *options, "--token-env", "MY_TOKEN"]
     done = command(hub, tmp_path, *verify)
     assert done.returncode == 0 and "DIFFER" not in done.stdout, done.stdout + done.stderr
-    info = command(hub, tmp_path, "hub_main", "info", NAME, *options, "--local-files-only")
+    info = command(hub, tmp_path, "hub", "info", NAME, *options, "--local-files-only")
     assert info.returncode == 0, info.stderr
     assert json.loads(info.stdout)["sha256"] == made["weights_sha256"]
     assert not (tmp_path / "cache" / "hub").exists()
     for given in (SECRET, "NO_SUCH_VARIABLE"):
-        done = command(hub, tmp_path, "hub_main", "info", NAME, "--token-env", given)
+        done = command(hub, tmp_path, "hub", "info", NAME, "--token-env", given)
         assert done.returncode == 2 and "environment variable" in done.stderr
         assert given not in done.stdout + done.stderr, "it may be the token itself"
 

@@ -15,7 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ccl_hub.cli.hub_command import embed_app, hub_app
+from ccl_hub.cli.embed_command import embed_app
+from ccl_hub.cli.hub_command import hub_app
 
 FENCE = re.compile(r"(```+)(.*)")
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")

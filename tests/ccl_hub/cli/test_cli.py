@@ -24,7 +24,7 @@ BALLS = ROOT / "examples" / "bouncing_balls.mp4"
 
 
 def run(command: str, *arguments: object, **kw: object) -> subprocess.CompletedProcess[str]:
-    code = f"from ccl_hub.cli.hub_command import {command}_main; {command}_main()"
+    code = f"from ccl_hub.cli.{command}_command import {command}_main; {command}_main()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -97,7 +97,7 @@ def test_the_video_itself_is_never_overwritten(tiny: Path, tmp_path: Path) -> No
 
 
 def test_a_reader_that_goes_away_is_no_bug(tiny: Path, tmp_path: Path) -> None:
-    code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+    code = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
     options = ["--out", str(tmp_path / "x.npy"), "--model", str(tiny), "--json", "--quiet"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(BALLS), *options],
@@ -115,7 +115,7 @@ def test_a_reader_that_goes_away_is_no_bug(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="closes a descriptor by the shell")
 def test_without_a_stderr(tiny: Path, tmp_path: Path) -> None:
-    code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+    code = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
     command = [sys.executable, "-c", code, BALLS, "--out", tmp_path / "x.npy", "--model", tiny]
     line = f"exec {shlex.join(map(str, command))} 2>&-"
     assert subprocess.run(["sh", "-c", line], cwd=ROOT, timeout=120).returncode == 0
@@ -143,7 +143,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> No
         "import os, signal; from ccl_hub.backends import TorchEngine as e\n"
         "inner = e.__call__\n"
         "def call(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n    return inner(*a)\n"
-        "e.__call__ = call\nfrom ccl_hub.cli.hub_command import embed_main; embed_main()"
+        "e.__call__ = call\nfrom ccl_hub.cli.embed_command import embed_main; embed_main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(BALLS), "--out", "x.npy", "--model", str(tiny)],

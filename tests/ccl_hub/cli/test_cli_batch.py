@@ -53,7 +53,7 @@ def fresh(
     *arguments: object, env: dict | None = None, **kw: object
 ) -> subprocess.CompletedProcess:
     """Run the command in a process that nothing has prepared."""
-    code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+    code = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
     path = os.pathsep.join([*(env or {}).pop("path", []), str(ROOT)])
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -382,6 +382,56 @@ def test_the_bar_shows_videos_speed_time_left_and_failures(
     assert f"{tmp_path}/x: 41 videos: 40 done" in text
 
 
+# Counts how often each folder and list is read, and writes that into the current folder.
+COUNT_READS = """
+import atexit, collections, json, os
+from pathlib import Path
+from ccl_hub.inputs import find
+
+scandir, listed_paths, reads = os.scandir, find.listed_paths, collections.Counter()
+
+
+def counted(read):
+    def reading(path="."):
+        reads[Path(path).name] += 1
+        return read(path)
+
+    return reading
+
+
+os.scandir, find.listed_paths = counted(scandir), counted(listed_paths)
+atexit.register(lambda: Path("reads.json").write_text(json.dumps(reads)))
+"""
+
+
+@pytest.mark.parametrize("bar", [True, False])
+@pytest.mark.parametrize("backend", ["torch", "openvino-int8"])
+def test_each_folder_and_list_is_read_once(
+    tmp_path: Path, program: Program, tree: Path, bar: bool, backend: str
+) -> None:
+    """Also where the bar shows how many videos there are, and where some calibrate the model."""
+    (tree / "list.txt").write_text("b/4.txt\n5.MP4\n")
+    inputs = (tree / "a", tree / "b", "**/*.MP4", "--manifest", "list.txt")
+    terminal = Terminal()
+    options = ("--out", tmp_path / "x", "--backend", backend)
+    run = program.start(
+        *(*inputs, *options),
+        cwd=tree,
+        before=QUICK + COUNT_READS,
+        stderr=terminal.name if bar else None,
+    )
+    run.wait()
+    text = terminal.close() + ("" if bar else run.stderr)
+    assert run.code == 0 and "5 videos: 5 done" in text, text
+    assert not bar or "/5 [" in text, text
+    reads = json.loads((tree / "reads.json").read_text())
+    # The pattern is an input of its own: it reads every folder once more.
+    assert {name: reads[name] for name in ("a", "b", "c", "tree", "list.txt")} == {
+        **{"a": 2, "b": 2, "c": 2},
+        **{"tree": 1, "list.txt": 1},
+    }
+
+
 def test_no_bar_where_it_is_not_wanted(tmp_path: Path, program: Program, tree: Path) -> None:
     terminal = Terminal()
     run = program.start(
@@ -434,7 +484,7 @@ def test_a_signal_in_a_process_of_its_own(tmp_path: Path, model: Path) -> None:
     folder = tiny_folder(tmp_path / "in", 12)
     shutil.copy(folder / "000.mp4", folder / "hang-1.mp4")
     (tmp_path / "sitecustomize.py").write_text(FAULTY_READER)
-    code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+    code = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
     command = [sys.executable, "-c", code, folder, "--model", model, "--clips", "1"]
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     with subprocess.Popen(
@@ -458,7 +508,7 @@ def test_a_signal_in_a_process_of_its_own(tmp_path: Path, model: Path) -> None:
 @pytest.mark.slow
 def test_a_reader_that_goes_away_leaves_a_job_that_goes_on(tmp_path: Path, model: Path) -> None:
     folder = tiny_folder(tmp_path / "in", 12)
-    code = "from ccl_hub.cli.hub_command import embed_main; embed_main()"
+    code = "from ccl_hub.cli.embed_command import embed_main; embed_main()"
     command = [sys.executable, "-c", code, folder, "--model", model, "--clips", "1"]
     with subprocess.Popen(
         [*map(str, command), "--out", str(tmp_path / "x"), "--json", "-q"],
