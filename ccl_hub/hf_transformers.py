@@ -75,19 +75,19 @@ class CCLAutoModel(CCLModel):
         Raises:
             InputError: Another option, or another configuration.
         """
-        given = {
+        passed = {
             key: value
             for key, value in options.items()
             if key not in OF_AUTO and value is not None and (value is not False or key == "token")
         }
-        known_keywords(given, ALLOWED)
+        known_keywords(passed, ALLOWED)
         model = super().from_pretrained(
             name_or_path,
-            device=given.get("device_map"),
-            dtype=given.get("dtype"),
-            **{key: given[key] for key in HUB_KEYWORDS if key in given},
+            device=passed.get("device_map"),
+            dtype=passed.get("dtype"),
+            **{key: passed[key] for key in HUB_KEYWORDS if key in passed},
         )
-        config = given.get("config")
+        config = passed.get("config")
         if config is not None and config.to_ccl().fingerprint() != model.config.fingerprint():
             raise InputError(
                 f"{name_or_path}: the config given is not that of the weights; leave it out."

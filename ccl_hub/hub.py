@@ -30,12 +30,12 @@ __all__ = [
     "fetch",
     "list_files",
     "read",
+    "read_bytes",
 ]
 
 logger = logging.getLogger(__name__)
 
 SHA256_DIGITS, SHA1_DIGITS = 64, 40
-ATTEMPTS = 3
 LOG_IN = "log in with 'hf auth login', set HF_TOKEN or give a token"
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE)"
 LOCAL_ONLY = "only local files are asked for (local_files_only)"
@@ -141,6 +141,7 @@ def fetch(
         ModelNotFoundError: No such repository or revision, or offline and not in the cache.
         HubError: The Hub cannot be reached, refuses, or the download broke off.
     """
+    import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     how = options or HubOptions()
@@ -149,58 +150,23 @@ def fetch(
         raise HubError(f"{repo}: {LOCAL_ONLY}; leave it out to fetch again.")
     with _our_errors(repo, revision, "fetch again" if again else "fetch", how):
         try:
-            path = _download(repo, name, revision, how, again)
+            path = Path(
+                huggingface_hub.hf_hub_download(
+                    repo,
+                    name,
+                    subfolder="/".join(how.parts),
+                    revision=revision,
+                    token=how.token,
+                    cache_dir=how.cache_dir,
+                    local_files_only=how.local_files_only,
+                    force_download=again,
+                    library_name="ccl-hub",
+                    library_version=__version__,
+                )
+            )
         except hub_errors.RemoteEntryNotFoundError:
             return None
     return HubFile(repo, path.parents[len(how.parts)].name, name, path, how)
-
-
-def _download(repo: str, name: str, revision: str | None, how: HubOptions, again: bool) -> Path:
-    """Download or find in the cache; a transfer that breaks is tried again, at last from scratch.
-
-    Old clients (seen: 1.0) do not go on by themselves after a body broke off, and put a whole
-    answer behind the half they have where a server ignores ranges.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors as hub_errors
-
-    def attempt(force: bool) -> Path:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                repo,
-                name,
-                subfolder="/".join(how.parts),
-                revision=revision,
-                token=how.token,
-                cache_dir=how.cache_dir,
-                local_files_only=how.local_files_only,
-                force_download=force,
-                library_name="ccl-hub",
-                library_version=__version__,
-            )
-        )
-
-    answers = (
-        hub_errors.HfHubHTTPError,
-        hub_errors.LocalEntryNotFoundError,
-        hub_errors.LocalTokenNotFoundError,
-        hub_errors.OfflineModeIsEnabled,
-    )
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return attempt(again)
-        except (OSError, _transport_error()) as error:
-            if isinstance(error, answers):
-                raise
-            logger.info("%s/%s: the download broke off (%s); again", repo, name, _brief(error))
-    return attempt(force=not how.local_files_only)
-
-
-def _transport_error() -> type[Exception]:
-    """Return what comes through when a body breaks off: the base error of the HTTP library."""
-    from huggingface_hub import errors as hub_errors
-
-    return cast("type[Exception]", hub_errors.HfHubHTTPError.__bases__[0])
 
 
 def read(file: HubFile, sha256: str = "") -> bytes:
@@ -214,43 +180,48 @@ def read(file: HubFile, sha256: str = "") -> bytes:
         WeightsError: The content is another one, also after it was fetched once more; names the
             file and both hashes.
     """
-    wanted = sha256 or file.stated_hash
-    data = _bytes(file.path)
-    found = _hash_like(wanted, data)
-    if found == wanted:
+    expected = sha256 or file.stated_hash
+    data = read_bytes(file.path)
+    actual = _hash_like(expected, data)
+    if actual == expected:
         return data
-    logger.warning("%s: damaged (hash %s, not %s); fetching it again", file.path, found, wanted)
+    logger.warning("%s: damaged (hash %s, not %s); fetching it again", file.path, actual, expected)
     source = "published" if sha256 else "the Hub states"
     try:
         fetch(file.repo, file.name, file.commit, file.options, again=True)
     except ModelError as error:
         raise WeightsError(
-            f"{file.path}: hash is {found}, {source} {wanted}; the file is damaged or was "
+            f"{file.path}: hash is {actual}, {source} {expected}; the file is damaged or was "
             f"replaced, and cannot be fetched again ({error})"
         ) from error
-    data = _bytes(file.path)
-    found = _hash_like(wanted, data)
-    if found != wanted:
+    data = read_bytes(file.path)
+    actual = _hash_like(expected, data)
+    if actual != expected:
         raise WeightsError(
-            f"{file.path}: hash is {found}, {source} {wanted}, also after it was fetched again "
+            f"{file.path}: hash is {actual}, {source} {expected}, also after it was fetched again "
             f"from {file.repo}; it is not loaded. Check HF_ENDPOINT and proxies, and report it to "
             "those who published it."
         )
     return data
 
 
-def _hash_like(wanted: str, data: bytes) -> str:
-    """Return the hash of ``data`` of the kind that ``wanted`` is; ``wanted`` if it is none."""
-    if len(wanted) == SHA256_DIGITS:
+def _hash_like(expected: str, data: bytes) -> str:
+    """Return the hash of ``data`` of the kind that ``expected`` is; ``expected`` if it is none."""
+    if len(expected) == SHA256_DIGITS:
         return hashlib.sha256(data).hexdigest()
-    if len(wanted) == SHA1_DIGITS:
+    if len(expected) == SHA1_DIGITS:
         plain = hashlib.sha1(data, usedforsecurity=False).hexdigest()  # what some mirrors state
         git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        return plain if plain == wanted else git
-    return wanted
+        return plain if plain == expected else git
+    return expected
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file of a model.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -424,7 +395,7 @@ def _translated(at: str, error: BaseException, purpose: str, offline: str) -> Mo
         return HubError(f"{at}: {_refusal(error, purpose)}")
     if purpose == "publish":
         return HubError(
-            f"{at}: publishing failed ({_brief(error)}); nothing is published by halves: try "
+            f"{at}: publishing failed ({_brief(error)}); nothing is published in part: try "
             "again, and check the connection and HF_ENDPOINT."
         )
     return HubError(

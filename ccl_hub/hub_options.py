@@ -24,7 +24,7 @@ class HubOptions:
             ``hf auth login`` if there is one, and True insists on it. No message shows it.
         cache_dir: Folder of the cache; None for the one that ``HF_HUB_CACHE`` or ``HF_HOME`` says.
         local_files_only: Take what the cache has, and ask nothing of the Hub.
-        force_download: Fetch anew what the cache has.
+        force_download: Fetch again what the cache has.
         subfolder: Folder inside the repository, or inside the local folder, where the model is;
             parts are divided by "/". None or "" is the top.
 
@@ -81,4 +81,4 @@ class HubOptions:
 
     def keywords(self) -> dict[str, Any]:
         """Return the fields as keywords of :meth:`ccl_hub.CCLModel.from_pretrained`."""
-        return {own.name: getattr(self, own.name) for own in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -83,7 +83,7 @@ class CCLModel(CCLNetwork):
                 ``hf auth login``, which True insists on.
             cache_dir: Folder of the cache, instead of the usual one.
             local_files_only: Take what the cache has, and ask nothing of the Hub.
-            force_download: Fetch anew what the cache has.
+            force_download: Fetch again what the cache has.
             subfolder: Folder inside the repository, or the local folder, where the model is.
             unknown: No other keyword is allowed.
 

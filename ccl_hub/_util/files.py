@@ -126,14 +126,16 @@ def check_place(path: Path) -> None:
 
 
 def write_atomically(
-    path: Path, write: Callable[[BinaryIO], object], temporary_folder: Path | None = None
+    path: Path,
+    content: bytes | str | Callable[[BinaryIO], object],
+    temporary_folder: Path | None = None,
 ) -> None:
     """Write a file by temporary file, fsync and rename.
 
     Args:
         path: The final place; replaced if it exists, unless :func:`special_kind` names it. A
             symbolic link is followed, so that what it points to is replaced.
-        write: Called once with the open binary file.
+        content: What the file holds, or a function that writes it into the open binary file.
         temporary_folder: Where the temporary file is, on the same disk; beside ``path`` if None.
 
     Raises:
@@ -144,7 +146,10 @@ def write_atomically(
     temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
-            write(file)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

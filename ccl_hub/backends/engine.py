@@ -44,27 +44,22 @@ class Engine(Protocol):
     @property
     def model(self) -> CCLNetwork:
         """The model that is run: its preprocessing, name and hash."""
-        ...
 
     @property
     def info(self) -> EngineInfo:
         """What decides the numbers."""
-        ...
 
     @property
     def batch_frames(self) -> int:
         """Frames at once that suit the device."""
-        ...
 
     @property
     def calls_at_once(self) -> int:
         """Calls that are computed side by side, each on a core of its own."""
-        ...
 
     @property
     def shift(self) -> Tensor:
         """(D,) float32 BatchNorm shift of conv6, on the device of the parts."""
-        ...
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute (n, S, S, 3) uint8 RGB frames, S = ``preprocessing.crop_px``.
@@ -72,7 +67,6 @@ class Engine(Protocol):
         Raises:
             InputError: The device has too little memory for so many frames.
         """
-        ...
 
 
 @contextmanager

@@ -100,10 +100,10 @@ class Int8Model:
                 f"{self.path}: the int8 network cannot be read ({error.strerror or error}); "
                 f"{REBUILD}."
             ) from error
-        found = network_sha256(*data)
-        if found != self.sha256:
+        sha256 = network_sha256(*data)
+        if sha256 != self.sha256:
             raise WeightsError(
-                f"{self.path}: sha256 of the int8 network is {found}, it was written with "
+                f"{self.path}: sha256 of the int8 network is {sha256}, it was written with "
                 f"{self.sha256}; it is damaged: {REBUILD}."
             )
         return data
@@ -134,9 +134,9 @@ def find_int8(model: CCLNetwork, cache: str | Path | None = None) -> Int8Model |
         "[0-9a-f]{64}", facts.sha256
     ):
         raise WeightsError(f"{path}: the record of another model; {REBUILD}.")
-    found = Int8Model(path.with_name(f"{facts.sha256}.xml"), facts)
-    found.read()
-    return found
+    kept = Int8Model(path.with_name(f"{facts.sha256}.xml"), facts)
+    kept.read()
+    return kept
 
 
 def cache_folder() -> Path:
@@ -168,11 +168,9 @@ def tensors_sha256(model: CCLNetwork) -> str:
 def write_int8(folder: Path, facts: Int8Facts, data: tuple[bytes, bytes]) -> Int8Model:
     """Write the pair, then the record that names it."""
     path = folder / f"{facts.sha256}.xml"
-    xml, weights = data
-    text = (json.dumps(asdict(facts), indent=2) + "\n").encode()
-    write_atomically(path, lambda file: file.write(xml))
-    write_atomically(path.with_suffix(".bin"), lambda file: file.write(weights))
-    write_atomically(folder / RECORD_NAME, lambda file: file.write(text))
+    write_atomically(path, data[0])
+    write_atomically(path.with_suffix(".bin"), data[1])
+    write_atomically(folder / RECORD_NAME, json.dumps(asdict(facts), indent=2) + "\n")
     return Int8Model(path, facts)
 
 

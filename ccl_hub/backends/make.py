@@ -44,12 +44,10 @@ class LaneOptions(Protocol):
     @property
     def thread_count(self) -> int:
         """Threads of the network on this machine's CPU."""
-        ...
 
     @property
     def batch_clips(self) -> int | None:
         """Clips whose frames go through the network at once; None for what suits the device."""
-        ...
 
 
 def make_engine(
@@ -123,10 +121,10 @@ def engines_for(
     calibration: Sequence[str | Path] | None = None,
     hub: HubOptions | None = None,
 ) -> list[Engine]:
-    """Load a model once, and put it on every device that is to be used; see :func:`embed_many`.
+    """Load a model once and put it on every device to be used; see :func:`ccl_hub.embed_many`.
 
     Args:
-        model: See :func:`embed_many`.
+        model: See :func:`ccl_hub.embed_many`.
         revision: Likewise.
         device: Likewise.
         dtype: Likewise.
@@ -134,7 +132,7 @@ def engines_for(
         options: Gives the threads and the size of batches.
         most: Devices to use at most.
         calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
-        hub: See :func:`embed_many`.
+        hub: See :func:`ccl_hub.embed_many`.
     """
     of_torch = backend in TORCH_BACKENDS
     threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
@@ -170,8 +168,8 @@ def _int8_model(
     """Return the int8 model to use: the one given, the one in the cache, or a new one."""
     if isinstance(calibration, Int8Model):
         made_of = calibration.facts
-        own = tensors_sha256(model), model.config.fingerprint()
-        if (made_of.tensors_sha256, made_of.config_fingerprint) != own:
+        expected = tensors_sha256(model), model.config.fingerprint()
+        if (made_of.tensors_sha256, made_of.config_fingerprint) != expected:
             raise InputError(
                 f"{calibration.path}: made of {made_of.model!r}, whose weights or preprocessing "
                 f"are not those of {model.name!r}; build one with build_int8(model, videos)."
@@ -181,11 +179,11 @@ def _int8_model(
         from .quantize import build_int8
 
         return build_int8(model, calibration)
-    found = find_int8(model)
-    if found is None:
+    kept = find_int8(model)
+    if kept is None:
         raise InputError(
             f"there is no int8 model of {model.name!r} in {cache_folder()}; make one with "
             "'ccl-hub quantize MODEL VIDEOS' or "
             "ccl_hub.backends.quantize.build_int8(model, videos)."
         )
-    return found
+    return kept

@@ -108,10 +108,10 @@ class FrameRunner:
         """Compute (n,S,S,3) uint8 frames."""
         request = self._idle.get()
         try:
-            found = request.infer([frames])  # copies, so that the request can be used again
+            outputs = request.infer([frames])  # copies, so that the request can be used again
         finally:
             self._idle.put(request)
-        return FrameMaps(torch.from_numpy(found[0]), torch.from_numpy(found[1]))
+        return FrameMaps(torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1]))
 
 
 def convert(model: CCLNetwork) -> Any:

@@ -12,10 +12,10 @@ slower way: on footage unlike that of the calibration the lowest was 0.999, 0.99
 from __future__ import annotations
 
 import logging
-import queue
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -115,8 +115,8 @@ def build_int8(
         '9a0f...'
     """
     check_model(model, "openvino-int8")
-    if not force and (found := find_int8(model, cache)) is not None:
-        return found
+    if not force and (kept := find_int8(model, cache)) is not None:
+        return kept
     require_packages(
         "building an int8 model", ["openvino", "nncf"], "openvino", "use the backend torch"
     )
@@ -173,18 +173,18 @@ def calibration_clips(
     videos = list(videos)
     chosen = np.unique(np.linspace(0, len(videos) - 1, min(clips, len(videos))).astype(int))
     each = -(-clips // max(1, len(chosen)))
-    found: list[Clips] = []
+    different: list[Clips] = []
     for path, clips_or_why in _decoded([videos[i] for i in chosen], preprocessing, each):
         if isinstance(clips_or_why, str):
             logger.warning("%s: left out of calibration: %s", path, clips_or_why)
         else:
-            found += clips_or_why
-    if len(found) < FEWEST_CLIPS:
+            different += clips_or_why
+    if len(different) < FEWEST_CLIPS:
         raise InputError(
-            f"calibration has {len(found)} clips of {preprocessing.clip_frames} frames from "
+            f"calibration has {len(different)} clips of {preprocessing.clip_frames} frames from "
             f"{len(chosen)} videos; allowed: {FEWEST_CLIPS} or more; give more or longer videos."
         )
-    return np.stack(found)
+    return np.stack(different)
 
 
 def _decoded(
@@ -196,44 +196,39 @@ def _decoded(
     """
     plans: dict[int, ClipPlan] = {}
     blocks: dict[int, list[Clips]] = {}
-    over: queue.SimpleQueue[tuple[int, str] | BaseException] = queue.SimpleQueue()
+    results: list[Future[list[Clips] | str]] = [Future() for _ in paths]
 
-    def plan(number: int, found: ClipPlan) -> None:
-        plans[number], blocks[number] = found, []
+    def begin(number: int, plan: ClipPlan) -> None:
+        plans[number], blocks[number] = plan, []
 
     def take(number: int, block: Block) -> None:
         blocks[number].append(block.frames.copy())
         block.release()
 
-    def clips_of(number: int) -> list[Clips]:
+    def end(number: int, _: object) -> None:
         rows = np.unique(plans.pop(number).indices, axis=0)  # short videos repeat
-        wanted, frames = np.unique(rows), np.concatenate(blocks.pop(number))
-        return list(frames[np.searchsorted(wanted, rows)])
+        indices, frames = np.unique(rows), np.concatenate(blocks.pop(number))
+        results[number].set_result(list(frames[np.searchsorted(indices, rows)]))
 
-    events = DecodeEvents(
-        plan=plan,
-        frames=take,
-        end=lambda number, _: over.put((number, "")),
-        failed=lambda number, _, reason: over.put((number, reason)),
-        broken=over.put,
-    )
+    def failed(number: int, _: str, reason: str) -> None:
+        blocks.pop(number, None)
+        results[number].set_result(reason)
+
+    def broken(error: BaseException) -> None:
+        for result in results:
+            if not result.done():
+                result.set_exception(error)
+
+    events = DecodeEvents(begin, take, end, failed, broken)
     workers, sampling = worker_count(), Sampling(clips=clips)
     settings = DecodeSettings(
         preprocessing, sampling, MediaLimits(), memory_bytes=worker_bytes(workers)
     )
-    found: dict[int, list[Clips] | str] = {}
     with closing(DecodePool(settings, events, workers, DEADLINE_SECONDS)) as pool:
         for number, path in enumerate(paths):
             pool.submit(Job(number, Path(path).absolute()))
-        for number, path in enumerate(paths):  # in order, so that it is the same every time
-            while number not in found:
-                message = over.get()
-                if isinstance(message, BaseException):
-                    raise message
-                done, why = message
-                found[done] = why or clips_of(done)
-                blocks.pop(done, None)
-            yield path, found.pop(number)
+        for path, result in zip(paths, results, strict=True):  # the same order every time
+            yield path, result.result()
 
 
 # Quantisation -----------------------------------------------------------------------------------
@@ -285,13 +280,9 @@ def _ir_bytes(network: Any) -> tuple[bytes, bytes]:
 
 def _compared(model: CCLNetwork, network: Any, clips: Clips) -> tuple[float, float]:
     """Return the lowest cosines of frame and clip vectors, or raise if one is too low."""
-    run = FrameRunner(network, "int8", cores_to_use(0))
-    lowest = [
-        float(_cosines(one, other).min())
-        for one, other in zip(
-            _vectors(model, run, clips), _vectors(model, TorchEngine(model), clips), strict=True
-        )
-    ]
+    int8 = _vectors(model, FrameRunner(network, "int8", cores_to_use(0)), clips)
+    float32 = _vectors(model, TorchEngine(model), clips)
+    lowest = [_lowest_cosine(one, other) for one, other in zip(int8, float32, strict=True)]
     logger.info(
         "int8: lowest cosine to float32 on %d clips held out: frames %.4f, clips %.4f",
         len(clips),
@@ -310,19 +301,17 @@ def _compared(model: CCLNetwork, network: Any, clips: Clips) -> tuple[float, flo
 def _vectors(
     model: CCLNetwork, run: Callable[[np.ndarray], FrameMaps], clips: Clips
 ) -> tuple[Vectors, Vectors]:
-    """Frame vectors (M*T,D) and clip vectors (M,D) of (M,T,S,S,3) clips."""
+    """Frame vectors (M,T,D) and clip vectors (M,D) of (M,T,S,S,3) clips."""
     count, length = clips.shape[:2]
-    windows = WindowAssembler(
-        np.arange(count * length).reshape(count, length), FrameGraph(model).shift
-    )
-    found = [windows.add(run(clip)) for clip in clips]
-    frames = np.concatenate([part.frames for part in found])  # (M,T,D)
-    return frames.reshape(count * length, -1), np.concatenate([part.clips for part in found])
+    indices = np.arange(count * length).reshape(count, length)
+    windows = WindowAssembler(indices, FrameGraph(model).shift)
+    parts = [windows.add(run(clip)) for clip in clips]
+    vectors, frames = map(np.concatenate, zip(*parts, strict=True))
+    return frames, vectors
 
 
-def _cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float64]:
-    """Cosine of each row with the row of the same number: (N,D), (N,D) -> (N,)."""
+def _lowest_cosine(one: Vectors, other: Vectors) -> float:
+    """Return the lowest cosine of two vectors at the same place: (...,D), (...,D)."""
     a, b = one.astype(np.float64), other.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    found: npt.NDArray[np.float64] = (a * b).sum(1) / np.maximum(norms, np.finfo(float).tiny)
-    return found
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return float(((a * b).sum(-1) / np.maximum(norms, np.finfo(float).tiny)).min())

@@ -70,16 +70,16 @@ class TorchEngine:
         """Compute (n,S,S,3) uint8 frames that are on the device already."""
         if not self._compiles:
             return FrameMaps(*self._graph(frames))
-        found = []
+        parts = []
         for some in torch.split(frames, self.batch_frames):
             if missing := self.batch_frames - len(some):
                 filled = torch.cat([some, some[-1:].expand(missing, *some.shape[1:])])
-                found.append(FrameMaps(*(t[: len(some)] for t in self._run_compiled(filled))))
+                parts.append(FrameMaps(*(t[: len(some)] for t in self._run_compiled(filled))))
             else:
-                found.append(FrameMaps(*self._run_compiled(some)))
-        if len(found) == 1:
-            return found[0]
-        return FrameMaps(*map(torch.cat, zip(*found, strict=True)))
+                parts.append(FrameMaps(*self._run_compiled(some)))
+        if len(parts) == 1:
+            return parts[0]
+        return FrameMaps(*map(torch.cat, zip(*parts, strict=True)))
 
     def _run_compiled(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Run the compiled network; of several threads one compiles it, and the others wait."""

@@ -49,10 +49,15 @@ def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -
     return program
 
 
-def relative_difference(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference of two tensors of one shape, over the largest value wanted."""
-    largest = wanted.abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)
-    return float((found - wanted).abs().max() / largest)
+def relative_difference(values: Tensor, reference: Tensor) -> float:
+    """Return the largest difference of two tensors, over the largest of the reference.
+
+    It is infinite where shape or type differ.
+    """
+    if (values.shape, values.dtype) != (reference.shape, reference.dtype):
+        return float("inf")
+    largest = reference.abs().max().clamp(min=torch.finfo(reference.dtype).tiny)
+    return float((values - reference).abs().max() / largest)
 
 
 def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> Any:

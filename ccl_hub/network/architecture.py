@@ -12,7 +12,6 @@ max-pool over all B*T frames, and a single image has a frame embedding with no s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -68,13 +67,14 @@ class BasicBlock(nn.Module):
 class Trunk(nn.Module):
     """conv1 and res2..res5 on single frames: (N,3,H,W) -> (N,512,H/16,W/16)."""
 
-    def __init__(self, stage_channels: Sequence[int], stage_blocks: Sequence[int]) -> None:
+    def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        channels = stage_channels[0]
+        channels = arch.stage_channels[0]
         self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         stages = []
-        for i, (width, depth) in enumerate(zip(stage_channels, stage_blocks, strict=True)):
+        widths, depths = arch.stage_channels, arch.stage_blocks
+        for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             blocks = [BasicBlock(channels, width, stride=1 if i == 0 else 2)]
             blocks += [BasicBlock(width, width, stride=1) for _ in range(depth - 1)]
             stages.append(nn.Sequential(*blocks))
@@ -91,7 +91,7 @@ class Trunk(nn.Module):
 class TemporalHead(nn.Module):
     """conv6: a 3x1x1 convolution over time, BatchNorm, ReLU, mean over space and time.
 
-    Written as a 3x1 two-dimensional convolution over (time, place): in channels_last memory the
+    Written as a 3x1 two-dimensional convolution over (time, position): in channels_last memory the
     reshape is free.
     """
 
@@ -142,11 +142,12 @@ class TemporalHead(nn.Module):
 class Projection(nn.Module):
     """Two-layer perceptron into the space of the loss (Section 4.1): (...,D) -> (...,128)."""
 
-    def __init__(self, channels: int, hidden: int, dim: int, norm: bool) -> None:
+    def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.norm: nn.Module = nn.BatchNorm1d(hidden) if norm else nn.Identity()
-        self.fc2 = nn.Linear(hidden, dim)
+        hidden = arch.projection_hidden
+        self.fc1 = nn.Linear(arch.feature_dim, hidden)
+        self.norm: nn.Module = nn.BatchNorm1d(hidden) if arch.projection_norm else nn.Identity()
+        self.fc2 = nn.Linear(hidden, arch.projection_dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """(...,D) features -> (...,128), float32."""
@@ -161,13 +162,6 @@ class CCLNetwork(nn.Module):
     Args:
         config: Architecture, preprocessing and provenance; the paper's network by default. The
             weights are random.
-
-    Example:
-        >>> network = CCLNetwork().eval()
-        >>> with torch.inference_mode():
-        ...     output = network(torch.zeros(1, 3, 8, 112, 112))
-        >>> output.frames.shape, output.video.shape
-        (torch.Size([1, 8, 512]), torch.Size([1, 512]))
     """
 
     def __init__(self, config: CCLConfig | None = None) -> None:
@@ -175,17 +169,11 @@ class CCLNetwork(nn.Module):
         self.config = config or CCLConfig()
         self.name, self.weights_sha256 = "", ""  # set when trained weights are loaded
         arch = self.config.architecture
-        self.trunk = Trunk(arch.stage_channels, arch.stage_blocks)
+        self.trunk = Trunk(arch)
         self.head = TemporalHead(arch.feature_dim)
-        self.projection = self._new_projection(arch)
-        self.video_projection = None if arch.projection_shared else self._new_projection(arch)
+        self.projection = Projection(arch)
+        self.video_projection = None if arch.projection_shared else Projection(arch)
         self._initialise()
-
-    @staticmethod
-    def _new_projection(arch: Architecture) -> Projection:
-        return Projection(
-            arch.feature_dim, arch.projection_hidden, arch.projection_dim, arch.projection_norm
-        )
 
     def _initialise(self) -> None:
         """He initialisation by fan-out, as ResNets of this family use; channels_last memory."""
@@ -259,16 +247,16 @@ class CCLNetwork(nn.Module):
 
     @staticmethod
     def _check(clips: Tensor) -> None:
-        wanted = f"(B, 3, T, H, W) floats with B, T >= 1 and H, W >= {SMALLEST_SIDE_PX}"
+        allowed = f"(B, 3, T, H, W) floats with B, T >= 1 and H, W >= {SMALLEST_SIDE_PX}"
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise InputError(
-                f"clips have shape {tuple(clips.shape)}; allowed: {wanted}. "
+                f"clips have shape {tuple(clips.shape)}; allowed: {allowed}. "
                 "model.embed_frames() takes uint8 (T, H, W, 3) arrays."
             )
         if not clips.is_floating_point():
             raise InputError(
-                f"clips have dtype {clips.dtype}; allowed: {wanted}, normalised. "
+                f"clips have dtype {clips.dtype}; allowed: {allowed}, normalised. "
                 "ccl_hub.transforms.to_clips() makes them from uint8 frames."
             )
         if min(clips.shape[0], clips.shape[2]) < 1 or min(clips.shape[3:]) < SMALLEST_SIDE_PX:
-            raise InputError(f"clips have shape {tuple(clips.shape)}; allowed: {wanted}.")
+            raise InputError(f"clips have shape {tuple(clips.shape)}; allowed: {allowed}.")

@@ -23,7 +23,7 @@ from .architecture import CCLNetwork
 __all__ = ["GRAPH_VERSION", "FrameGraph", "FrameMaps", "folded_norm"]
 
 GRAPH_VERSION = 1
-"""Of :class:`FrameGraph`; another number makes networks that are kept on disk anew."""
+"""Of :class:`FrameGraph`; with another number, networks that are kept on disk are made again."""
 
 
 class FrameMaps(NamedTuple):

@@ -239,36 +239,20 @@ def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
     """
     import safetensors.torch
 
-    if source.hub_file is None:
-        data = _read_local(source)
-    else:
-        data = hub.read(source.hub_file, source.expected_sha256)
+    path, published = source.weights_path, source.expected_sha256
+    data = hub.read(source.hub_file, published) if source.hub_file else hub.read_bytes(path)
     sha256 = hashlib.sha256(data).hexdigest()
+    if published not in ("", sha256):
+        raise WeightsError(
+            f"{path}: sha256 is {sha256}, published is {published}; the file is damaged or was "
+            "replaced. Install the package again."
+        )
     try:
         return safetensors.torch.load(data), sha256
     except safetensors.SafetensorError as error:
         raise WeightsError(
-            f"{source.weights_path}: not a valid safetensors file ({error}); fetch it again."
+            f"{path}: not a valid safetensors file ({error}); fetch it again."
         ) from error
-
-
-def _read_local(source: Source) -> bytes:
-    """Return the bytes of weights in a folder; those of the package must have their hash."""
-    path, wanted = source.weights_path, source.expected_sha256
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({error.strerror or error}); "
-            "check the permissions and the disk."
-        ) from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    if wanted and sha256 != wanted:
-        raise WeightsError(
-            f"{path}: sha256 is {sha256}, published is {wanted}; the file is damaged or was "
-            "replaced. Install the package again."
-        )
-    return data
 
 
 def beside(source: Source, name: str) -> Path | None:
@@ -290,8 +274,13 @@ def beside(source: Source, name: str) -> Path | None:
     return file.path
 
 
-def load(kind: type[Network], source: Source, device: torch.device, dtype: torch.dtype) -> Network:
-    """Build a network of the class ``kind`` from the files found, in eval mode.
+def load(
+    kind: type[Network],
+    source: Source,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Network:
+    """Build a network of the class ``kind`` from the files found, in eval mode; None is the CPU.
 
     Raises:
         WeightsError: The weights cannot be read, are not the published ones or do not fit.
@@ -316,19 +305,19 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     Raises:
         WeightsError: Names the first few differences.
     """
-    wanted = model.state_dict()
-    wrong = [f"missing {key}" for key in wanted if key not in tensors]
-    wrong += [f"unexpected {key}" for key in tensors if key not in wanted]
-    both = [(key, tensor, wanted[key]) for key, tensor in tensors.items() if key in wanted]
+    expected = model.state_dict()
+    wrong = [f"missing {key}" for key in expected if key not in tensors]
+    wrong += [f"unexpected {key}" for key in tensors if key not in expected]
+    both = [(key, tensor, expected[key]) for key, tensor in tensors.items() if key in expected]
     wrong += [
-        f"{key} is {tuple(tensor.shape)}, expected {tuple(want.shape)}"
-        for key, tensor, want in both
-        if tensor.shape != want.shape
+        f"{key} is {tuple(tensor.shape)}, expected {tuple(other.shape)}"
+        for key, tensor, other in both
+        if tensor.shape != other.shape
     ]
     wrong += [
-        f"{key} is {tensor.dtype}, expected {want.dtype}"
-        for key, tensor, want in both
-        if tensor.is_floating_point() != want.is_floating_point() or tensor.is_complex()
+        f"{key} is {tensor.dtype}, expected {other.dtype}"
+        for key, tensor, other in both
+        if tensor.is_floating_point() != other.is_floating_point() or tensor.is_complex()
     ]
     if wrong:
         raise WeightsError(
@@ -341,7 +330,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     ]
     if broken:
         raise WeightsError(f"{path}: {broken[0]} holds NaN or infinity; export an earlier step.")
-    if any(tensor.is_meta for tensor in wanted.values()):
+    if any(tensor.is_meta for tensor in expected.values()):
         # As to_empty(), which first loads a second's worth of sympy.
         untyped = cast("Any", model)
         untyped._apply(lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype))
@@ -364,8 +353,7 @@ def save(model: CCLNetwork, folder: Path, dtype: torch.dtype | None = None) -> P
         convert = dtype is not None and tensor.is_floating_point() and key not in norms
         tensors[key] = tensor.detach().to("cpu", dtype if convert else None).contiguous()
     data = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    text = model.config.to_json().encode()
     # The configuration goes last: a folder without it is refused, so no mixed pair can load.
-    write_atomically(folder / WEIGHTS_NAME, lambda file: file.write(data))
-    write_atomically(folder / CONFIG_NAME, lambda file: file.write(text))
+    write_atomically(folder / WEIGHTS_NAME, data)
+    write_atomically(folder / CONFIG_NAME, model.config.to_json())
     return folder

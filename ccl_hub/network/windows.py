@@ -100,7 +100,7 @@ class WindowAssembler:
     Memory is bounded by the frames that windows still to come have in common with those gone by.
 
     Args:
-        indices: (W, T) frame indices of each window, in the order in which they are wanted.
+        indices: (W, T) frame indices of each window, in the order in which they are made.
         shift: (D,) BatchNorm shift; see :class:`ccl_hub.backends.engine.Engine`.
         with_frames: Give the features of frames, too.
 
@@ -184,8 +184,8 @@ class WindowAssembler:
         ]
         index = torch.from_numpy(where.reshape(b, t)).to(device)
         clips = torch.cat(parts)[index].mean(1)  # (b,T,D) -> (b,D)
-        wanted = positions if self._with_frames else positions[:, :0]
-        frames = maps.vectors[torch.from_numpy(wanted).to(device)]  # (b,T,D)
+        rows = positions if self._with_frames else positions[:, :0]
+        frames = maps.vectors[torch.from_numpy(rows).to(device)]  # (b,T,D)
         return ClipVectors(clips.cpu().numpy(), frames.cpu().numpy())
 
     def _neighbourhoods(self, distinct: Tensor, parts: Tensor) -> Tensor:

@@ -106,19 +106,19 @@ def compute(model: CCLNetwork) -> dict[str, np.ndarray]:
     }
 
 
-def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> list[Check]:
+def compare(measured: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[Check]:
     """Compare the results of :func:`compute` with golden ones."""
 
     def vector(name: str) -> float:
-        if found[name].shape != wanted[name].shape:
+        if measured[name].shape != expected[name].shape:
             return float("nan")
-        error = np.linalg.norm(found[name] - wanted[name], axis=-1)
-        return float((error / np.linalg.norm(wanted[name], axis=-1)).max())
+        error = np.linalg.norm(measured[name] - expected[name], axis=-1)
+        return float((error / np.linalg.norm(expected[name], axis=-1)).max())
 
     def largest(name: str) -> float:
-        if found[name].shape != wanted[name].shape:
+        if measured[name].shape != expected[name].shape:
             return float("nan")
-        return float(np.abs(found[name] - wanted[name]).max())
+        return float(np.abs(measured[name] - expected[name]).max())
 
     relative = "relative error"
     return [
@@ -159,7 +159,7 @@ def verify(
             f"{name}: no {GOLDEN_NAME} beside the weights, so there is nothing to compare with; "
             "training.export and push_to_hub write one."
         )
-    model = weights.load(CCLNetwork, source, where, torch.float32)
+    model = weights.load(CCLNetwork, source, where)
     try:
         return compare(compute(model), safetensors.numpy.load_file(path))
     except (safetensors.SafetensorError, KeyError) as error:
@@ -180,4 +180,4 @@ def write(model: CCLNetwork, folder: Path) -> None:
         "weights_sha256": model.weights_sha256,
     }
     data = safetensors.numpy.save(compute(model), metadata=versions)
-    write_atomically(folder / GOLDEN_NAME, lambda file: file.write(data))
+    write_atomically(folder / GOLDEN_NAME, data)

@@ -1,37 +1,29 @@
 """The model card of a checkpoint: its template, and what makes one complete.
 
 A card is the ``README.md`` of a model folder. Its head is metadata that the Hub reads (licence,
-library, tags, measured figures as ``model-index``); its body has the sections in :data:`SECTIONS`.
-What only the author can know is a placeholder until it is filled in.
+library, tags, measured figures as ``model-index``); its body has the sections of the template,
+``model_card.md`` beside this module. What only the author can know is a placeholder until it is
+filled in.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from ..config import FRAME_CHOICES, CCLConfig
 
-__all__ = ["CARD_NAME", "FOLDER_PLACE", "Card", "Figure", "problems", "render"]
+__all__ = ["CARD_NAME", "FOLDER_PLACE", "Card", "Figure", "problems", "render", "section_bodies"]
 
 CARD_NAME = "README.md"
 # Stands for the folder or repository in the code to run; publishing puts the repository there.
 FOLDER_PLACE = "path/to/this/folder"
 NOT_MEASURED = "Not yet measured."
-SECTIONS = (
-    "What it is",
-    "Use",
-    "How it was trained",
-    "Training data",
-    "Measured",
-    "Intended use",
-    "Bias and limits",
-    "Licence",
-    "Citation",
-)
+TEMPLATE = Path(__file__).with_suffix(".md")
 PLACEHOLDERS = re.compile(
     # BibTeX has {{Title}} and Spanish has "todo": templates have {{ name }}, notes capitals.
     r"\[fill in[^\]]*\]|\[more information needed\]|(?-i:\b(?:TODO|FIXME|TBD)\b)|\{\{ .*? \}\}"
@@ -50,15 +42,6 @@ LIMITS = (
     "detail are outside it. Figures on other data than yours may not hold for yours; measure on "
     "your own."
 )
-CITATION = """```bibtex
-@inproceedings{kong2020cycle,
-  title     = {Cycle-Contrast for Self-Supervised Video Representation Learning},
-  author    = {Kong, Quan and Wei, Wenpeng and Deng, Ziwei and Yoshinaga, Tomoaki and \
-Murakami, Tomokazu},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2020}
-}
-```"""
 
 
 @dataclass(frozen=True)
@@ -114,27 +97,32 @@ def render(config: CCLConfig, card: Card | None = None) -> str:
         True
     """
     card = card or Card()
-    trained_on = config.provenance.trained_on
-    data = f"{_sentence(trained_on)} {card.data}".strip() if trained_on else card.data
-    preprocessing = config.preprocessing
-    limits = LIMITS.format(seconds=preprocessing.clip_seconds, side=preprocessing.crop_px)
+    pre, source = config.preprocessing, config.provenance
+    data = f"{_sentence(source.trained_on)} {card.data}" if source.trained_on else card.data
+    size = f"{pre.resize_height_px}x{pre.resize_width_px} px"
+    if pre.resize == "short_side":
+        size = f"a short side of {pre.resize_height_px} px"
+    limits = LIMITS.format(seconds=pre.clip_seconds, side=pre.crop_px)
     licence = f"Weights: `{card.licence}`." if card.licence else ""
-    bodies = {
-        "What it is": _what_it_is(config),
-        "Use": _use(),
-        "How it was trained": card.training or _fill_in("steps, schedule, settings"),
-        "Training data": data or _fill_in("what it was trained on, and its licence"),
-        "Measured": card.measured or NOT_MEASURED,
-        "Intended use": card.intended_use or INTENDED_USE,
-        "Bias and limits": card.limits or limits,
-        "Licence": licence or _fill_in("the licence of the weights"),
-        "Citation": CITATION,
+    name = source.name or _fill_in("name")
+    values = {
+        "metadata": _metadata(name, card),
+        "name": name,
+        "dim": config.architecture.feature_dim,
+        "clip_frames": pre.clip_frames,
+        "interval": f"{pre.frame_interval_seconds:g}",
+        "frame_choice": FRAME_CHOICES[pre.frame_choice],
+        "size": size,
+        "side": pre.crop_px,
+        "folder": FOLDER_PLACE,
+        "training": card.training.strip() or _fill_in("steps, schedule, settings"),
+        "data": data.strip() or _fill_in("what it was trained on, and its licence"),
+        "measured": card.measured.strip() or NOT_MEASURED,
+        "intended_use": card.intended_use.strip() or INTENDED_USE,
+        "limits": card.limits.strip() or limits,
+        "licence": licence or _fill_in("the licence of the weights"),
     }
-    name = config.provenance.name or _fill_in("name")
-    lines = ["---", *_yaml(_metadata(name, card)), "---", f"# {name}", ""]
-    for title in SECTIONS:
-        lines += [f"## {title}", "", bodies[title].strip(), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
 
 
 def _fill_in(what: str) -> str:
@@ -145,74 +133,31 @@ def _sentence(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
 
 
-def _what_it_is(config: CCLConfig) -> str:
-    preprocessing = config.preprocessing
-    size = f"{preprocessing.resize_height_px}x{preprocessing.resize_width_px} px"
-    if preprocessing.resize == "short_side":
-        size = f"a short side of {preprocessing.resize_height_px} px"
-    return (
-        f"Turns frames and clips of video into {config.architecture.feature_dim}-d vectors. An "
-        '"R18+1" network trained without labels by Cycle-Contrastive Learning (NeurIPS 2020, '
-        "https://arxiv.org/abs/2010.14810): a video must find its own frames, and a frame its own "
-        f"video. A clip is {preprocessing.clip_frames} frames "
-        f"{preprocessing.frame_interval_seconds:g} s apart, each "
-        f"{FRAME_CHOICES[preprocessing.frame_choice]}, resized to {size}, of which the central "
-        f"{preprocessing.crop_px} px are seen."
-    )
+def _metadata(name: str, card: Card) -> str:
+    """Return the head of the card, in YAML as the Hub's specification has it."""
+    import huggingface_hub
 
-
-def _use() -> str:
-    lines = (
-        "```python",
-        "from ccl_hub import CCLModel  # pip install ccl-hub",
-        "",
-        f'model = CCLModel.from_pretrained("{FOLDER_PLACE}")',
-        'result = model.embed("video.mp4")',
-        "print(result.video.shape, result.clips.shape, result.frames.shape)",
-        "```",
-    )
-    return "\n".join(lines)
-
-
-def _metadata(name: str, card: Card) -> dict[str, Any]:
-    """Return what the head of the card says, as the Hub's specification has it."""
     values: dict[str, Any] = {
         "license": card.licence or _fill_in("licence"),
         "library_name": "ccl-hub",
         "pipeline_tag": "feature-extraction",
         "tags": ["video", "embeddings", "self-supervised", "contrastive-learning"],
     }
-    if not card.figures:
-        return values
     sets: dict[str, list[dict[str, Any]]] = {}
     for figure in card.figures:
         metric = {"type": "accuracy", "value": round(figure.value, 2), "name": figure.name}
         sets.setdefault(figure.data, []).append(metric)
-    task = {"type": "feature-extraction", "name": "Video retrieval"}
     results = [
-        {"task": task, "dataset": {"type": data, "name": data}, "metrics": metrics}
+        {
+            "task": {"type": "feature-extraction", "name": "Video retrieval"},
+            "dataset": {"type": data, "name": data},
+            "metrics": metrics,
+        }
         for data, metrics in sets.items()
     ]
-    return {**values, "model-index": [{"name": name, "results": results}]}
-
-
-def _yaml(values: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Return lines of block YAML; text is quoted as in JSON, which YAML reads alike."""
-    lines: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}:", *_yaml(value, f"{indent}  ")]
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            lines.append(f"{indent}{key}:")
-            for item in value:
-                inner = _yaml(item, f"{indent}  ") if isinstance(item, Mapping) else None
-                if inner is None:
-                    lines.append(f"{indent}- {json.dumps(item)}")
-                else:
-                    lines += [f"{indent}- {inner[0].lstrip()}", *inner[1:]]
-        else:
-            lines.append(f"{indent}{key}: {json.dumps(value)}")
-    return lines
+    if results:
+        values["model-index"] = [{"name": name, "results": results}]
+    return huggingface_hub.CardData(**values).to_yaml()
 
 
 def problems(text: str, metadata: Mapping[str, Any]) -> list[str]:
@@ -222,26 +167,26 @@ def problems(text: str, metadata: Mapping[str, Any]) -> list[str]:
         text: The whole card.
         metadata: What its head says, as read.
     """
-    found = []
+    lacking = []
     for key in ("license", "library_name", "tags"):
         if not metadata.get(key):
-            found.append(f"its head has no {key}")
-    sections = _sections(text)
-    for title in SECTIONS:
+            lacking.append(f"its head has no {key}")
+    sections = section_bodies(text)
+    for title in section_bodies(TEMPLATE.read_text(encoding="utf-8")):
         if title not in sections:
-            found.append(f"no section '## {title}'")
+            lacking.append(f"no section '## {title}'")
         elif not sections[title].strip():
-            found.append(f"section '## {title}' is empty")
+            lacking.append(f"section '## {title}' is empty")
     if "from_pretrained(" not in sections.get("Use", "from_pretrained("):
-        found.append("section '## Use' shows no from_pretrained() to run")
+        lacking.append("section '## Use' shows no from_pretrained() to run")
     if "@inproceedings" not in sections.get("Citation", "@inproceedings"):
-        found.append("section '## Citation' has no BibTeX entry")
+        lacking.append("section '## Citation' has no BibTeX entry")
     for left in sorted({match[0] for match in PLACEHOLDERS.finditer(text)}):
-        found.append(f"the placeholder {left} is not filled in")
-    return found
+        lacking.append(f"the placeholder {left} is not filled in")
+    return lacking
 
 
-def _sections(text: str) -> dict[str, str]:
+def section_bodies(text: str) -> dict[str, str]:
     """Return the body of each section of the second level, code blocks left alone."""
     bodies: dict[str, list[str]] = {}
     title, code = "", False

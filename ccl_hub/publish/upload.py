@@ -151,36 +151,38 @@ def check_folder(folder: str | Path) -> CheckedFolder:
     Raises:
         PublishError: Lists everything that is wrong.
     """
-    place = expanded(folder)
-    entry = REGISTRY.get(str(place))
-    if entry is not None and entry.bundled and not is_folder(place):
-        place = weights.bundled_folder(entry.name)
+    path = expanded(folder)
+    entry = REGISTRY.get(str(path))
+    if entry is not None and entry.bundled and not is_folder(path):
+        path = weights.bundled_folder(entry.name)
         logger.info("no folder %s here: the model that ships inside the package", entry.name)
-    if not is_folder(place):
-        raise PublishError(f"{place}: no such folder; give one written by training.export.")
-    names = sorted(path.name for path in place.iterdir())
+    if not is_folder(path):
+        raise PublishError(f"{path}: no such folder; give one written by training.export.")
+    names = sorted(file.name for file in path.iterdir())
     wrong = [f"no {name}" for name in REQUIRED if name not in names]
     wrong += [
-        f"{name} is a pickle, which can run code" for name in names if _is_pickle(place / name)
+        f"{name} is a pickle, which can run code"
+        for name in names
+        if Path(name).suffix in weights.PICKLE_SUFFIXES
     ]
     if wrong:
-        raise _unfit(place, wrong)
-    contents = _contents(place, names)
-    config, checks = _check_model(place, contents)
+        raise _unfit(path, wrong)
+    contents = _contents(path, names)
+    config, checks = _check_model(path, contents)
     wrong = [f"{CARD_NAME}: {problem}" for problem in _card_problems(contents[CARD_NAME])]
     wrong += _preprocessor_problems(config, contents[PREPROCESSOR_NAME])
     if wrong:
-        raise _unfit(place, wrong)
-    if _contents(place, names) != contents:
-        raise PublishError(f"{place}: changed while it was checked; publish it again.")
+        raise _unfit(path, wrong)
+    if _contents(path, names) != contents:
+        raise PublishError(f"{path}: changed while it was checked; publish it again.")
     checks += (f"{CARD_NAME} is complete",)
     left_out = tuple(name for name in names if name not in contents)
     return CheckedFolder(config, contents, checks, left_out)
 
 
-def _contents(place: Path, names: list[str]) -> dict[str, bytes]:
+def _contents(path: Path, names: list[str]) -> dict[str, bytes]:
     try:
-        return {name: (place / name).read_bytes() for name in FILES if name in names}
+        return {name: (path / name).read_bytes() for name in FILES if name in names}
     except OSError as error:
         raise PublishError(
             f"{error.filename}: cannot be read ({error.strerror or error}); check that it is a "
@@ -188,39 +190,30 @@ def _contents(place: Path, names: list[str]) -> dict[str, bytes]:
         ) from error
 
 
-def _is_pickle(path: Path) -> bool:
-    return path.suffix in weights.PICKLE_SUFFIXES
-
-
-def _unfit(place: Path, wrong: list[str]) -> PublishError:
+def _unfit(path: Path, wrong: list[str]) -> PublishError:
     return PublishError(
-        f"{place}: not fit to be published: {'; '.join(line.rstrip('.') for line in wrong)}. "
+        f"{path}: not fit to be published: {'; '.join(line.rstrip('.') for line in wrong)}. "
         "training.export writes a whole folder; fill in its card, then publish again."
     )
 
 
-def _check_model(place: Path, contents: dict[str, bytes]) -> tuple[CCLConfig, tuple[str, ...]]:
+def _check_model(path: Path, contents: dict[str, bytes]) -> tuple[CCLConfig, tuple[str, ...]]:
     """Load the model as a user would and check its numbers."""
     try:
-        model = _loaded(place)
+        source = weights.resolve(path)
         if GOLDEN_NAME in contents:
-            checks = golden.verify(place)
-            wrong = [str(check) for check in checks if not check.passed]
+            wrong = [str(check) for check in golden.verify(path) if not check.passed]
             if wrong:
-                raise _unfit(place, [f"{GOLDEN_NAME}: {line}" for line in wrong])
-            return model.config, ("weights load strictly", "golden values agree")
-        found = golden.compute(model)
+                raise _unfit(path, [f"{GOLDEN_NAME}: {line}" for line in wrong])
+            return source.config, ("weights load strictly", "golden values agree")
+        vectors = golden.compute(weights.load(CCLNetwork, source))
     except (PublishError, ModelNotFoundError):
         raise
     except CCLError as error:
-        raise _unfit(place, [str(error)]) from error
-    if not all(torch.from_numpy(array).isfinite().all() for array in found.values()):
-        raise _unfit(place, [f"{WEIGHTS_NAME} gives NaN or infinity on the golden clip"])
-    return model.config, ("weights load strictly", "embeddings of the golden clip are finite")
-
-
-def _loaded(folder: Path) -> CCLNetwork:
-    return weights.load(CCLNetwork, weights.resolve(folder), torch.device("cpu"), torch.float32)
+        raise _unfit(path, [str(error)]) from error
+    if not all(torch.from_numpy(array).isfinite().all() for array in vectors.values()):
+        raise _unfit(path, [f"{WEIGHTS_NAME} gives NaN or infinity on the golden clip"])
+    return source.config, ("weights load strictly", "embeddings of the golden clip are finite")
 
 
 def _card_problems(data: bytes) -> list[str]:
@@ -231,31 +224,26 @@ def _card_problems(data: bytes) -> list[str]:
         return [f"not UTF-8 text ({error})"]
     except CCLError as error:
         return [str(error)]
-    # The place is filled in on publication.
+    # The repository's name is filled in on publication.
     return model_card.problems(text.replace(FOLDER_PLACE, "org/name"), metadata)
 
 
 def _preprocessor_problems(config: CCLConfig, data: bytes) -> list[str]:
     pre = config.preprocessing
     # One that was written before a field came leaves it out.
-    wanted = [json.loads(json.dumps(v)) for v in (dataclasses.asdict(pre), pre.identity())]
+    allowed = [json.loads(json.dumps(v)) for v in (dataclasses.asdict(pre), pre.identity())]
     try:
-        found = json.loads(data)
+        written = json.loads(data)
     except ValueError as error:
         return [f"{PREPROCESSOR_NAME}: not JSON ({error})"]
-    return [] if found in wanted else [f"{PREPROCESSOR_NAME} differs from {CONFIG_NAME}"]
+    return [] if written in allowed else [f"{PREPROCESSOR_NAME} differs from {CONFIG_NAME}"]
 
 
 def write_texts(folder: Path, config: CCLConfig, card: str) -> None:
     """Write ``preprocessor_config.json`` and the card beside ``config.json``."""
     preprocessing = json.dumps(dataclasses.asdict(config.preprocessing), indent=2) + "\n"
-    _write(folder / PREPROCESSOR_NAME, preprocessing)
-    _write(folder / CARD_NAME, card)
-
-
-def _write(path: Path, text: str) -> None:
-    data = text.encode()
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(folder / PREPROCESSOR_NAME, preprocessing)
+    write_atomically(folder / CARD_NAME, card)
 
 
 def push(
@@ -275,7 +263,7 @@ def push(
     with tempfile.TemporaryDirectory(prefix="ccl-hub-") as name:
         folder = weights.save(model, Path(name), dtype)
         write_texts(folder, model.config, text)
-        golden.write(_loaded(folder), folder)
+        golden.write(weights.load(CCLNetwork, weights.resolve(folder)), folder)
         return publish(folder, repo, private=private, branch=branch, message=message, token=token)
 
 
