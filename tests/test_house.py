@@ -6,6 +6,7 @@ them; here is what it cannot say.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -40,6 +41,8 @@ PUBLIC_EXTRAS = {
     "ray": ("ccl_hub.ray", "COLUMNS CCLEmbedder embed_paths"),
     "transformers": ("ccl_hub.hf_transformers", "CCLAutoModel CCLTransformersConfig"),
 }
+# What the worked examples of CONTRIBUTING.md add.
+IMAGINED = {"backends/tensorrt_engine.py", "training/robustness.py"}
 HEAVY = ("torch", "av", "huggingface_hub", "numpy")
 # File or room of ccl_hub -> what importing all of it loads none of. At the terminal half a second
 # counts, and a decoding process must not pay for torch.
@@ -69,6 +72,26 @@ def test_the_library_imports_modules_and_not_rooms(graph: grimp.ImportGraph) -> 
         importers = graph.find_modules_that_directly_import(room)
         inside = {name for name in importers if name.startswith("ccl_hub.")}
         assert not inside, f"{inside} import from {room}/__init__.py; name the module"
+
+
+def test_contributing_shows_every_room() -> None:
+    picture = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[5]
+    for package in ("ccl_hub", "training"):
+        lines = picture[picture.index(f"{package}/") :].partition("\n\n")[0]
+        files = [path.relative_to(ROOT / package) for path in (ROOT / package).rglob("*.py")]
+        names = {file.parts[0].removesuffix(".py") for file in files} - {"__init__"}
+        assert len(names) > 10
+        missing = {name for name in names if not re.search(rf"\b{name}\b", lines)}
+        assert not missing, f"the picture in CONTRIBUTING.md lacks {missing}"
+
+
+def test_contributing_names_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w.]+/[\w./]*)`", text)) - IMAGINED
+    assert len(named) > 20
+    tops = (ROOT, ROOT / "ccl_hub", ROOT / "training")
+    missing = {name for name in named if not any((top / name).exists() for top in tops)}
+    assert not missing, f"CONTRIBUTING.md names {missing}"
 
 
 @pytest.mark.parametrize("place", LIGHT)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from project import ROOT, module_of
 
 import ccl_hub
 from ccl_hub import errors
+from ccl_hub.backends import BACKENDS
+from ccl_hub.cli import embed_command
+from ccl_hub.embed.writers import SUFFIXES
 
 SAFE_VALUES = {"weights_only": True, "allow_pickle": False}  # the only ones that may be written
 BANNED = {
@@ -80,3 +84,8 @@ def test_media_error_codes_differ() -> None:
 
 def test_types_are_shipped() -> None:
     assert (ROOT / "ccl_hub" / "py.typed").is_file()
+
+
+def test_the_command_offers_every_backend_and_format() -> None:
+    assert get_args(embed_command.Backend) == BACKENDS
+    assert {f".{name}" for name in get_args(embed_command.Format)} == set(SUFFIXES)

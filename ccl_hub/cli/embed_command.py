@@ -48,6 +48,7 @@ embed_app = typer.Typer(
 )
 
 Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
+Format = Literal["npz", "npy", "safetensors"]
 CALIBRATION_VIDEOS = 10_000
 BATCH_ONLY = (
     *("lists", "root", "extensions", "format", "workers", "threads", "deadline_seconds"),
@@ -206,9 +207,7 @@ def embed(
         str | None,
         typer.Option("--ext", help="Take these from folders: mp4,mkv. [default: all videos]"),
     ] = None,
-    format: Annotated[
-        Literal["npz", "npy", "safetensors"], typer.Option(help="Of the files in a folder.")
-    ] = "npz",
+    format: Annotated[Format, typer.Option(help="Of the files in a folder.")] = "npz",
     workers: Annotated[
         int | None, typer.Option(help="Decoding processes. [default: one a core]", min=1)
     ] = None,

@@ -26,6 +26,7 @@ VARIES = {
     r"\.out: .*\belapsed_seconds$": "how long a job took",
     r"log\.jsonl: .*\b(seconds|clips_per_second|data_wait_share)$": "how fast a training was",
     r"checkpoints/.*: metadata\.state\.seconds$": "how long a training has taken",
+    r"\btraining_seconds$": "the same in an exported model",
     r"checkpoints/.*: metadata\.sha256$": "a hash that covers those seconds; tensors are compared",
 }
 

@@ -103,7 +103,7 @@ def in_memory(model: CCLModel, image: Path) -> None:
     """Frames and images that are arrays already, and the network itself."""
     import torch
 
-    pixels = load_image(image, model.preprocessing)
+    pixels = load_image(image, model.preprocessing)[0]  # (H,W,3)
     numbers = np.arange(60)[:, None, None, None]
     frames = (pixels[None].astype(np.int64) + 3 * numbers).astype(np.uint8)
     seconds = np.arange(60) / 25
