@@ -29,11 +29,12 @@ import torch
 
 from benchmarks.train_step import machine
 from ccl_hub._util.files import write_atomically
-from training.clips.augment import Augment, augment
+from training.clips.augment import augment
 from training.clips.loader import ClipLoader, EpochSampler, ResidentFrames, draw_clips
 from training.data.datasets import VideoList
 from training.data.sources import list_videos
 from training.frames.packed import FrameSource, FrameStore, VideoFolderStore
+from training.recipes.augmentation import Augment
 
 CLIP = {"clip_frames": 8, "frame_interval_seconds": 0.16, "frame_choice": "on_screen"}
 

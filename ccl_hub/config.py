@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ._util.checks import require
 from .errors import ConfigError
 
 __all__ = [
@@ -61,14 +62,14 @@ class Architecture:
     projection_shared: bool = True
 
     def __post_init__(self) -> None:
-        _require(len(self.stage_channels) == 4, "stage_channels", self.stage_channels, "4 widths")
-        _require(len(self.stage_blocks) == 4, "stage_blocks", self.stage_blocks, "4 counts")
+        require(len(self.stage_channels) == 4, "stage_channels", self.stage_channels, "4 widths")
+        require(len(self.stage_blocks) == 4, "stage_blocks", self.stage_blocks, "4 counts")
         for name in ("stage_channels", "stage_blocks"):
             value = getattr(self, name)
-            _require(all(n >= 1 for n in value), name, value, "whole numbers >= 1")
+            require(all(n >= 1 for n in value), name, value, "whole numbers >= 1")
         for name in ("projection_hidden", "projection_dim"):
             value = getattr(self, name)
-            _require(value >= 1, name, value, "a whole number >= 1")
+            require(value >= 1, name, value, "a whole number >= 1")
 
     @property
     def feature_dim(self) -> int:
@@ -109,14 +110,14 @@ class Preprocessing:
     frame_choice: str = "nearest"
 
     def __post_init__(self) -> None:
-        _require(self.clip_frames >= 1, "clip_frames", self.clip_frames, "a whole number >= 1")
-        _require(
+        require(self.clip_frames >= 1, "clip_frames", self.clip_frames, "a whole number >= 1")
+        require(
             0 < self.frame_interval_seconds <= 3600,
             "frame_interval_seconds",
             self.frame_interval_seconds,
             "more than 0 and at most 3600",
         )
-        _require(
+        require(
             self.resize in ("stretch", "short_side"),
             "resize",
             self.resize,
@@ -125,7 +126,7 @@ class Preprocessing:
         smallest = min(self.resize_height_px, self.resize_width_px)
         if self.resize == "short_side":
             smallest = self.resize_height_px
-        _require(
+        require(
             32 <= self.crop_px <= smallest,
             "crop_px",
             self.crop_px,
@@ -133,10 +134,10 @@ class Preprocessing:
         )
         for name in ("mean", "std"):
             value = getattr(self, name)
-            _require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
-            _require(all(map(math.isfinite, value)), name, value, "finite numbers")
-        _require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
-        _require(
+            require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
+            require(all(map(math.isfinite, value)), name, value, "finite numbers")
+        require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
+        require(
             self.frame_choice in tuple(FRAME_CHOICES),
             "frame_choice",
             self.frame_choice,
@@ -315,9 +316,3 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where} is {value!r}, expected {hint.__name__}.")
     return value
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    """Raise ConfigError naming the field, its value and what is allowed, unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")

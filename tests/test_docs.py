@@ -23,7 +23,8 @@ from project import ROOT, module_of
 import ccl_hub
 from ccl_hub import errors
 from training.recipes.finetuning import FINETUNE_RECIPES, read_finetune_recipe
-from training.recipes.pretraining import RECIPES_FOLDER, read_recipe
+from training.recipes.pretraining import read_recipe
+from training.recipes.toml import RECIPES_FOLDER
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

@@ -36,12 +36,12 @@ from .evaluation.results import Results, Summary, read_results, summarise
 from .recipes.finetuning import FinetuneRecipe, read_finetune_recipe
 from .recipes.pretraining import (
     Recipe,
-    add_change_argument,
     differing_keys,
     frame_choice_of,
     read_recipe,
 )
 from .recipes.sections import Budget
+from .recipes.toml import add_change_argument
 from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, write_recipe
 from .run.steps import Part, PartFailedError, StoppedError, missing_parts, run_parts
 

@@ -30,6 +30,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ccl_hub.config import parse_dataclass
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 
 from .clips.source import SplitSource
@@ -38,8 +39,8 @@ from .evaluation.labelled_sets import EvaluationSet, data_record, open_evaluatio
 from .evaluation.models import REFERENCE_ROWS, NamedModel, load_models, seed_list
 from .evaluation.results import Results, write_results
 from .linear_probe import fold_means, markdown_table
-from .recipes.finetuning import FinetuneRecipe, finetune_recipe_from_dict, read_finetune_recipe
-from .recipes.pretraining import add_change_argument, apply_changes
+from .recipes.finetuning import FinetuneRecipe, read_finetune_recipe
+from .recipes.toml import add_change_argument, apply_changes
 from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag, set_precision
 from .run.logs import require_drawing
 from .run.loop import NonFiniteError, Outcome
@@ -229,7 +230,7 @@ def evaluate(options: argparse.Namespace) -> list[Results]:
     values = copy.deepcopy(record.recipe)
     values["precision"] = {**values.get("precision", {}), "device": "auto", "threads": 0}
     apply_changes(values, options.changes)
-    recipe = finetune_recipe_from_dict(values, str(folder / "recipe of classes.json"))
+    recipe = parse_dataclass(FinetuneRecipe, values, str(folder / "recipe of classes.json"))
     set_precision(recipe.precision)
     results = []
     with start_world(recipe.precision.device) as world:

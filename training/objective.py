@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ccl_hub.errors import ConfigError, InputError
+from ccl_hub._util.checks import require
+from ccl_hub.errors import InputError
 
 __all__ = ["CycleContrast", "Objective", "cycle_contrast", "mse_baseline"]
 
@@ -116,21 +117,21 @@ class Objective:
     max_pairs: int = 1 << 23
 
     def __post_init__(self) -> None:
-        _require(self.preset in PRESETS, "preset", self.preset, " or ".join(map(repr, PRESETS)))
+        require(self.preset in PRESETS, "preset", self.preset, " or ".join(map(repr, PRESETS)))
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
-            _require(value in allowed, name, value, " or ".join(map(repr, allowed)))
+            require(value in allowed, name, value, " or ".join(map(repr, allowed)))
         for name in ("tau", "tau_nn"):
             value = getattr(self, name)
-            _require(0 < value < float("inf"), name, value, "a finite number above 0")
+            require(0 < value < float("inf"), name, value, "a finite number above 0")
         weights_ok = len(self.weights) == 3 and all(0 <= w < float("inf") for w in self.weights)
-        _require(weights_ok, "weights", self.weights, "3 finite numbers of at least 0")
+        require(weights_ok, "weights", self.weights, "3 finite numbers of at least 0")
         terms_ok = 0 < len(set(self.terms)) == len(self.terms) and set(self.terms) <= set(TERMS)
-        _require(terms_ok, "terms", self.terms, f"some of {', '.join(TERMS)}, each once")
-        _require(self.max_pairs >= 1, "max_pairs", self.max_pairs, "a whole number >= 1")
+        require(terms_ok, "terms", self.terms, f"some of {', '.join(TERMS)}, each once")
+        require(self.max_pairs >= 1, "max_pairs", self.max_pairs, "a whole number >= 1")
 
     @classmethod
     def from_preset(cls, name: str, **overrides: object) -> Objective:
@@ -339,9 +340,3 @@ def _check(videos: Tensor, frames: Tensor) -> None:
     fits = fits and (frames.shape[0], frames.shape[2]) == tuple(videos.shape)
     if not fits or not videos.is_floating_point() or not frames.is_floating_point():
         raise InputError(f"the objective got {seen} {frames.dtype}; allowed: {wanted}.")
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    """Raise ConfigError naming the field, its value and what is allowed, unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")

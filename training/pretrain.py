@@ -18,7 +18,8 @@ from pathlib import Path
 
 from ccl_hub.errors import CCLError, OutputError
 
-from .recipes.pretraining import add_change_argument, read_recipe
+from .recipes.pretraining import read_recipe
+from .recipes.toml import add_change_argument
 from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED
 from .run.loop import NonFiniteError, Outcome
 from .tasks.pretrain_run import pretrain

@@ -1,4 +1,4 @@
-"""Arguments: numbers out of range, and keywords that nobody reads, are refused by name."""
+"""Values out of range, and keywords that nobody reads, are refused by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import operator
 from collections.abc import Collection, Iterable
 from typing import SupportsIndex
 
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 
-__all__ = ["known_keywords", "whole_number"]
+__all__ = ["known_keywords", "require", "whole_number"]
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse a value of a configuration, naming its field and what is allowed.
+
+    Raises:
+        ConfigError: ``ok`` is false.
+
+    Example:
+        >>> require(False, "lr", -1, "more than 0")
+        Traceback (most recent call last):
+        ccl_hub.errors.ConfigError: lr is -1; allowed: more than 0.
+    """
+    if not ok:
+        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")
 
 
 def whole_number(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:

@@ -31,7 +31,8 @@ from ccl_hub.config import Preprocessing
 from training.distributed.world import World
 from training.export import main as export_main
 from training.frames.rendered import RenderedVideos
-from training.recipes.pretraining import Precision, read_recipe
+from training.recipes.pretraining import read_recipe
+from training.recipes.sections import Precision
 from training.run import checkpoints
 from training.run import loop as loop_module
 from training.run.checkpoints import list_checkpoints, read_checkpoint

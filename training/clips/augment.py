@@ -5,9 +5,7 @@ clip, and colour jitter is one 3 x 4 affine map per clip; a whole batch is three
 The parameters of a clip are drawn on the CPU from the clip's own seed, so they depend neither on
 the device nor on which clips share its batch.
 
-``paper``: one random 112 x 112 crop of the 128 x 171 frame per clip (paper, Section 4.1).
-``strong``: random resized crop, flip, colour jitter, grey and blur, as is usual for contrastive
-learning. Its jitter applies brightness, contrast, saturation and hue in this order, rotates hue
+Colour jitter applies brightness, contrast, saturation and hue in this order, rotates hue
 about the grey axis in YIQ, takes contrast about the mean of the whole clip, and clamps once, at
 the end.
 """
@@ -23,94 +21,16 @@ import torch
 from torch import Tensor
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import ConfigError, InputError
+from ccl_hub.errors import InputError
 
-__all__ = ["Augment", "ClipParameters", "augment", "draw_parameters"]
+from ..recipes.augmentation import Augment
 
-STRONG_FLIP = 0.5
+__all__ = ["ClipParameters", "augment", "draw_parameters"]
+
 CROP_TRIES = 10
 BLUR_REFERENCE_PX = 112  # blur_sigma is stated for a crop of this side
 CPU_CHUNK_CLIPS = 2  # clips treated at once on a CPU, so that intermediates stay in its cache
 LUMA = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What is done to a training clip; recipe section ``[augment]``.
-
-    Args:
-        kind: ``"paper"`` or ``"strong"``; ``paper`` uses ``crop_px`` and ``flip`` alone.
-        crop_px: Side of the result; below the preprocessing's ``crop_px`` the same crop is shrunk,
-            with antialiasing.
-        flip: Probability of a horizontal flip; None: 0 for ``paper``, 0.5 for ``strong``.
-        area: Smallest and largest share of the frame's area that a crop covers.
-        ratio: Smallest and largest width / height of a crop, in frame pixels.
-        jitter: Probability of colour jitter.
-        brightness: Factor within 1 +- this.
-        contrast: Factor within 1 +- this.
-        saturation: Factor within 1 +- this.
-        hue: Shift within +- this share of a full turn, at most 0.5.
-        grey: Probability of a grey clip.
-        blur: Probability of a Gaussian blur.
-        blur_sigma: Smallest and largest standard deviation in pixels of a 112 x 112 crop; scaled
-            with ``crop_px``.
-
-    Raises:
-        ConfigError: A value is out of range, or ``paper`` is given a value it does not use.
-    """
-
-    kind: str = "paper"
-    crop_px: int = 112
-    flip: float | None = None
-    area: tuple[float, ...] = (0.2, 1.0)
-    ratio: tuple[float, ...] = (3 / 4, 4 / 3)
-    jitter: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
-    grey: float = 0.2
-    blur: float = 0.5
-    blur_sigma: tuple[float, ...] = (0.1, 2.0)
-
-    def __post_init__(self) -> None:
-        _require(self.kind in ("paper", "strong"), "kind", self.kind, "'paper' or 'strong'")
-        _require(16 <= self.crop_px <= 1024, "crop_px", self.crop_px, "16 to 1024")
-        for name in ("jitter", "grey", "blur"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, name, value, "0 to 1")
-        _require(self.flip is None or 0 <= self.flip <= 1, "flip", self.flip, "0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, name, value, "0 to 1")
-        _require(0 <= self.hue <= 0.5, "hue", self.hue, "0 to 0.5")
-        for name, top in (("area", 1.0), ("ratio", 100.0), ("blur_sigma", 100.0)):
-            pair = getattr(self, name)
-            good = len(pair) == 2 and 0 < pair[0] <= pair[1] <= top
-            _require(good, name, pair, f"two rising numbers above 0, at most {top:g}")
-        if self.kind == "paper":
-            for name in _STRONG_ONLY:
-                if getattr(self, name) != _STRONG_ONLY[name]:
-                    raise ConfigError(f"{name} has no effect with kind 'paper'; use 'strong'.")
-
-    @property
-    def flip_probability(self) -> float:
-        """Probability of a flip, with the default of ``kind`` filled in."""
-        if self.flip is not None:
-            return self.flip
-        return STRONG_FLIP if self.kind == "strong" else 0.0
-
-
-def _require(ok: bool, name: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")
-
-
-_STRONG_ONLY = {
-    name: Augment.__dataclass_fields__[name].default
-    for name in Augment.__dataclass_fields__
-    if name not in ("kind", "crop_px", "flip")
-}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ..data.datasets import VideoList
 from ..distributed.world import World
 from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
 from ..frames.rendered import RenderedVideos
-from ..recipes.pretraining import Data, Recipe
+from ..recipes.pretraining import Recipe
+from ..recipes.sections import Data
 from .augment import augment
 from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
 

@@ -30,13 +30,13 @@ from typing import Any
 import torch
 
 from ccl_hub import CCLModel
-from ccl_hub.config import CCLConfig
+from ccl_hub.config import CCLConfig, parse_dataclass
 from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError
 from ccl_hub.network.devices import resolve_device
 from ccl_hub.network.weights import HUB_ID, expanded
 from ccl_hub.registry import REGISTRY
 
-from ..recipes.pretraining import recipe_from_dict
+from ..recipes.pretraining import Recipe
 from ..run.checkpoints import NAME, list_checkpoints, read_checkpoint
 from ..run.trained import find_checkpoint, trained_tensors
 from .imagenet import find_imagenet_file, imagenet_model
@@ -278,7 +278,7 @@ def _from_run(wanted: _Wanted) -> NamedModel:
             f"{path}: not of training.pretrain. A fine-tuning holds a model once it is finished; "
             "continue it with --resume auto."
         )
-    recipe = recipe_from_dict(checkpoint.state["recipe"], str(path))
+    recipe = parse_dataclass(Recipe, checkpoint.state["recipe"], str(path))
     tensors, averaged = trained_tensors(checkpoint, recipe)
     model = CCLModel(recipe.model_config)
     model.load_state_dict(tensors)

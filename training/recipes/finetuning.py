@@ -1,24 +1,32 @@
 """Recipes of fine-tuning: TOML files in ``recipes/finetune``, read strictly.
 
 The sections that training with and without labels share are those of
-:mod:`training.recipes.sections` and :mod:`training.clips.augment`; the others are here.
+:mod:`training.recipes.sections` and :mod:`training.recipes.augmentation`; the others are here.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from ccl_hub._util.checks import require
 from ccl_hub.config import Preprocessing, parse_dataclass
 from ccl_hub.errors import ConfigError
 
-from ..clips.augment import Augment
-from .pretraining import RECIPES_FOLDER, read_values
-from .sections import Budget, Log, Optim, Precision, Schedule, require
+from .augmentation import Augment
+from .sections import (
+    Budget,
+    Log,
+    Optim,
+    PlainRecipe,
+    Precision,
+    Schedule,
+    check_cache,
+    from_one,
+    one_of,
+)
+from .toml import RECIPES_FOLDER, read_values
 
 __all__ = [
     "ClipSize",
@@ -26,7 +34,6 @@ __all__ = [
     "FinetuneRecipe",
     "LabelledData",
     "Network",
-    "finetune_recipe_from_dict",
     "read_finetune_recipe",
 ]
 
@@ -52,18 +59,7 @@ class LabelledData:
 
     def __post_init__(self) -> None:
         require(0 < self.test_share < 1, "test_share", self.test_share, "between 0 and 1")
-        require(
-            self.cache in ("none", "ram", "gpu"), "cache", self.cache, "'none', 'ram' or 'gpu'"
-        )
-        good = len(self.resident_size_px) in (0, 2) and all(n >= 16 for n in self.resident_size_px)
-        allowed = "height and width of at least 16, or left out"
-        require(good, "resident_size_px", self.resident_size_px, allowed)
-        if self.resident_size_px and self.cache == "none":
-            raise ConfigError(
-                f"resident_size_px is {list(self.resident_size_px)} but cache is 'none', so it "
-                "would have no effect; set cache to 'ram' or 'gpu', or leave the size out."
-            )
-        require(0 <= self.workers <= 256, "workers", self.workers, "0 to 256")
+        check_cache(self.cache, self.resident_size_px, self.workers)
 
     @property
     def views(self) -> int:
@@ -118,17 +114,14 @@ class Evaluation:
     every_epochs: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("clips", "batch_clips"):
-            value = getattr(self, name)
-            require(value >= 1, name, value, "a whole number >= 1")
-        known = ("accuracy", "f-measure")
-        require(self.metric in known, "metric", self.metric, "'accuracy' or 'f-measure'")
-        require(self.average in ("macro", "micro"), "average", self.average, "'macro' or 'micro'")
+        from_one(self, "clips", "batch_clips")
+        one_of(self, "metric", "accuracy", "f-measure")
+        one_of(self, "average", "macro", "micro")
         require(self.every_epochs >= 0, "every_epochs", self.every_epochs, "0 or more")
 
 
 @dataclass(frozen=True)
-class FinetuneRecipe:
+class FinetuneRecipe(PlainRecipe):
     """A whole recipe; each field but the last is a section of the TOML file.
 
     ``seed`` decides the weights of the new FC layer and every random draw. ``preprocessing`` is
@@ -163,11 +156,6 @@ class FinetuneRecipe:
         """Side of the clips that the network sees."""
         return self.clip.crop_px or self.preprocessing.crop_px
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values with every default filled in."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return values
-
 
 def read_finetune_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> FinetuneRecipe:
     """Read a recipe.
@@ -193,13 +181,4 @@ def read_finetune_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) 
             f"{where}: preprocessing is that of the model; leave it out (clip.crop_px shrinks "
             "the clips)."
         )
-    return finetune_recipe_from_dict(values, where)
-
-
-def finetune_recipe_from_dict(values: Mapping[str, Any], where: str) -> FinetuneRecipe:
-    """Build a recipe from plain values, as :meth:`FinetuneRecipe.to_dict` gives them.
-
-    Raises:
-        ConfigError: As :func:`read_finetune_recipe`.
-    """
     return parse_dataclass(FinetuneRecipe, values, where)

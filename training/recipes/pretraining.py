@@ -1,16 +1,12 @@
-"""Training recipes: TOML files read strictly into frozen dataclasses.
+"""Recipes of pretraining: TOML files in ``training/recipes``, read strictly.
 
-Everything that decides the weights of a run stands in its recipe. ``--set section.key=value``
-changes one value; a value is read as TOML, and as plain text where it is not TOML.
+Everything that decides the weights of a run stands in its recipe.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import logging
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,45 +15,26 @@ from typing import Any
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing, parse_dataclass
 from ccl_hub.errors import ConfigError
 
-from ..clips.augment import Augment
 from ..objective import Objective
+from .augmentation import Augment
 from .sections import (
     Budget,
     Data,
     Ema,
     Log,
     Optim,
+    PlainRecipe,
     Precision,
     Schedule,
     Stage,
     Validation,
-    require,
+    one_of,
 )
+from .toml import RECIPES_FOLDER, read_values
 
-__all__ = [
-    "Budget",
-    "Data",
-    "Ema",
-    "Log",
-    "Optim",
-    "Precision",
-    "Recipe",
-    "Schedule",
-    "Stage",
-    "Validation",
-    "add_change_argument",
-    "apply_changes",
-    "as_begun",
-    "differing_keys",
-    "frame_choice_of",
-    "read_recipe",
-    "read_values",
-    "recipe_from_dict",
-]
+__all__ = ["Recipe", "as_begun", "differing_keys", "frame_choice_of", "read_recipe"]
 
 logger = logging.getLogger(__name__)
-
-RECIPES_FOLDER = Path(__file__).parent
 
 # Keys that do not decide the weights (but for rounding: another device or number of threads adds
 # in another order), so that a resumed run may change them.
@@ -78,7 +55,7 @@ FREE_KEYS = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(PlainRecipe):
     """A whole recipe; each field is a section of the TOML file.
 
     ``seed`` decides the initial weights and every random draw. ``temporal_init`` is how conv6
@@ -109,12 +86,7 @@ class Recipe:
     precision: Precision = field(default_factory=Precision)
 
     def __post_init__(self) -> None:
-        require(
-            self.temporal_init in ("random", "identity", "calibrated"),
-            "temporal_init",
-            self.temporal_init,
-            "'random', 'identity' or 'calibrated'",
-        )
+        one_of(self, "temporal_init", "random", "identity", "calibrated")
         ends = [stage.until for stage in self.stages]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"stages end at {ends}; allowed: rising, the last at 1.")
@@ -131,11 +103,6 @@ class Recipe:
                 return stage.crop_px
         return self.stages[-1].crop_px if self.stages else self.augment.crop_px
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values with every default filled in."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return values
-
 
 def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
@@ -151,51 +118,6 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
     section = values.setdefault("preprocessing", {})
     if isinstance(section, dict):
         section.setdefault("frame_choice", "on_screen")
-    return recipe_from_dict(values, where)
-
-
-def read_values(
-    name_or_path: str | Path, changes: Sequence[str], folder: Path
-) -> tuple[dict[str, Any], str]:
-    """Read the plain values of a recipe of any kind.
-
-    Args:
-        name_or_path: A TOML file, or the name of one in ``folder``.
-        changes: ``section.key=value`` texts, applied in order.
-        folder: Where recipes of that kind are.
-
-    Returns:
-        Sections and keys, with a name; and the file, for errors.
-
-    Raises:
-        ConfigError: No such recipe, not TOML, or a change that names no key.
-    """
-    path = Path(name_or_path)
-    if not path.is_file():
-        known = {p.stem: p for p in sorted(folder.glob("*.toml"))}
-        if str(name_or_path) not in known:
-            raise ConfigError(
-                f"{name_or_path}: no such recipe; give a TOML file or one of {', '.join(known)}."
-            )
-        path = known[str(name_or_path)]
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error}); correct the file.") from error
-    apply_changes(values, changes)
-    return {"name": path.stem, **values}, str(path)
-
-
-def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
-    """Build a recipe from plain values, as TOML or :meth:`Recipe.to_dict` give them.
-
-    Args:
-        values: Sections and keys.
-        where: File named in errors.
-
-    Raises:
-        ConfigError: As :func:`read_recipe`.
-    """
     return parse_dataclass(Recipe, values, where)
 
 
@@ -223,46 +145,6 @@ def as_begun(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     logger.warning("goes on with preprocessing.frame_choice %r, as it began, not %r", begun, now)
     kept = dataclasses.replace(recipe.preprocessing, frame_choice=begun)
     return dataclasses.replace(recipe, preprocessing=kept)
-
-
-def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
-    """Apply ``section.key=value`` texts in order, in place.
-
-    Raises:
-        ConfigError: One has no ``=``, or its section is none.
-    """
-    for change in changes:
-        _apply(values, change)
-
-
-def add_change_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--set``, whose texts are the ``changes`` of :func:`read_recipe`."""
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
-    )
-
-
-def _apply(values: dict[str, Any], change: str) -> None:
-    """Apply one ``section.key=value`` in place."""
-    name, equals, text = change.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"--set {change}: expected section.key=value, such as optim.lr=0.03.")
-    try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *sections, key = name.strip().split(".")
-    table = values
-    for section in sections:
-        table = table.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {change}: {section} is not a section.")
-    table[key] = value
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
 
 __all__ = [
@@ -12,18 +17,52 @@ __all__ = [
     "Ema",
     "Log",
     "Optim",
+    "PlainRecipe",
     "Precision",
     "Schedule",
     "Stage",
     "Validation",
-    "require",
+    "check_cache",
+    "from_one",
+    "one_of",
 ]
 
 
-def require(ok: bool, name: str, value: object, allowed: str) -> None:
-    """Raise ConfigError naming the field, its value and what is allowed, unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{name} is {value!r}; allowed: {allowed}.")
+class PlainRecipe:
+    """A recipe of any kind: a dataclass whose fields, but for a few, are sections."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values with every default filled in."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+
+def one_of(section: object, name: str, *allowed: str) -> None:
+    """Raise ConfigError unless a field has one of some values."""
+    value = getattr(section, name)
+    *first, last = map(repr, allowed)
+    require(value in allowed, name, value, f"{', '.join(first)} or {last}")
+
+
+def from_one(section: object, *names: str) -> None:
+    """Raise ConfigError unless each named field is at least 1."""
+    for name in names:
+        value = getattr(section, name)
+        require(value >= 1, name, value, "a whole number >= 1")
+
+
+def check_cache(cache: str, resident_size_px: Sequence[int], workers: int) -> None:
+    """Raise ConfigError unless frames can be read ahead and kept so."""
+    require(cache in ("none", "ram", "gpu"), "cache", cache, "'none', 'ram' or 'gpu'")
+    good = len(resident_size_px) in (0, 2) and all(side >= 16 for side in resident_size_px)
+    allowed = "height and width of at least 16, or left out"
+    require(good, "resident_size_px", resident_size_px, allowed)
+    if resident_size_px and cache == "none":
+        raise ConfigError(
+            f"resident_size_px is {list(resident_size_px)} but cache is 'none', so it "
+            "would have no effect; set cache to 'ram' or 'gpu', or leave the size out."
+        )
+    require(0 <= workers <= 256, "workers", workers, "0 to 256")
 
 
 @dataclass(frozen=True)
@@ -61,21 +100,7 @@ class Data:
             raise ConfigError(f"{' and '.join(given)} are given; give one of them.")
         require(self.rendered >= 0, "rendered", self.rendered, "0 or more")
         require(self.views in (1, 2), "views", self.views, "1 or 2")
-        require(
-            self.cache in ("none", "ram", "gpu"), "cache", self.cache, "'none', 'ram' or 'gpu'"
-        )
-        require(
-            len(self.resident_size_px) in (0, 2) and all(n >= 16 for n in self.resident_size_px),
-            "resident_size_px",
-            self.resident_size_px,
-            "height and width of at least 16, or left out",
-        )
-        if self.resident_size_px and self.cache == "none":
-            raise ConfigError(
-                f"resident_size_px is {list(self.resident_size_px)} but cache is 'none', so it "
-                "would have no effect; set cache to 'ram' or 'gpu', or leave the size out."
-            )
-        require(0 <= self.workers <= 256, "workers", self.workers, "0 to 256")
+        check_cache(self.cache, self.resident_size_px, self.workers)
 
 
 @dataclass(frozen=True)
@@ -90,7 +115,7 @@ class Optim:
         weight_decay: Decay of the weights.
         decay_norm_and_bias: Decay BatchNorm and biases too, as plain SGD does.
         batch: Videos per update over all processes together (paper: 48).
-        chunks: Parts in which each process runs its share through the network; negatives stay
+        chunks: Pieces in which each process runs its share through the network; negatives stay
             global, memory falls.
         clip_norm: Largest gradient norm, or nothing.
         sync_batchnorm: BatchNorm statistics over all processes.
@@ -108,17 +133,13 @@ class Optim:
     sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
-        require(self.kind in ("sgd", "adamw"), "kind", self.kind, "'sgd' or 'adamw'")
+        one_of(self, "kind", "sgd", "adamw")
         require(self.lr > 0, "lr", self.lr, "more than 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "0 to below 1")
-        require(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            "betas",
-            self.betas,
-            "2 numbers from 0 to below 1",
-        )
+        ok = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        require(ok, "betas", self.betas, "2 numbers from 0 to below 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        require(self.batch >= 1, "batch", self.batch, "a whole number >= 1")
+        from_one(self, "batch")
         require(1 <= self.chunks <= self.batch, "chunks", self.chunks, "1 to batch")
         ok = self.clip_norm is None or self.clip_norm > 0
         require(ok, "clip_norm", self.clip_norm, "more than 0, or left out")
@@ -145,14 +166,10 @@ class Schedule:
     final_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.kind in ("step", "cosine"), "kind", self.kind, "'step' or 'cosine'")
-        require(self.epochs >= 1, "epochs", self.epochs, "a whole number >= 1")
-        require(
-            0 <= self.warmup_epochs < self.epochs,
-            "warmup_epochs",
-            self.warmup_epochs,
-            f"0 to below epochs ({self.epochs})",
-        )
+        one_of(self, "kind", "step", "cosine")
+        from_one(self, "epochs")
+        ok = 0 <= self.warmup_epochs < self.epochs
+        require(ok, "warmup_epochs", self.warmup_epochs, f"0 to below epochs ({self.epochs})")
         require(self.step_epochs > 0, "step_epochs", self.step_epochs, "more than 0")
         require(0 < self.step_factor <= 1, "step_factor", self.step_factor, "above 0, at most 1")
         require(0 <= self.final_factor <= 1, "final_factor", self.final_factor, "0 to 1")
@@ -235,9 +252,7 @@ class Validation:
     random_init: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("every_epochs", "clips", "batch_clips"):
-            value = getattr(self, name)
-            require(value >= 1, name, value, "a whole number >= 1")
+        from_one(self, "every_epochs", "clips", "batch_clips")
 
 
 @dataclass(frozen=True)
@@ -261,15 +276,9 @@ class Log:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        require(self.every_steps >= 1, "every_steps", self.every_steps, "a whole number >= 1")
+        from_one(self, "every_steps", "keep_checkpoints")
         require(self.line_seconds >= 0, "line_seconds", self.line_seconds, "0 or more")
         require(self.checkpoint_steps >= 0, "checkpoint_steps", self.checkpoint_steps, "0 or more")
-        require(
-            self.keep_checkpoints >= 1,
-            "keep_checkpoints",
-            self.keep_checkpoints,
-            "a whole number >= 1",
-        )
 
 
 @dataclass(frozen=True)
@@ -291,11 +300,6 @@ class Precision:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        require(
-            self.device in ("auto", "cpu", "cuda"),
-            "device",
-            self.device,
-            "'auto', 'cpu' or 'cuda'",
-        )
-        require(self.autocast in ("none", "bf16"), "autocast", self.autocast, "'none' or 'bf16'")
+        one_of(self, "device", "auto", "cpu", "cuda")
+        one_of(self, "autocast", "none", "bf16")
         require(0 <= self.threads <= 1024, "threads", self.threads, "0 to 1024")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from ccl_hub._util.folder_lock import FolderInUseError, only_writer
 from ccl_hub.errors import ConfigError
 
 from ..distributed.world import World
-from ..recipes.sections import Precision
+from ..recipes.sections import PlainRecipe, Precision
 from . import checkpoints
 
 __all__ = [
@@ -40,11 +39,6 @@ __all__ = [
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_SAVED = 75  # EX_TEMPFAIL: run again
-
-
-class _Plain(Protocol):
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
 
 
 class StopFlag:
@@ -166,7 +160,7 @@ def set_precision(precision: Precision) -> None:
     torch.use_deterministic_algorithms(precision.deterministic)
 
 
-def write_recipe(recipe: _Plain, folder: Path) -> None:
+def write_recipe(recipe: PlainRecipe, folder: Path) -> None:
     """Keep the recipe, with every default filled in, beside the run."""
     text = json.dumps(recipe.to_dict(), indent=2) + "\n"
     write_atomically(folder / "recipe.json", lambda file: file.write(text.encode()))

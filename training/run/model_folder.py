@@ -12,13 +12,13 @@ import torch
 
 from ccl_hub import CCLModel
 from ccl_hub._util.files import write_atomically
-from ccl_hub.config import CCLConfig, Provenance
+from ccl_hub.config import CCLConfig, Provenance, parse_dataclass
 from ccl_hub.network.weights import expanded
 from ccl_hub.publish import golden, write_texts
 from ccl_hub.publish.model_card import Card, Figure, render
 from ccl_hub.publish.upload import PROVENANCE_NAME
 
-from ..recipes.pretraining import Recipe, recipe_from_dict
+from ..recipes.pretraining import Recipe
 from .checkpoints import Checkpoint
 from .environment import software
 from .trained import trained_tensors
@@ -65,7 +65,7 @@ def export(
         OutputError: The folder cannot be written.
     """
     folder = expanded(folder)
-    recipe = recipe_from_dict(checkpoint.state["recipe"], str(checkpoint.path))
+    recipe = parse_dataclass(Recipe, checkpoint.state["recipe"], str(checkpoint.path))
     tensors, ema = trained_tensors(checkpoint, recipe, ema)
     record = provenance(checkpoint, recipe, dtype, ema)
     source = Provenance(

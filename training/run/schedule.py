@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..recipes.pretraining import Schedule
+    from ..recipes.sections import Schedule
 
 __all__ = ["cosine_factor", "learning_rate", "step_factor", "warmup_factor"]
 
@@ -30,7 +30,7 @@ def learning_rate(schedule: Schedule, progress: float) -> float:
         A factor in [0, 1].
 
     Example:
-        >>> from training.recipes.pretraining import Schedule
+        >>> from training.recipes.sections import Schedule
         >>> schedule = Schedule(kind="step", epochs=80)
         >>> [learning_rate(schedule, epoch / 80) for epoch in (0, 19, 20)]
         [1.0, 1.0, 0.1]

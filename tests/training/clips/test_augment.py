@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import functional as reference
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError, InputError
 from ccl_hub.transforms import to_clips
-from training.clips.augment import Augment, ClipParameters, augment, draw_parameters
+from training.clips.augment import ClipParameters, augment, draw_parameters
+from training.recipes.augmentation import Augment
 
 MEAN = torch.tensor(Preprocessing().mean).view(3, 1, 1, 1)
 STD = torch.tensor(Preprocessing().std).view(3, 1, 1, 1)

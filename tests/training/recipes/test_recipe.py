@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from ccl_hub.config import parse_dataclass
 from ccl_hub.errors import ConfigError
 from training.recipes.pretraining import (
-    RECIPES_FOLDER,
+    Recipe,
     as_begun,
     differing_keys,
     read_recipe,
-    recipe_from_dict,
 )
+from training.recipes.toml import RECIPES_FOLDER
 
 SHIPPED = sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
 
@@ -34,7 +35,7 @@ def test_shipped_recipes_read_and_survive_json(name):
     recipe = read_recipe(name)
     assert recipe.name == name
     assert recipe.description
-    again = recipe_from_dict(json.loads(json.dumps(recipe.to_dict())), "json")
+    again = parse_dataclass(Recipe, json.loads(json.dumps(recipe.to_dict())), "json")
     assert again == recipe
 
 
@@ -179,9 +180,9 @@ def test_a_run_keeps_the_frame_choice_that_it_began_with(caplog):
     recipe = read_recipe("smoke")
     old = recipe.to_dict()
     del old["preprocessing"]["frame_choice"]  # as runs before it have it
-    assert recipe_from_dict(old, "json").preprocessing.frame_choice == "nearest"
+    assert parse_dataclass(Recipe, old, "json").preprocessing.frame_choice == "nearest"
     kept = as_begun(recipe, old)
-    assert differing_keys(recipe_from_dict(old, "json").to_dict(), kept.to_dict()) == []
+    assert differing_keys(parse_dataclass(Recipe, old, "json").to_dict(), kept.to_dict()) == []
     assert as_begun(recipe, kept.to_dict()) == kept  # and again, from its next checkpoint
     assert "goes on with preprocessing.frame_choice 'nearest'" in caplog.text
     assert as_begun(recipe, recipe.to_dict()) is recipe

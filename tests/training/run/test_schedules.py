@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from training.recipes.pretraining import Schedule
+from training.recipes.sections import Schedule
 from training.run.schedule import cosine_factor, learning_rate, step_factor, warmup_factor
 
 

@@ -21,7 +21,8 @@ from training.clips.source import SplitSource
 from training.distributed.world import World
 from training.frames.rendered import RenderedVideos
 from training.recipes.finetuning import FINETUNE_RECIPES, read_finetune_recipe
-from training.recipes.pretraining import RECIPES_FOLDER, read_recipe
+from training.recipes.pretraining import read_recipe
+from training.recipes.toml import RECIPES_FOLDER
 from training.tasks.classifier import Classifier, supervised_step
 from training.tasks.finetune_run import epoch_curves
 from training.tasks.finetuning import judge, probabilities_of

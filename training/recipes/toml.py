@@ -1,0 +1,87 @@
+"""Reading recipes of any kind: TOML files, and ``--set section.key=value`` on top of them.
+
+A value is read as TOML, and as plain text where it is not TOML.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ccl_hub.errors import ConfigError
+
+__all__ = ["RECIPES_FOLDER", "add_change_argument", "apply_changes", "read_values"]
+
+RECIPES_FOLDER = Path(__file__).parent
+
+
+def read_values(
+    name_or_path: str | Path, changes: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], str]:
+    """Read the plain values of a recipe of any kind.
+
+    Args:
+        name_or_path: A TOML file, or the name of one in ``folder``.
+        changes: ``section.key=value`` texts, applied in order.
+        folder: Where recipes of that kind are.
+
+    Returns:
+        Sections and keys, with a name; and the file, for errors.
+
+    Raises:
+        ConfigError: No such recipe, not TOML, or a change that names no key.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = {p.stem: p for p in sorted(folder.glob("*.toml"))}
+        if str(name_or_path) not in known:
+            raise ConfigError(
+                f"{name_or_path}: no such recipe; give a TOML file or one of {', '.join(known)}."
+            )
+        path = known[str(name_or_path)]
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML ({error}); correct the file.") from error
+    apply_changes(values, changes)
+    return {"name": path.stem, **values}, str(path)
+
+
+def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
+    """Apply ``section.key=value`` texts in order, in place.
+
+    Raises:
+        ConfigError: One has no ``=``, or its section is none.
+    """
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or not name:
+            raise ConfigError(
+                f"--set {change}: expected section.key=value, such as optim.lr=0.03."
+            )
+        try:
+            value: Any = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, key = name.strip().split(".")
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {change}: {section} is not a section.")
+        table[key] = value
+
+
+def add_change_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--set``, whose texts are the ``changes`` of :func:`read_recipe`."""
+    parser.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
+    )
