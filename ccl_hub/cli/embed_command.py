@@ -394,8 +394,8 @@ def _embed_all(
     inputs: JobInputs, out: Path, computing: Computing, options: JobOptions, report: Report
 ) -> int:
     """Embed any number of videos into a folder or dataset."""
+    from ..job.destination import Destination
     from ..job.run import run_job
-    from ..job.state import Destination
 
     # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
     options.has_frames(Destination.at(out))

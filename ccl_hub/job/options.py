@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from ..embed.writers import LEVELS, SUFFIXES
 from ..errors import InputError
 from ..inputs.find import VideoInput, VideoSearch
 from ..inputs.shards import Shard
-from .state import Destination, is_folder
+from .destination import Destination
 
 __all__ = ["JobInputs", "JobOptions"]
 
@@ -56,7 +57,7 @@ class JobInputs:
         common = self.search.root
         if earlier is None:
             return common
-        if not is_folder(earlier) and not common.is_relative_to(earlier):
+        if not os.path.isdir(earlier) and not common.is_relative_to(earlier):  # noqa: PTH112
             raise InputError(
                 f"{common}: videos were named from the folder {earlier} so far, which is gone. If "
                 "it was moved, give its new place as the root (--root); if these are other "

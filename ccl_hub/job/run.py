@@ -28,12 +28,14 @@ from ..inputs.names import as_text
 from ..sampling import Sampling
 from ..video.open import MediaLimits
 from .dataset import check_pyarrow
+from .destination import Destination, remove_file
 from .events import JobSummary, VideoEvent
 from .look import STORAGE_CODES, TRANSIENT_CODES, Look
 from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .options import JobInputs, JobOptions
-from .sinks import DatasetSink, FolderSink, Prepared, Sink
-from .state import Destination, JobState, open_state, remove_file
+from .parts import DatasetSink
+from .sinks import FolderSink, Prepared, Sink
+from .state import JobState, open_state
 
 if TYPE_CHECKING:
     from ..backends.engine import Engine

@@ -22,8 +22,8 @@ from tiny_models import tiny_model
 from ccl_hub.backends import Engine
 from ccl_hub.batch import BatchOptions, engines_for
 from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
+from ccl_hub.job.destination import Destination
 from ccl_hub.job.manifest import Row, read_row
-from ccl_hub.job.state import Destination
 from ccl_hub.sampling import Sampling
 
 # Put on the path of decoding processes: files with certain names crash, hang or eat memory there.
@@ -104,7 +104,7 @@ run.embed_patiently, make.engines_for = quick_batch, lambda *arguments, **named:
 
 def small_parts(rows: int) -> str:
     """Return code that makes the parts of a dataset small, for runs of the command."""
-    return f"from ccl_hub.job import sinks; sinks.DatasetSink.__init__.__defaults__ = ({rows},)\n"
+    return f"from ccl_hub.job import parts; parts.DatasetSink.__init__.__defaults__ = ({rows},)\n"
 
 
 def write_tiny(path: Path, number: int = 0, frames: int = 5) -> Path:

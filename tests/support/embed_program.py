@@ -18,7 +18,7 @@ import pyarrow.parquet  # noqa: F401
 
 import ccl_hub.batch
 import ccl_hub.job
-import ccl_hub.job.sinks  # noqa: F401
+import ccl_hub.job.parts  # noqa: F401
 from ccl_hub.cli.embed_command import embed_main
 
 

@@ -26,7 +26,8 @@ from ccl_hub.decoding import pool as decode_pool
 from ccl_hub.decoding.pool import Block
 from ccl_hub.errors import MediaLimitError
 from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
-from ccl_hub.job.sinks import DatasetSink, FolderSink
+from ccl_hub.job.parts import DatasetSink
+from ccl_hub.job.sinks import FolderSink
 from ccl_hub.model import CCLModel
 from ccl_hub.network.frame_graph import FrameMaps
 from ccl_hub.network.windows import ClipArrays, ClipVectors, WindowAssembler

@@ -16,7 +16,7 @@ from embed_jobs import engines, ids, job, known, rows, tiny_folder, write_tiny
 
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import OutputError
-from ccl_hub.job import dataset, sinks
+from ccl_hub.job import dataset, parts
 
 COUNT, CLIPS, DIM, FRAMES = 5, 3, 16, 8
 
@@ -31,7 +31,7 @@ def feats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of several parts."""
     out = tmp_path_factory.mktemp("out") / "feats.parquet"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sinks.DatasetSink.__init__, "__defaults__", (2 * CLIPS,))
+        patch.setattr(parts.DatasetSink.__init__, "__defaults__", (2 * CLIPS,))
         job(folder, out, clips=CLIPS)
     assert len(list(out.iterdir())) == 3
     return out
@@ -195,7 +195,7 @@ def test_parts_roll_over_and_the_folder_holds_nothing_else(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "feats.parquet"
-    monkeypatch.setattr(sinks.DatasetSink.__init__, "__defaults__", (4,))
+    monkeypatch.setattr(parts.DatasetSink.__init__, "__defaults__", (4,))
     seen: list[set[str]] = []
     inner = dataset.write_atomically
 
@@ -224,7 +224,7 @@ def test_videos_that_wait_for_a_part_outlive_the_run(
     out = tmp_path / "feats.parquet"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            sinks.DatasetSink, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+            parts.DatasetSink, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         job(folder, out, clips=CLIPS)
     assert list(out.iterdir()) == []
@@ -237,7 +237,7 @@ def test_rows_of_changed_and_failed_videos_leave_every_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = tiny_folder(tmp_path / "in", 6), tmp_path / "feats.parquet"
-    monkeypatch.setattr(sinks.DatasetSink.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(parts.DatasetSink.__init__, "__defaults__", (2,))
     job(folder, out)
     old = rows(out)
     assert len(list(out.iterdir())) == 3
@@ -258,7 +258,7 @@ def test_a_video_of_many_rows_has_a_part_of_its_own(
 ) -> None:
     """Also if it is made anew to the same bytes, which is the same name."""
     folder, out = tiny_folder(tmp_path / "in", 2), tmp_path / "feats.parquet"
-    monkeypatch.setattr(sinks, "MOST_SPOOLED_BYTES", 10)
+    monkeypatch.setattr(parts, "MOST_SPOOLED_BYTES", 10)
     job(folder, out)
     whole = rows(out)
     assert len(list(out.iterdir())) == 2 and ids(out) == {"000.mp4": 1, "001.mp4": 1}

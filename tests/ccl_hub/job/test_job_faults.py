@@ -35,7 +35,7 @@ from media import Recipe, cut, write_video
 from ccl_hub.backends.int8_cache import tensors_sha256
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError
-from ccl_hub.job.state import Destination
+from ccl_hub.job.destination import Destination
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
 COUNT = 200

@@ -35,7 +35,7 @@ from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError
 from ccl_hub.inputs.names import LONGEST_OUTPUT_BYTES, output_name
 from ccl_hub.inputs.shards import Shard
-from ccl_hub.job import sinks
+from ccl_hub.job import parts
 from ccl_hub.job.manifest import Manifest, Part, Row
 from ccl_hub.job.options import JobInputs
 from ccl_hub.sampling import Sampling
@@ -442,13 +442,13 @@ def test_a_part_that_comes_back_under_its_name_is_whole(
 ) -> None:
     """A long video changes, the run is stopped before its end, and the video is as before."""
     out = tmp_path / "feats.parquet"
-    monkeypatch.setattr(sinks, "MOST_SPOOLED_BYTES", 10)
+    monkeypatch.setattr(parts, "MOST_SPOOLED_BYTES", 10)
     job(videos, out)
     before = rows(out)
     original = (videos / "000.mp4").read_bytes()
     write_tiny(videos / "000.mp4", 50)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr(sinks.DatasetSink, "finish", _stopped)
+        patch.setattr(parts.DatasetSink, "finish", _stopped)
         job(videos, out)
     (videos / "000.mp4").write_bytes(original)
     assert job(videos, out).now == ["000.mp4"]
@@ -473,8 +473,8 @@ def test_few_parts_are_written_anew_at_once(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, videos = tmp_path / "feats.parquet", tiny_folder(tmp_path / "more", 12)
-    monkeypatch.setattr(sinks.DatasetSink.__init__, "__defaults__", (2,))
-    monkeypatch.setattr(sinks, "REWRITTEN_AT_ONCE", 1)
+    monkeypatch.setattr(parts.DatasetSink.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(parts, "REWRITTEN_AT_ONCE", 1)
     job(videos, out)
     before = rows(out)
     for path in list(videos.iterdir())[::2]:

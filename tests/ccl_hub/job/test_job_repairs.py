@@ -20,8 +20,8 @@ from ccl_hub.batch.pipeline import lane_threads
 from ccl_hub.errors import InputError, OutputError
 from ccl_hub.inputs.lists import listed_paths
 from ccl_hub.inputs.shards import Shard
-from ccl_hub.job import dataset, sinks
-from ccl_hub.job.state import Destination
+from ccl_hub.job import dataset, parts
+from ccl_hub.job.destination import Destination
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_the_same_video_after_its_part_was_written_anew(
     out = tmp_path / "feats.parquet"
     job(videos, out, checksum=True)
     write_tiny(videos / "000.mp4", 50)
-    monkeypatch.setattr(sinks.DatasetSink.__init__, "__defaults__", (1,))  # a part for each video
+    monkeypatch.setattr(parts.DatasetSink.__init__, "__defaults__", (1,))  # a part for each video
     assert job(videos, out, checksum=True).now == ["000.mp4"]
     monkeypatch.undo()
     held = {path.name for path in out.iterdir()}
@@ -131,7 +131,7 @@ def test_a_long_video_makes_a_part_of_its_own(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "feats.parquet"
-    monkeypatch.setattr(sinks, "MOST_SPOOLED_BYTES", 10)
+    monkeypatch.setattr(parts, "MOST_SPOOLED_BYTES", 10)
     job(videos, out)
     assert len(list(out.iterdir())) == 3 and ids(out) == {f"00{i}.mp4": 1 for i in range(3)}
     assert job(videos, out).now == []
