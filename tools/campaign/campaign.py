@@ -238,7 +238,7 @@ def _kept(recipe: str) -> str:
         return recipe
     data = Path(recipe).read_bytes()
     name = Path("recipes", f"{Path(recipe).stem}-{hashlib.sha256(data).hexdigest()[:8]}.toml")
-    write_atomically(make_folder(name.parent) / name.name, lambda file: file.write(data))
+    write_atomically(make_folder(name.parent) / name.name, data)
     return str(name)
 
 
@@ -383,7 +383,7 @@ def _require_packs(plan: Plan) -> None:
 
 
 def _write(name: str, text: str) -> None:
-    write_atomically(Path(name), lambda file: file.write(f"{text.rstrip()}\n".encode()))
+    write_atomically(Path(name), f"{text.rstrip()}\n")
     logger.info("%s", text)
 
 

@@ -55,7 +55,7 @@ def split_file(path: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[P
 
 
 def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, data)
 
 
 def join_parts(folder: Path, target_folder: Path) -> Path:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ccl_hub.errors import ConfigError
 
-from ..data.datasets import VideoList
 from ..distributed.world import World
 from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
 from ..frames.rendered import RenderedVideos
+from ..frames.view import FrameView
 from ..recipes.pretraining import Recipe
 from ..recipes.sections import Data
 from .augment import augment
@@ -35,8 +34,8 @@ Chunk = Tensor | tuple[Tensor, Tensor]
 LOADING_SECONDS = 10.0
 
 
-class SplitSource:
-    """The videos of one split of a source, with the source's interface.
+class SplitSource(FrameView):
+    """The videos of one split of a source.
 
     Args:
         source: All videos.
@@ -47,40 +46,11 @@ class SplitSource:
     """
 
     def __init__(self, source: FrameSource, split: str) -> None:
-        self.videos: VideoList = source.videos.select(split)
-        self.names = [item.id for item in self.videos]
-        self._source = source
-        place = {name: i for i, name in enumerate(source.names)}
-        self._places = [place[name] for name in self.names]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return self._source.frames_of(self._places[video])
-
-    def seconds(self, video: int) -> np.ndarray:
-        """Return the presentation times of a video, float64 (n,)."""
-        return self._source.seconds(self._places[video])
-
-    def duration(self, video: int) -> float:
-        """Return the end of a video's last frame in seconds."""
-        return self._source.duration(self._places[video])
-
-    def frame_size(self, video: int) -> tuple[int, int]:
-        """Return height and width of a video's frames in pixels."""
-        return self._source.frame_size(self._places[video])
-
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
-        return self._source.read(self._places[video], indices, out)
+        super().__init__(source, source.videos.select(split))
 
     def fingerprint(self) -> str:
         """Return the source's hash and that of the chosen videos."""
-        return f"{self._source.fingerprint()}-{self.videos.fingerprint()[:16]}"
+        return f"{self.source.fingerprint()}-{self.videos.fingerprint()[:16]}"
 
 
 class ClipSource:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccl_hub._util.files import file_sha256
 from ccl_hub.errors import TrainingError
 
 from .datasets import VideoItem, VideoList
@@ -16,7 +16,6 @@ from .datasets import VideoItem, VideoList
 __all__ = [
     "Problem",
     "check_videos",
-    "file_sha256",
     "missing_videos",
     "problem_table",
     "usable_videos",
@@ -39,12 +38,6 @@ class Problem:
     id: str
     code: str
     text: str
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_videos(videos: VideoList) -> tuple[Problem, ...]:

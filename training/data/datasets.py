@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ccl_hub.errors import TrainingError
+from ccl_hub.inputs.extensions import VIDEO_EXTENSIONS
+from ccl_hub.inputs.walk import walk
 
 __all__ = [
     "MANIFEST_COLUMNS",
-    "VIDEO_SUFFIXES",
     "VideoItem",
     "VideoList",
     "from_folder",
@@ -30,9 +30,6 @@ __all__ = [
     "video_files",
 ]
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .3gp .wmv .flv .ogv .gif".split()
-)
 MANIFEST_COLUMNS = ("path", "id", "class", "group", "split", "source", "frames", "seconds")
 
 
@@ -156,21 +153,12 @@ def require_folder(folder: str | Path, what: str) -> Path:
     return path
 
 
-def video_files(folder: Path, suffixes: Iterable[str] = VIDEO_SUFFIXES) -> list[Path]:
-    """Return every video file below ``folder``, told by its suffix, sorted by relative path.
+def video_files(folder: Path) -> list[Path]:
+    """Return every video file below ``folder``, told by its extension, sorted by relative path.
 
     Hidden files and folders (a leading dot) are left out; links to folders are not followed.
     """
-    allowed = {suffix.lower() for suffix in suffixes}
-    found: list[Path] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place) / name
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in allowed
-        ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return [Path(path) for path in walk(str(folder), frozenset(VIDEO_EXTENSIONS))]
 
 
 def from_folder(folder: str | Path, classes: bool | None = None) -> VideoList:

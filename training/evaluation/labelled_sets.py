@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError, TrainingError
@@ -21,6 +18,7 @@ from ..data.datasets import VideoList, from_folder, from_manifest
 from ..data.splits import TEST_SHARE, with_official_split, with_splits
 from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
 from ..frames.rendered import RenderedVideos
+from ..frames.view import FrameView
 from .results import DataRecord
 
 __all__ = [
@@ -76,7 +74,7 @@ def _count(text: str) -> int:
     return value
 
 
-class EvaluationSet:
+class EvaluationSet(FrameView):
     """A source of frames whose videos have classes and the splits ``train`` and ``test``.
 
     Args:
@@ -90,9 +88,7 @@ class EvaluationSet:
     """
 
     def __init__(self, source: FrameSource, videos: VideoList, note: str = "") -> None:
-        self.source = source
-        self.videos = videos
-        self.names = [item.id for item in videos]
+        super().__init__(source, videos)
         self.note = note
         for split in ("train", "test"):
             for item in videos.select(split):
@@ -101,31 +97,6 @@ class EvaluationSet:
                         f"{videos.name}: {item.id} has no class; an evaluation needs the class of "
                         "every train and test video."
                     )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return self.source.frames_of(video)
-
-    def seconds(self, video: int) -> np.ndarray:
-        """Return the presentation times of a video, float64 (n,)."""
-        return self.source.seconds(video)
-
-    def duration(self, video: int) -> float:
-        """Return the end of a video's last frame in seconds."""
-        return self.source.duration(video)
-
-    def frame_size(self, video: int) -> tuple[int, int]:
-        """Return height and width of a video's frames in pixels."""
-        return self.source.frame_size(video)
-
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
-        return self.source.read(video, indices, out)
 
     def fingerprint(self) -> str:
         """Return a hash of the frames, classes and splits; the source's own where it has them."""

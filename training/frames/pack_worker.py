@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ccl_hub._util.files import write_atomically
+from ccl_hub._util.files import file_sha256, write_atomically
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, MediaError, MediaNotFoundError, TrainingError
 
-from ..data.checks import Problem, file_sha256
+from ..data.checks import Problem
 from ..data.datasets import VideoItem
 from .codec import CODECS, encode_frame
 

@@ -155,7 +155,7 @@ def _claim(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
     if before != now:
         for old in shards:
             old.unlink()
-        write_atomically(path, lambda file: file.write(now))
+        write_atomically(path, now)
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
 
@@ -227,7 +227,7 @@ def _finish(
     }
     write_index(folder / "index.arrow", kept, shards)
     text = (json.dumps(meta, indent=2) + "\n").encode()
-    write_atomically(folder / "store.json", lambda file: file.write(text))
+    write_atomically(folder / "store.json", text)
     size = sum(shard["bytes"] for shard in meta["shards"])
     failed = len(rows) - len(kept)
     return PackReport(folder, len(kept), meta["frames"], size, tuple(problems), failed)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ccl_hub.errors import TrainingError
 
-from ..data.datasets import VideoList
 from .packed import FrameSource
+from .view import FrameView
 
 __all__ = ["ResidentFrames", "resize_frames"]
 
@@ -45,8 +45,8 @@ def resize_frames(frames: Tensor, height_px: int, width_px: int) -> Tensor:
     return resized.permute(0, 2, 3, 1).contiguous()
 
 
-class ResidentFrames:
-    """A store whose frames lie decoded in one tensor; the same interface, and ``gather``.
+class ResidentFrames(FrameView):
+    """All frames of a store, decoded in one tensor; beside the usual interface, ``gather``.
 
     Args:
         store: Where the frames come from; all videos must have frames of one size, unless a
@@ -72,7 +72,7 @@ class ResidentFrames:
         threads: int = 2,
         progress: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.store = store
+        super().__init__(store, store.videos)
         self.device = torch.device(device)
         self.size_px = size_px or _common_size(store)
         counts = [store.frames_of(video) for video in range(len(store))]
@@ -88,39 +88,14 @@ class ResidentFrames:
 
     def _load(self, video: int) -> int:
         """Decode one video into its place; return its number of frames."""
-        count = self.store.frames_of(video)
+        count = self.source.frames_of(video)
         for start in range(0, count, DECODE_FRAMES):
             indices = np.arange(start, min(start + DECODE_FRAMES, count))
-            frames = torch.from_numpy(self.store.read(video, indices))
+            frames = torch.from_numpy(self.source.read(video, indices))
             frames = resize_frames(frames, *self.size_px)
             place = int(self.first[video]) + start
             self.pixels[place : place + len(indices)] = frames.to(self.device)
         return count
-
-    @property
-    def videos(self) -> VideoList:
-        """The videos, in the order of their indices."""
-        return self.store.videos
-
-    @property
-    def names(self) -> list[str]:
-        """The id of every video."""
-        return self.store.names
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return self.store.frames_of(video)
-
-    def seconds(self, video: int) -> np.ndarray:
-        """Return the presentation times of a video, float64 (n,), from 0 upwards."""
-        return self.store.seconds(video)
-
-    def duration(self, video: int) -> float:
-        """Return the end of a video's last frame in seconds."""
-        return self.store.duration(video)
 
     def frame_size(self, video: int) -> tuple[int, int]:
         """Return height and width of the resident frames in pixels."""
@@ -128,8 +103,8 @@ class ResidentFrames:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the store, with the size if frames were shrunk."""
-        plain = self.store.fingerprint()
-        if all(self.store.frame_size(video) == self.size_px for video in range(len(self))):
+        plain = self.source.fingerprint()
+        if all(self.source.frame_size(video) == self.size_px for video in range(len(self))):
             return plain
         return f"{plain}-{self.size_px[0]}x{self.size_px[1]}"
 

@@ -110,7 +110,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
     }
     make_folder(path.parent)
     payload = serialize(plain, header)
-    write_atomically(path, lambda file: file.write(payload))
+    write_atomically(path, payload)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

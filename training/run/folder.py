@@ -163,4 +163,4 @@ def set_precision(precision: Precision) -> None:
 def write_recipe(recipe: PlainRecipe, folder: Path) -> None:
     """Keep the recipe, with every default filled in, beside the run."""
     text = json.dumps(recipe.to_dict(), indent=2) + "\n"
-    write_atomically(folder / "recipe.json", lambda file: file.write(text.encode()))
+    write_atomically(folder / "recipe.json", text)

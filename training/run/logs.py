@@ -84,7 +84,7 @@ class RunLog:
         last = {"train": start_step, "validation": validated_step}
         kept = [line for line in read_log(path) if line["step"] <= last[line["kind"]]]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_atomically(path, text)
         if tensorboard:
             self._board = _summary_writer(folder / "tensorboard", start_step)
         self._file = path.open("a", encoding="utf-8")

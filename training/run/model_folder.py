@@ -87,7 +87,7 @@ def _write_records(
     """Write what stands beside the weights and the configuration."""
     write_texts(folder, config, render(config, model_card(record, licence)))
     content = _json(record).encode()
-    write_atomically(folder / PROVENANCE_NAME, lambda file: file.write(content))
+    write_atomically(folder / PROVENANCE_NAME, content)
     golden.write(CCLModel.from_pretrained(folder), folder)
 
 

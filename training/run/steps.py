@@ -140,7 +140,7 @@ class _Runner:
             last = f": {' / '.join(words)}" if words else ""
             raise PartFailedError(f"{part.name} ended with {code}{last} (see {log})")
         text = json.dumps(part.said)
-        write_atomically(_mark(part, self.folder), lambda file: file.write(text.encode()))
+        write_atomically(_mark(part, self.folder), text)
 
     @property
     def stopping(self) -> bool:
