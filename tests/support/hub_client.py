@@ -89,7 +89,7 @@ def _start_forkserver() -> None:
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     try:
-        forkserver.set_forkserver_preload(["tests.hub_preload"])
+        forkserver.set_forkserver_preload(["hub_preload"])
         forkserver.ensure_running()
     finally:
         del os.environ["PYTHONPATH"]
