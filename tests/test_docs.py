@@ -37,10 +37,10 @@ LANGUAGES = ("python", "shell", "text", "bibtex")
 MOST_NOT_RUN = 16
 README_NOT_RUN = {
     "pip install": "the continuous integration runs these first of all",
-    "ccl-hub export": "takes long; tests/ccl_hub/backends/test_export_formats.py does it",
+    "ccl-hub export": "takes long; tests/ccl_hub/backends/test_export.py does it",
     "python -m training.": "trains for hours; docs/publishing.md has the same in small",
 }
-# The first is in the README; test_export_formats.py writes the file of the second.
+# The first is in the README; test_export.py writes the file of the second.
 ELSEWHERE = ("ccl_hub", "ccl_hub.backends.export")
 
 

@@ -71,12 +71,11 @@ class TorchEngine:
         if not self._compiles:
             return FrameMaps(*self._graph(frames))
         parts = []
-        for some in torch.split(frames, self.batch_frames):
-            if missing := self.batch_frames - len(some):
-                filled = torch.cat([some, some[-1:].expand(missing, *some.shape[1:])])
-                parts.append(FrameMaps(*(t[: len(some)] for t in self._run_compiled(filled))))
-            else:
-                parts.append(FrameMaps(*self._run_compiled(some)))
+        for batch in torch.split(frames, self.batch_frames):
+            count = len(batch)
+            if missing := self.batch_frames - count:
+                batch = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
+            parts.append(FrameMaps(*(tensor[:count] for tensor in self._run_compiled(batch))))
         if len(parts) == 1:
             return parts[0]
         return FrameMaps(*map(torch.cat, zip(*parts, strict=True)))
