@@ -88,8 +88,6 @@ class EvaluationSet(FrameView):
     """
 
     def __init__(self, source: FrameSource, videos: VideoList, note: str = "") -> None:
-        super().__init__(source, videos)
-        self.note = note
         for split in ("train", "test"):
             for item in videos.select(split):
                 if item.label is None:
@@ -97,6 +95,8 @@ class EvaluationSet(FrameView):
                         f"{videos.name}: {item.id} has no class; an evaluation needs the class of "
                         "every train and test video."
                     )
+        super().__init__(source, videos)
+        self.note = note
 
     def fingerprint(self) -> str:
         """Return a hash of the frames, classes and splits; the source's own where it has them."""
