@@ -20,7 +20,7 @@ from typing import Protocol
 
 import torch
 
-from ..decoding.worker import BLOCK_FRAMES
+from ..decoding.messages import BLOCK_FRAMES
 from ..errors import InputError
 from ..hub_options import HubOptions
 from ..network import weights

@@ -30,8 +30,8 @@ from .._util.files import make_folder
 from .._util.machine import worker_bytes, worker_count
 from .._version import __version__
 from ..config import Preprocessing
+from ..decoding.messages import DecodeSettings, Job
 from ..decoding.pool import Block, DecodeEvents, DecodePool
-from ..decoding.worker import DecodeSettings, Job
 from ..errors import ExportError, InputError
 from ..network.architecture import CCLNetwork
 from ..network.frame_graph import FrameGraph, FrameMaps

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import TORCH_BACKENDS
+from ..decoding.messages import BLOCK_FRAMES, DecodeSettings, Job
 from ..decoding.pool import Block, DecodeEvents, DecodePool
-from ..decoding.worker import BLOCK_FRAMES, DecodeSettings, Job
 from ..embed import stream as embed
 from ..errors import CCLError, ModelError, code_and_reason
 from ..network.frame_graph import FrameMaps

@@ -1,6 +1,6 @@
 """Decoding processes under supervision: one that dies or hangs is replaced and costs one video.
 
-    feed -> jobs -> workers (processes) -> events: plan, frames..., end | failed
+    jobs -> workers (processes) -> events: plan, frames..., end | failed
 
 A worker writes frames into a ring of its own and waits when the ring is full, so that decoding is
 never far ahead of the network; that waiting does not count against a video's deadline.
@@ -9,6 +9,7 @@ never far ahead of the network; that waiting does not count against a video's de
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -28,9 +29,20 @@ import numpy.typing as npt
 
 from ..errors import CCLError, MediaLimitError, code_and_reason
 from ..sampling import ClipPlan
-from ..video.reader import SourceFacts
+from ..video.info import SourceFacts
+from .messages import (
+    Decoded,
+    DecodeSettings,
+    Ended,
+    Failed,
+    Free,
+    FromWorker,
+    Job,
+    Planned,
+    Ready,
+    ToWorker,
+)
 from .shared_memory import SharedMemory
-from .worker import BLOCK_FRAMES, DecodeSettings, Job, frame_bytes
 
 __all__ = ["Block", "DecodeEvents", "DecodePool"]
 
@@ -51,16 +63,17 @@ main(int(sys.argv[1]), sys.argv[2])
 """
 
 
+@dataclass(frozen=True)
 class Block:
     """Some neighbouring frames of a video in the memory of a worker.
 
     Args:
         frames: (n, S, S, 3) uint8, a view; copy it, then call :meth:`release`.
-        release: Gives the place back to the worker.
+        release: Gives the memory back to the worker.
     """
 
-    def __init__(self, frames: npt.NDArray[np.uint8], release: Callable[[], None]) -> None:
-        self.frames, self.release = frames, release
+    frames: npt.NDArray[np.uint8]
+    release: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class DecodeEvents:
     """What the pool calls, from a thread of its own; each must return soon.
 
     Args:
-        plan: (job number, plan) before the frames of a video; a second time to start it anew.
+        plan: (job number, plan) before the frames of a video; a second time to start it over.
         frames: (job number, block) in order.
         end: (job number, facts) after its last block.
         failed: (job number, reason code, reason) instead of the rest of a video.
@@ -84,7 +97,7 @@ class DecodeEvents:
 
 @dataclass
 class _Worker:
-    """A decoding process and what it is at."""
+    """A decoding process and the video that it decodes."""
 
     process: subprocess.Popen[bytes]
     connection: Connection
@@ -108,7 +121,7 @@ class _Worker:
             waits = self.taken == slots
             self.used_seconds, self.since_seconds = 0.0, None if waits else time.monotonic()
 
-    def send(self, message: Any) -> None:
+    def send(self, message: ToWorker) -> None:
         """Send, unless it is dead, which the next look at it will find."""
         try:
             self.connection.send(message)
@@ -121,7 +134,7 @@ class DecodePool:
 
     Args:
         settings: What the workers do.
-        events: Called with what they find.
+        events: Called with what they send.
         workers: How many processes.
         deadline_seconds: Longest a video may take to decode.
         recycle_videos: Videos after which a process is replaced.
@@ -195,8 +208,8 @@ class DecodePool:
             if self._jobs and worker.ready:
                 worker.job = self._jobs.popleft()
                 worker.restart_clock(self._settings.slots)
-                with worker.lock:  # lanes give blocks back meanwhile
-                    worker.send(("video", worker.job))
+                with worker.lock:  # other threads give blocks back meanwhile
+                    worker.send(worker.job)
         waiting = sum(not w.ready for w in self._running)
         while len(self._running) < self._workers and len(self._jobs) > waiting:
             try:
@@ -206,43 +219,44 @@ class DecodePool:
             waiting += 1
 
     def _attend(self, worker: _Worker) -> None:
-        """Read what a worker says; replace it if it is dead, late or due."""
+        """Read the messages of a worker; replace it if it is dead, late or due."""
         try:
             while worker.connection.poll():
                 self._hear(worker, worker.connection.recv())
         except (EOFError, OSError):
             return self._lose(worker, "crashed", _how_it_died(worker.process))
-        except MemoryError as error:  # what it said may have come half
+        except MemoryError as error:  # half of a message may have come
             return self._lose(worker, *code_and_reason(error))
         limit = self._deadline_seconds if worker.ready else _START_SECONDS
         if (worker.job is not None or not worker.ready) and worker.busy_seconds() > limit:
             late = f"not decoded after {limit:g} s; allow more by deadline_seconds (--deadline)."
             return self._lose(worker, "timeout", late)
         if worker.job is None and worker.videos >= self._recycle_videos:
-            self._running.remove(worker)  # blocks that still wait are in memory of ours, too
+            self._running.remove(worker)  # this process holds the memory of waiting blocks, too
             _stop(worker)
         return None
 
-    def _hear(self, worker: _Worker, message: tuple[Any, ...]) -> None:
-        word, *what = message
-        if word == "ready":
-            worker.ready, self._failed_starts = True, 0
-            return
-        if word == "frames":
-            number, slot, count = what
-            with worker.lock:
-                worker.taken += 1
-                if worker.taken == self._settings.slots and worker.since_seconds is not None:
-                    worker.used_seconds, worker.since_seconds = worker.busy_seconds(), None
-            frames = worker.ring[slot, :count]
-            self._events.frames(number, Block(frames, lambda: self._release(worker, slot)))
-            return
-        if word != "plan":  # the video is over
-            worker.job = None
-            worker.videos += 1
-            if word == "failed" and what[1] == MediaLimitError.code:
-                worker.videos = self._recycle_videos  # its memory may be in pieces
-        getattr(self._events, word)(*what)
+    def _hear(self, worker: _Worker, message: FromWorker) -> None:
+        match message:
+            case Ready():
+                worker.ready, self._failed_starts = True, 0
+            case Planned(number, plan):
+                self._events.plan(number, plan)
+            case Decoded(number, slot, count):
+                with worker.lock:
+                    worker.taken += 1
+                    if worker.taken == self._settings.slots and worker.since_seconds is not None:
+                        worker.used_seconds, worker.since_seconds = worker.busy_seconds(), None
+                frames = worker.ring[slot, :count]
+                self._events.frames(number, Block(frames, lambda: self._release(worker, slot)))
+            case Ended(number, facts):
+                worker.job, worker.videos = None, worker.videos + 1
+                self._events.end(number, facts)
+            case Failed(number, code, reason):
+                worker.job, worker.videos = None, worker.videos + 1
+                if code == MediaLimitError.code:
+                    worker.videos = self._recycle_videos  # its memory may be in pieces
+                self._events.failed(number, code, reason)
 
     def _release(self, worker: _Worker, slot: int) -> None:
         """Give a block back, from any thread."""
@@ -250,10 +264,10 @@ class DecodePool:
             worker.taken -= 1
             if worker.since_seconds is None:
                 worker.since_seconds = time.monotonic()
-            worker.send(("free", slot))
+            worker.send(Free(slot))
 
     def _wake(self) -> None:
-        """Let the thread look around; from any thread, also after the end."""
+        """Let the thread look at its workers; called from any thread, also after the end."""
         with self._wake_lock:
             if not self._wake_up.closed:
                 self._wake_up.send_bytes(b"!")
@@ -280,8 +294,7 @@ def _cannot_start(reason: str) -> CCLError:
 def _start(settings: DecodeSettings) -> _Worker:
     """Start a process that inherits a connection and a piece of memory."""
     ours, theirs = Pipe()
-    side = settings.preprocessing.crop_px
-    memory = SharedMemory(settings.slots * BLOCK_FRAMES * frame_bytes(settings.preprocessing))
+    memory = SharedMemory(math.prod(settings.ring_shape))
     handle = theirs.fileno()
     inherited: dict[str, Any] = {"pass_fds": [handle, memory.descriptor]}
     if sys.platform == "win32":
@@ -307,8 +320,8 @@ def _start(settings: DecodeSettings) -> _Worker:
     finally:
         theirs.close()
         memory.close_descriptor()
-    ring = np.frombuffer(memory.buffer, dtype=np.uint8)
-    worker = _Worker(process, ours, ring.reshape(settings.slots, BLOCK_FRAMES, side, side, 3))
+    ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(settings.ring_shape)
+    worker = _Worker(process, ours, ring)
     worker.send(settings)
     return worker
 
@@ -324,7 +337,7 @@ def _module_folders() -> list[str]:
 
 
 def _stop(worker: _Worker) -> None:
-    """End a process whatever it does; there is nothing that it would leave half done."""
+    """End a process whatever it does: it writes nothing that could stay half done."""
     worker.process.kill()
     with worker.lock:
         worker.connection.close()

@@ -4,20 +4,17 @@ It runs in a process of its own, so that a decoder that crashes, hangs or eats t
 video. It is started as ``python -c`` with an inherited connection and not by ``multiprocessing``,
 which would run the user's script again in every worker. It imports no torch.
 
-Messages, as tuples. To the worker: ``("video", Job)``, ``("free", slot)``, or None to end. From
-it: ``("ready",)``, then for each video ``("plan", ...)``, any number of ``("frames", ...)`` and
-``("end", ...)``; at any time ``("failed", ...)`` instead of the rest, or another
-``("plan", ...)``, which starts the video again.
+:mod:`.messages` has what it is told and what it answers.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import connection as connections
 from multiprocessing.connection import Connection
@@ -26,23 +23,27 @@ from typing import Any
 
 import numpy as np
 
-from ..config import Preprocessing
 from ..crop import centre_crop
 from ..errors import DecodeError, MediaError, MediaLimitError, code_and_reason
-from ..sampling import ClipPlan, Sampling
-from ..video.reader import MediaLimits, SourceFacts, VideoReader
+from ..sampling import ClipPlan
+from ..video.info import SourceFacts
+from ..video.reader import VideoReader
+from .messages import (
+    BLOCK_FRAMES,
+    Decoded,
+    DecodeSettings,
+    Ended,
+    Failed,
+    Free,
+    FromWorker,
+    Job,
+    Planned,
+    Ready,
+    ToWorker,
+)
 from .shared_memory import SharedMemory
 
-__all__ = [
-    "BLOCK_FRAMES",
-    "DecodeSettings",
-    "Job",
-    "frame_bytes",
-    "main",
-]
-
-BLOCK_FRAMES = 16
-"""Frames handed over at once; what one CPU core computes best together."""
+__all__ = ["main"]
 
 SHORT_BYTES = 256 << 20
 """A process that came so near its limit, or used half of a smaller one, may have been refused a
@@ -54,46 +55,6 @@ _TOO_LITTLE_MEMORY = (
 )
 
 
-@dataclass(frozen=True)
-class DecodeSettings:
-    """What every worker of a batch does alike.
-
-    Args:
-        preprocessing: Of the model.
-        sampling: Which clips.
-        limits: Largest media accepted.
-        threads: Decoder threads of one worker.
-        memory_bytes: Memory a worker may take beyond what it starts with; None for any. Held on
-            Linux only.
-        slots: Blocks of frames that a worker may be ahead of the network.
-    """
-
-    preprocessing: Preprocessing
-    sampling: Sampling
-    limits: MediaLimits
-    threads: int = 1
-    memory_bytes: int | None = None
-    slots: int = 16
-
-
-@dataclass(frozen=True)
-class Job:
-    """One video to decode.
-
-    Args:
-        number: Names it in messages.
-        path: The file.
-    """
-
-    number: int
-    path: Path
-
-
-def frame_bytes(preprocessing: Preprocessing) -> int:
-    """Bytes of one cropped frame."""
-    return preprocessing.crop_px**2 * 3
-
-
 class _Worker:
     """The loop of a decoding process."""
 
@@ -101,45 +62,47 @@ class _Worker:
         self,
         connection: Connection,
         memory: SharedMemory,
-        own: DecodeSettings,
+        settings: DecodeSettings,
         limit_bytes: int | None,
     ) -> None:
-        self.connection, self.own, self.limit_bytes = connection, own, limit_bytes
-        side = own.preprocessing.crop_px
-        self.ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(
-            own.slots, BLOCK_FRAMES, side, side, 3
-        )
-        self.free = deque(range(own.slots))
+        self.connection, self.settings, self.limit_bytes = connection, settings, limit_bytes
+        self.ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(settings.ring_shape)
+        self.free = deque(range(settings.slots))
+
+    def send(self, message: FromWorker) -> None:
+        self.connection.send(message)
 
     def run(self) -> None:
         """Decode videos until told to end."""
-        self.connection.send(("ready",))
-        while (message := self.connection.recv()) is not None:
-            word, what = message
-            if word == "free":
-                self.free.append(what)
-            else:
-                self.decode(what)
+        self.send(Ready())
+        while True:
+            message: ToWorker = self.connection.recv()
+            match message:
+                case Job():
+                    self.decode(message)
+                case Free(slot):
+                    self.free.append(slot)
+                case _:
+                    return
 
     def decode(self, job: Job) -> None:
         """Decode one video and say how it went."""
+        number = job.number
         try:
             facts = self.attempts(job)
         except MediaError as error:
-            self.connection.send(("failed", job.number, error.code, error.reason))
+            self.send(Failed(number, error.code, error.reason))
         except MemoryError:
-            self.connection.send(("failed", job.number, MediaLimitError.code, _TOO_LITTLE_MEMORY))
+            self.send(Failed(number, MediaLimitError.code, _TOO_LITTLE_MEMORY))
         except OSError as error:
-            self.connection.send(
-                ("failed", job.number, "unreadable", error.strerror or str(error))
-            )
+            self.send(Failed(number, "unreadable", error.strerror or str(error)))
         except Exception as error:  # of a library, at input that nobody thought of
-            self.connection.send(("failed", job.number, *code_and_reason(error)))
+            self.send(Failed(number, *code_and_reason(error)))
         else:
-            self.connection.send(("end", job.number, facts))
+            self.send(Ended(number, facts))
 
     def attempts(self, job: Job) -> SourceFacts:
-        """Decode a video, anew if its index lists frames that cannot be decoded, without them.
+        """Decode a video; if its index lists frames that cannot be decoded, again without them.
 
         A decoder that gets no memory for a frame may call the frame damaged. What looks damaged
         when memory was short is refused, or the result would depend on the limit.
@@ -165,51 +128,52 @@ class _Worker:
             return False
         words = Path("/proc/self/status").read_text().split()
         peak_bytes = int(words[words.index("VmPeak:") + 1]) * 1024
-        short_bytes = min(SHORT_BYTES, (self.own.memory_bytes or 0) // 2)
+        short_bytes = min(SHORT_BYTES, (self.settings.memory_bytes or 0) // 2)
         return self.limit_bytes - peak_bytes < short_bytes
 
     def attempt(self, job: Job, decode_index: bool) -> SourceFacts:
         """Send the plan of a video and its frames."""
-        own = self.own
+        settings = self.settings
         with VideoReader(
             job.path,
-            resize=own.preprocessing,
-            limits=own.limits,
-            threads=own.threads,
+            resize=settings.preprocessing,
+            limits=settings.limits,
+            threads=settings.threads,
             decode_index=decode_index,
         ) as reader:
             info = reader.info
-            plan = own.sampling.plan(
-                info.seconds, info.duration_seconds, own.preprocessing, own.limits.max_windows
+            plan = settings.sampling.plan(
+                info.seconds,
+                info.duration_seconds,
+                settings.preprocessing,
+                settings.limits.max_windows,
             )
-            self.connection.send(("plan", job.number, plan))
+            self.send(Planned(job.number, plan))
             self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
         return SourceFacts.of(info)
 
     def send_frames(self, job: Job, plan: ClipPlan, reader: VideoReader) -> None:
         """Put the frames of a plan into shared memory, block by block."""
-        wanted = np.unique(plan.indices)
-        frames = (
-            centre_crop(frame, self.own.preprocessing.crop_px)
-            for _, frame in reader.frames(wanted)
-        )
-        for begin in range(0, len(wanted), BLOCK_FRAMES):
-            count = min(BLOCK_FRAMES, len(wanted) - begin)
+        indices = np.unique(plan.indices)
+        crop_px = self.settings.preprocessing.crop_px
+        frames = (centre_crop(frame, crop_px) for _, frame in reader.frames(indices))
+        for begin in range(0, len(indices), BLOCK_FRAMES):
+            count = min(BLOCK_FRAMES, len(indices) - begin)
             block = list(islice(frames, count))  # before a slot is taken: it may fail
             if len(block) < count:
                 raise DecodeError("a frame was promised by the index but never decoded.")
             slot = self.free_slot()
             self.ring[slot, :count] = block
-            self.connection.send(("frames", job.number, slot, count))
+            self.send(Decoded(job.number, slot, count))
 
     def free_slot(self) -> int:
         """Wait until the network has taken a block."""
         while not self.free:
-            message = self.connection.recv()
+            message: Free | None = self.connection.recv()
             if message is None:
                 raise SystemExit
-            self.free.append(message[1])
+            self.free.append(message.slot)
         return self.free.popleft()
 
 
@@ -223,11 +187,10 @@ def main(connection_handle: int, memory_token: str) -> None:
     _die_with_parent()
     with _connection(connection_handle) as connection:
         try:
-            own: DecodeSettings = connection.recv()
-            size = own.slots * BLOCK_FRAMES * frame_bytes(own.preprocessing)
-            memory = SharedMemory(size, memory_token)
-            limit_bytes = _limit_memory(own.memory_bytes)
-            _Worker(connection, memory, own, limit_bytes).run()
+            settings: DecodeSettings = connection.recv()
+            memory = SharedMemory(math.prod(settings.ring_shape), memory_token)
+            limit_bytes = _limit_memory(settings.memory_bytes)
+            _Worker(connection, memory, settings, limit_bytes).run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the batch is over
 

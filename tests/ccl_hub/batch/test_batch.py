@@ -39,7 +39,7 @@ from tiny_models import tiny_model
 
 from ccl_hub.backends import Engine, TorchEngine
 from ccl_hub.batch import BatchItem, BatchOptions, embed_batch, embed_many, pipeline
-from ccl_hub.decoding.worker import DecodeSettings
+from ccl_hub.decoding.messages import DecodeSettings
 from ccl_hub.embed import Embeddings, embed_video
 from ccl_hub.errors import CCLError, InputError
 from ccl_hub.model import CCLModel

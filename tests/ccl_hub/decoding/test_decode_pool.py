@@ -29,8 +29,8 @@ from ccl_hub.batch.options import LEAST_WORKER_BYTES
 from ccl_hub.config import Preprocessing
 from ccl_hub.crop import centre_crop
 from ccl_hub.decoding import pool as decode_pool
+from ccl_hub.decoding.messages import DecodeSettings, Job
 from ccl_hub.decoding.pool import Block, DecodeEvents, DecodePool
-from ccl_hub.decoding.worker import DecodeSettings, Job
 from ccl_hub.errors import CCLError
 from ccl_hub.sampling import ClipPlan, Sampling
 from ccl_hub.video import MediaLimits, SourceFacts, VideoReader
@@ -459,7 +459,7 @@ import queue, resource, sys
 from pathlib import Path
 from ccl_hub.config import Preprocessing
 from ccl_hub.decoding.pool import DecodeEvents, DecodePool
-from ccl_hub.decoding.worker import DecodeSettings, Job
+from ccl_hub.decoding.messages import DecodeSettings, Job
 from ccl_hub.sampling import Sampling
 from ccl_hub.video import MediaLimits
 over = queue.Queue()

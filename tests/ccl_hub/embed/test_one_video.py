@@ -23,6 +23,7 @@ from ccl_hub.backends.engine import memory_is_enough
 from ccl_hub.batch import BatchItem, BatchOptions, embed_batch, pipeline
 from ccl_hub.batch.pipeline import Pipeline
 from ccl_hub.decoding import pool as decode_pool
+from ccl_hub.decoding.messages import Planned
 from ccl_hub.decoding.pool import Block
 from ccl_hub.errors import MediaLimitError
 from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
@@ -287,8 +288,8 @@ def test_no_memory_for_what_a_worker_says_costs_its_video(
 ) -> None:
     hear, left = decode_pool.DecodePool._hear, [1]
 
-    def full(pool: decode_pool.DecodePool, worker: object, message: tuple) -> None:
-        if message[:2] == ("plan", 1) and left:
+    def full(pool: decode_pool.DecodePool, worker: object, message: object) -> None:
+        if isinstance(message, Planned) and message.job == 1 and left:
             left.pop()
             raise MemoryError
         hear(pool, worker, message)

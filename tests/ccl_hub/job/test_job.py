@@ -28,8 +28,8 @@ from embed_jobs import (
 
 from ccl_hub._util.folder_lock import is_held, only_writer
 from ccl_hub.batch import BatchOptions, embed_batch
+from ccl_hub.decoding.messages import Job
 from ccl_hub.decoding.pool import DecodePool
-from ccl_hub.decoding.worker import Job
 from ccl_hub.embed import embed_video
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError

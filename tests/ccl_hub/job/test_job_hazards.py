@@ -29,8 +29,8 @@ from media import Recipe, cut, write_video
 from ccl_hub._util.files import absolute_path, file_sha256
 from ccl_hub.batch import embed_patiently
 from ccl_hub.batch.options import BatchOptions
+from ccl_hub.decoding.messages import Job
 from ccl_hub.decoding.pool import DecodePool
-from ccl_hub.decoding.worker import Job
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError
 from ccl_hub.inputs.names import LONGEST_OUTPUT_BYTES, output_name

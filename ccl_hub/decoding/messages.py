@@ -1,0 +1,120 @@
+"""What the pool and a decoding process say to each other, in this order.
+
+    to the worker      DecodeSettings; then Job and Free, any number of them; None to end
+    from the worker    Ready; then for each Job: Planned, any number of Decoded, Ended
+
+``Failed`` may come instead of the rest of a job, and another ``Planned`` starts the job over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..config import Preprocessing
+from ..sampling import ClipPlan, Sampling
+from ..video.info import SourceFacts
+from ..video.open import MediaLimits
+
+__all__ = [
+    "BLOCK_FRAMES",
+    "DecodeSettings",
+    "Decoded",
+    "Ended",
+    "Failed",
+    "Free",
+    "FromWorker",
+    "Job",
+    "Planned",
+    "Ready",
+    "ToWorker",
+]
+
+BLOCK_FRAMES = 16
+"""Frames handed over at once; what one CPU core computes best together."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What every worker of a batch does alike.
+
+    Args:
+        preprocessing: Of the model.
+        sampling: Which clips.
+        limits: Largest media accepted.
+        threads: Decoder threads of one worker.
+        memory_bytes: Memory a worker may take beyond what it starts with; None for any. Held on
+            Linux only.
+        slots: Blocks of frames that a worker may be ahead of the network.
+    """
+
+    preprocessing: Preprocessing
+    sampling: Sampling
+    limits: MediaLimits
+    threads: int = 1
+    memory_bytes: int | None = None
+    slots: int = 16
+
+    @property
+    def ring_shape(self) -> tuple[int, int, int, int, int]:
+        """(slots, BLOCK_FRAMES, S, S, 3): the uint8 frames that a worker shares with the pool."""
+        side = self.preprocessing.crop_px
+        return self.slots, BLOCK_FRAMES, side, side, 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to decode.
+
+    Args:
+        number: Names it in messages.
+        path: The file.
+    """
+
+    number: int
+    path: Path
+
+
+class Free(NamedTuple):
+    """The network has taken the block in this slot of the ring."""
+
+    slot: int
+
+
+class Ready(NamedTuple):
+    """The process has started."""
+
+
+class Planned(NamedTuple):
+    """Decoding begins, or begins again: these clips are wanted."""
+
+    job: int
+    plan: ClipPlan
+
+
+class Decoded(NamedTuple):
+    """The next ``frames`` frames of the plan, each once and in order, are in this slot."""
+
+    job: int
+    slot: int
+    frames: int
+
+
+class Ended(NamedTuple):
+    """All frames have been sent."""
+
+    job: int
+    facts: SourceFacts
+
+
+class Failed(NamedTuple):
+    """The video cannot be decoded."""
+
+    job: int
+    code: str
+    reason: str
+
+
+ToWorker = DecodeSettings | Job | Free | None
+FromWorker = Ready | Planned | Decoded | Ended | Failed
