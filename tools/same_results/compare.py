@@ -19,6 +19,8 @@ import safetensors
 SKIPPED = {
     r"^logs/": "words for people, with times and speeds",
     r"^stopped/": "where a signal met the run; what it resumes to is compared",
+    r"^ablation.*/done/.*\.log$": "words for people, with times and speeds",
+    r"^ablation.*/untrained/model\.safetensors$": "weights without a seed, of which none is used",
 }
 # Values that are not compared, by a regular expression of file and name; and the reason.
 VARIES = {
@@ -27,6 +29,7 @@ VARIES = {
     r"log\.jsonl: .*\b(seconds|clips_per_second|data_wait_share)$": "how fast a training was",
     r"checkpoints/.*: metadata\.state\.seconds$": "how long a training has taken",
     r"\btraining_seconds$": "the same in an exported model",
+    r"^ablation.*/results/.*: model\.weights_sha256$": "of a checkpoint, which holds those seconds",
     r"checkpoints/.*: metadata\.sha256$": "a hash that covers those seconds; tensors are compared",
 }
 

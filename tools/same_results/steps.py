@@ -221,8 +221,10 @@ def _evaluation(tree: Tree, inputs: Inputs, earlier: Path) -> None:
     settings = _settings(*TINY, *SMALL_FRAMES, "data.rendered=24", "schedule.epochs=2")
     ablation = ("smoke", *settings, "--data", "rendered:24", "--rows", "random,lv", "--seeds", "0")
     tree.module("ablation", "training.ablation", *ablation, "--out", "ablation")
-    shutil.copytree(earlier / "ablation", tree.work / "ablation-of-old")
-    tree.module("ablation-goes-on", "training.ablation", *ablation, "--out", "ablation-of-old")
+    # Its parts know the command that made them, --out included, so it goes on in the same place.
+    (tree.work / "ablation").rename(tree.work / "ablation-new")
+    shutil.copytree(earlier / "ablation-new", tree.work / "ablation")
+    tree.module("ablation-goes-on", "training.ablation", *ablation, "--out", "ablation")
     if find_spec("nncf"):
         words = ("--model", "model-of-run-packed", "--backend", "openvino-int8", "--out", "int8")
         tree.script("int8", "ccl-embed", inputs.classes, *words, *ONE_OF_EACH)

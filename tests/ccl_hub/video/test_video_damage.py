@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from media import Recipe, add_silence, cut, read_number, write_video
@@ -16,6 +17,7 @@ from ccl_hub.video.headers.container import wholeness
 
 PAPER = Preprocessing()
 H264 = {"bf": "3", "g": "24", "preset": "veryfast"}
+REORDERED = {"x264-params": "bframes=3:b-adapt=0:keyint=25:scenecut=0"}
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 
 GIF = b"GIF89a\x01\0\x01\0\x80\0\0" + bytes(6)  # one pixel, two colours
@@ -137,6 +139,42 @@ def test_damage_in_the_middle_is_incomplete(tmp_path: Path) -> None:
     with VideoReader(path, resize=PAPER) as reader:
         assert reader.info.completeness == "incomplete"
         assert len(reader.info.seconds) < 90
+
+
+def test_an_avi_that_lost_frames_in_the_middle_is_incomplete(tmp_path: Path) -> None:
+    recipe = Recipe("v.avi", "mjpeg", 50, pixel_format="yuvj420p")
+    path = write_video(tmp_path, recipe)
+    data = bytearray(path.read_bytes())
+    begin, end = len(data) // 3, len(data) // 2
+    data[begin:end] = bytes(end - begin)
+    path.write_bytes(data)
+    with VideoReader(path, resize=PAPER) as reader:
+        assert reader.info.completeness == "incomplete"
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.flv", "v.mov"])
+@pytest.mark.parametrize("share", [0.41, 0.77])
+def test_a_cut_in_mid_packet_costs_one_frame_whatever_the_threads(
+    tmp_path: Path, name: str, share: float
+) -> None:
+    """What several threads hold back is lost with the damaged packet."""
+    options = {"movflags": "faststart"} if name != "v.flv" else {}
+    recipe = Recipe(name, "libx264", 75, options=REORDERED, container=options)
+    path = write_video(tmp_path, recipe)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    position, size = packets[int(share * len(packets))]
+    path.write_bytes(path.read_bytes()[: position + size // 2])
+    results = []
+    for threads in (1, 2, 4):
+        with VideoReader(path, resize=PAPER, threads=threads, decode_index=True) as reader:
+            info = reader.info
+            frames = reader.frames(range(len(info.seconds)))
+            numbers = [read_number(frame) for _, frame in frames]
+        results.append((numbers, info.duration_seconds, info.note))
+        assert len(numbers) == int(share * len(packets)) and None not in numbers
+        assert info.completeness == "incomplete"
+    assert results[1:] == results[:-1]
 
 
 @pytest.mark.parametrize(

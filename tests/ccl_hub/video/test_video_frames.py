@@ -11,7 +11,7 @@ import pytest
 from media import Recipe, irregular_ticks, numbered_frame, read_number, write_video
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import DecodeError, InputError
+from ccl_hub.errors import DecodeError, InputError, MediaError
 from ccl_hub.sampling import sample_eval
 from ccl_hub.video import VideoReader, iter_frames, load_image
 
@@ -271,3 +271,24 @@ def test_threads_do_not_change_the_frames(tmp_path: Path) -> None:
     one = [frame for _, frame in iter_frames(path, PAPER, threads=1)]
     four = [frame for _, frame in iter_frames(path, PAPER, threads=4)]
     np.testing.assert_array_equal(one, four)
+
+
+def test_many_opens_leak_nothing(tmp_path: Path) -> None:
+    good = write_video(tmp_path, Recipe("v.mp4", "libx264", 10, options=H264))
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(good.read_bytes()[:900])
+
+    def use() -> None:
+        with VideoReader(good, resize=PAPER) as reader:
+            next(reader.frames([0, 9]))  # left in the middle
+        with pytest.raises(MediaError):
+            VideoReader(bad, resize=PAPER)
+
+    def held() -> tuple[int, ...]:
+        return tuple(len(list(Path("/proc/self", name).iterdir())) for name in ("fd", "task"))
+
+    use()
+    before = held()
+    for _ in range(100):
+        use()
+    assert held() == before

@@ -412,17 +412,6 @@ def test_dropped_frames_of_an_avi_are_complete(tmp_path: Path, codec: str) -> No
     assert info.completeness == "incomplete"
 
 
-def test_an_avi_that_lost_frames_in_the_middle_is_incomplete(tmp_path: Path) -> None:
-    recipe = Recipe("v.avi", "mjpeg", 50, pixel_format="yuvj420p")
-    path = write_video(tmp_path, recipe)
-    data = bytearray(path.read_bytes())
-    begin, end = len(data) // 3, len(data) // 2
-    data[begin:end] = bytes(end - begin)
-    path.write_bytes(data)
-    with VideoReader(path, resize=PAPER) as reader:
-        assert reader.info.completeness == "incomplete"
-
-
 def test_a_cut_file_gives_its_frames_whatever_the_interleaving(tmp_path: Path) -> None:
     """All video, then all sound: the first sample that is missing is one of sound."""
     fine = with_sound(tmp_path / "fine.mp4", regular(100).tolist(), [(0.0, 4.0)])
@@ -447,28 +436,6 @@ def test_a_cut_file_gives_its_frames_whatever_the_interleaving(tmp_path: Path) -
     assert numbers == list(range(60))
     assert (info.completeness, info.expected_frames) == ("incomplete", 100)
     assert "60 of 100 frames are in the file" in info.note
-
-
-@pytest.mark.parametrize("name", ["v.mp4", "v.flv", "v.mov"])
-@pytest.mark.parametrize("share", [0.41, 0.77])
-def test_a_cut_in_mid_packet_costs_one_frame_whatever_the_threads(
-    tmp_path: Path, name: str, share: float
-) -> None:
-    """What several threads hold back is lost with the damaged packet."""
-    options = {"movflags": "faststart"} if name != "v.flv" else {}
-    recipe = dataclasses.replace(H264, name=name, container=options)
-    path = write_video(tmp_path, recipe)
-    with av.open(str(path)) as container:
-        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
-    position, size = packets[int(share * len(packets))]
-    path.write_bytes(path.read_bytes()[: position + size // 2])
-    results = []
-    for threads in (1, 2, 4):
-        info, numbers = seen(path, threads=threads, decode_index=True)
-        results.append((numbers, info.duration_seconds, info.note))
-        assert len(numbers) == int(share * len(packets)) and None not in numbers
-        assert info.completeness == "incomplete"
-    assert results[1:] == results[:-1]
 
 
 def test_what_decoding_finds_does_not_hide_what_was_mended(tmp_path: Path) -> None:
