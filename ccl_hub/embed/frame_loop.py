@@ -5,21 +5,19 @@ frames -> batches -> engine -> windows        a batch of videos does this in :mo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
 import torch
 
 from .._util.checks import whole_number
+from .._util.prefetch import in_order
 from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import make_engine
 from ..crop import centre_crop
 from ..errors import DecodeError
 from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameMaps
 from ..network.windows import ClipVectors, WindowAssembler
 
 __all__ = ["assembled", "engine_of", "frames_at_once"]
@@ -76,7 +74,11 @@ def assembled(
     """
     crop_px = engine.model.preprocessing.crop_px
     cropped = (centre_crop(frame, crop_px) for frame in frames)
-    for maps in _computed(engine, _batches(cropped, batch_frames)):
+    at_once = engine.calls_at_once
+    # Several where each takes one core; one more waits, so that no core does.
+    threads = 0 if at_once == 1 else at_once
+    batches = _batches(cropped, batch_frames)
+    for maps in in_order(engine, batches, threads=threads, ahead=at_once, name="ccl-call"):
         with memory_is_enough():
             for part in windows.add_in_parts(maps):
                 if len(part.clips):
@@ -90,18 +92,3 @@ def _batches(frames: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
     """Yield (n,S,S,3) frames, n at most ``most``."""
     while some := list(islice(frames, most)):
         yield np.stack(some)
-
-
-def _computed(engine: Engine, batches: Iterator[np.ndarray]) -> Iterator[FrameMaps]:
-    """Compute batches, several at once where each takes one core; yield them in order."""
-    if engine.calls_at_once == 1:
-        yield from map(engine, batches)
-        return
-    under_way: deque[Future[FrameMaps]] = deque()
-    with ThreadPoolExecutor(engine.calls_at_once, "ccl-call") as pool:
-        for batch in batches:
-            under_way.append(pool.submit(engine, batch))
-            if len(under_way) > engine.calls_at_once:  # one waits, so that no core does
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()

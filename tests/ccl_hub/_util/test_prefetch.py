@@ -1,0 +1,62 @@
+"""Results come in order, few wait, and an iterator that is closed leaves no work behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ccl_hub._util.prefetch import in_order
+
+
+def test_results_come_in_order_though_later_ones_are_ready_first() -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.05 if number == 0 else 0)
+        return number
+
+    assert list(in_order(slow_first, range(20), threads=4, ahead=4)) == list(range(20))
+
+
+def test_items_are_taken_only_so_far_ahead() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = in_order(lambda number: number, items(), threads=2, ahead=3)
+    for number in range(5):
+        assert next(results) == number
+        assert taken == list(range(number + 4))  # the one that is taken, and three behind it
+
+
+def test_no_threads_call_where_the_results_are_taken() -> None:
+    here = threading.get_ident()
+    assert set(in_order(lambda _: threading.get_ident(), range(3), threads=0, ahead=9)) == {here}
+
+
+def test_an_error_comes_in_its_turn() -> None:
+    results = in_order(lambda number: 1 // number, [1, 1, 0, 1], threads=2, ahead=4)
+    assert [next(results), next(results)] == [1, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_a_closed_iterator_drops_what_has_not_begun_and_ends_its_threads() -> None:
+    begun: list[int] = []
+    first_may_end = threading.Event()
+
+    def call(number: int) -> None:
+        begun.append(number)
+        if number:
+            first_may_end.wait(10)
+
+    results = in_order(call, range(50), threads=1, ahead=8, name="prefetch-test")
+    next(results)
+    threading.Timer(0.1, first_may_end.set).start()
+    results.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 2
+    assert not [one for one in threading.enumerate() if one.name.startswith("prefetch-test")]
