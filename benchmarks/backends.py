@@ -42,7 +42,7 @@ from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import ClipPlan, sample_eval
 from training.evaluation.features import SetFeatures
 from training.evaluation.labelled_sets import EvaluationSet, open_evaluation_set
-from training.retrieval import Retrieval
+from training.evaluation.retrieval import Retrieval
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 QUESTIONS = (

@@ -9,12 +9,13 @@ codes: 0 written; 2 the checkpoint cannot be used; 1 the folder cannot be writte
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ccl_hub.errors import CCLError, OutputError
-
+from .cli import options_of, run
 from .run.checkpoints import read_checkpoint
 from .run.model_folder import DTYPES, export
 from .run.trained import find_checkpoint
@@ -22,8 +23,40 @@ from .run.trained import find_checkpoint
 __all__ = ["main"]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; see ``--help``."""
+
+    checkpoint: Path
+    out: Path
+    dtype: str
+    name: str
+    trained_on: str
+    ema: bool | None
+    licence: str
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
+    options = read_options(arguments)
+
+    def command() -> int:
+        export(
+            read_checkpoint(find_checkpoint(options.checkpoint)),
+            options.out,
+            dtype=options.dtype,
+            name=options.name,
+            trained_on=options.trained_on,
+            ema=options.ema,
+            licence=options.licence,
+        )
+        return 0
+
+    return run(command, level=logging.WARNING)
+
+
+def read_options(arguments: Sequence[str] | None) -> Options:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m training.export",
         description="Turn a training checkpoint into a folder that from_pretrained() loads.",
@@ -43,28 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--licence", default="", help="of the weights, such as apache-2.0; needed to publish them"
     )
-    options = parser.parse_args(arguments)
-    try:
-        checkpoint = read_checkpoint(find_checkpoint(options.checkpoint))
-        export(
-            checkpoint,
-            options.out,
-            dtype=options.dtype,
-            name=options.name,
-            trained_on=options.trained_on,
-            ema=options.ema,
-            licence=options.licence,
-        )
-    except OutputError as error:
-        return _fail(error, 1)
-    except CCLError as error:
-        return _fail(error, 2)
-    return 0
-
-
-def _fail(error: CCLError, code: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return code
+    return options_of(Options, parser, arguments)
 
 
 if __name__ == "__main__":

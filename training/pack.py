@@ -11,15 +11,18 @@ shards are kept, half ones are made again. Videos that cannot be used are listed
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.errors import CCLError
 
+from .cli import options_of, run
 from .data.checks import missing_videos, problem_table
 from .data.sources import FORMATS, list_videos
 from .frames.codec import CODECS
@@ -29,43 +32,62 @@ from .frames.packing import DEFAULT_SHARD_VIDEOS, pack
 __all__ = ["main"]
 
 
-def main(arguments: list[str] | None = None) -> int:
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; see ``--help``."""
+
+    source: str
+    format: str
+    root: Path | None
+    lists: Path | None
+    fold: int
+    protocol: str
+    split: str | None
+    out: Path
+    workers: int
+    quality: int
+    codec: str
+    shard_videos: int
+    video_timeout: float
+    keep_incomplete: bool
+    overwrite: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, 2 if videos were left out, or 1 if nothing was made."""
-    options = parse_arguments(arguments)
-    try:
-        videos = list_videos(
-            options.source,
-            options.format,
-            root=options.root,
-            lists=options.lists,
-            fold=options.fold,
-            protocol=options.protocol,
-            split=options.split,
+    options = read_options(arguments)
+    return run(lambda: _pack(options), level=logging.WARNING, bad_input=1)
+
+
+def _pack(options: Options) -> int:
+    videos = list_videos(
+        options.source,
+        options.format,
+        root=options.root,
+        lists=options.lists,
+        fold=options.fold,
+        protocol=options.protocol,
+        split=options.split,
+    )
+    missing = missing_videos(videos)
+    if missing:
+        print(f"before packing:\n{problem_table(missing)}", file=sys.stderr)
+    with tqdm(total=len(videos), unit="video", file=sys.stderr) as bar:
+        report = pack(
+            videos,
+            options.out,
+            PackOptions(Preprocessing(), options.codec, options.quality, options.keep_incomplete),
+            workers=options.workers,
+            shard_videos=options.shard_videos,
+            video_timeout_seconds=options.video_timeout,
+            overwrite=options.overwrite,
+            progress=bar.update,
         )
-        missing = missing_videos(videos)
-        if missing:
-            print(f"before packing:\n{problem_table(missing)}", file=sys.stderr)
-        with tqdm(total=len(videos), unit="video", file=sys.stderr) as bar:
-            report = pack(
-                videos,
-                options.out,
-                PackOptions(
-                    Preprocessing(), options.codec, options.quality, options.keep_incomplete
-                ),
-                workers=options.workers,
-                shard_videos=options.shard_videos,
-                video_timeout_seconds=options.video_timeout,
-                overwrite=options.overwrite,
-                progress=bar.update,
-            )
-    except CCLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     print(report, file=sys.stderr)
     return 2 if report.failed else 0
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.pack", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -84,8 +106,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--video-timeout", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--keep-incomplete", action="store_true", help="pack truncated videos too")
     parser.add_argument("--overwrite", action="store_true", help="replace another packing")
-    return parser.parse_args(arguments)
+    return options_of(Options, parser, arguments)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from ccl_hub.errors import CCLError, OutputError
-
+from .cli import add_change_argument, options_of, run
 from .recipes.pretraining import read_recipe
-from .recipes.toml import add_change_argument
-from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED
-from .run.loop import NonFiniteError, Outcome
+from .run.folder import EXIT_SAVED
+from .run.loop import Outcome
 from .tasks.pretrain_run import pretrain
 
 __all__ = ["main"]
@@ -29,7 +27,33 @@ __all__ = ["main"]
 logger = logging.getLogger("training.pretrain")
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; see ``--help``."""
+
+    recipe: str
+    changes: tuple[str, ...]
+    resume: str | None
+    out: Path | None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors become one line on stderr."""
+    options = read_options(arguments)
+
+    def command() -> int:
+        recipe = read_recipe(options.recipe, options.changes)
+        folder = options.out or Path("runs") / recipe.name
+        if pretrain(recipe, folder, options.resume) is Outcome.SAVED:
+            logger.info("saved before the end in %s; continue with --resume auto", folder)
+            return EXIT_SAVED
+        logger.info("finished; export with: python -m training.export %s --out FOLDER", folder)
+        return 0
+
+    return run(command)
+
+
+def read_options(arguments: Sequence[str] | None) -> Options:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m training.pretrain",
@@ -48,33 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder for checkpoints and logs (default: runs/<recipe name>)"
     )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; errors become one line on stderr."""
-    options = parse_arguments(arguments)
-    main_process = os.environ.get("RANK", "0") == "0"
-    level = logging.INFO if main_process else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    try:
-        recipe = read_recipe(options.recipe, options.changes)
-        folder = options.out or Path("runs") / recipe.name
-        outcome = pretrain(recipe, folder, options.resume)
-    except (NonFiniteError, OutputError) as error:
-        return _fail(error, EXIT_FAILED)
-    except CCLError as error:
-        return _fail(error, EXIT_BAD_INPUT)
-    if outcome is Outcome.SAVED:
-        logger.info("saved before the end in %s; continue with --resume auto", folder)
-        return EXIT_SAVED
-    logger.info("finished; export with: python -m training.export %s --out FOLDER", folder)
-    return 0
-
-
-def _fail(error: CCLError, code: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return code
+    return options_of(Options, parser, arguments)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ import pytest
 from tiny_run import TINY
 
 from ccl_hub._util.files import make_folder
-from training import ablation
-from training.ablation import GROUP, ROWS, main
+from training.ablation import main, read_plan
 from training.evaluation.models import load_named
 from training.evaluation.results import (
     DataRecord,
@@ -26,9 +25,12 @@ from training.evaluation.results import (
     summarise,
     write_results,
 )
+from training.evaluation.tables import ablation_table
 from training.recipes.pretraining import read_recipe
 from training.run import steps as parts
 from training.run.folder import write_recipe
+from training.tasks import ablation
+from training.tasks.ablation import GROUP, ROWS
 
 SETS = [
     text
@@ -159,7 +161,7 @@ def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, monkeypatch,
 
 def test_an_edited_recipe_of_the_same_name_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
-    plan, _ = ablation.parse_arguments(arguments(out, "--rows", "mse"))
+    plan = read_plan(arguments(out, "--rows", "mse"))
     recipe = read_recipe("smoke", (*plan.changes, *ROWS["mse"].changes, "seed=0"))
     folder = make_folder(out / "runs" / "mse-seed0")
     earlier = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, lr=0.7))
@@ -171,7 +173,7 @@ def test_an_edited_recipe_of_the_same_name_is_refused(tmp_path, capsys):
 
 def test_an_ablation_from_before_the_frame_choice_goes_on_as_it_began(tmp_path, monkeypatch):
     """Every row by one rule: also those that are not begun yet, by the commands of then."""
-    plan, _ = ablation.parse_arguments(arguments(tmp_path / "out", "--rows", "mse,lv"))
+    plan = read_plan(arguments(tmp_path / "out", "--rows", "mse,lv"))
     for name in ("mse", None):
         changes = ROWS[name].changes if name else ()
         old = read_recipe("smoke", (*plan.changes, *changes, "seed=0")).to_dict()
@@ -181,7 +183,7 @@ def test_an_ablation_from_before_the_frame_choice_goes_on_as_it_began(tmp_path, 
     ran = []
     monkeypatch.setattr(ablation, "run_parts", lambda chains, *rest: ran.extend(chains))
     monkeypatch.setattr(ablation, "open_evaluation_sets", lambda *given: [])
-    ablation.run(plan, 1)
+    ablation._run_missing_parts(plan)
     nearest = ("--set", "preprocessing.frame_choice=nearest")
     assert [[part.unsaid for part in chain] for chain in ran] == [[nearest, (), ()]] * 2
     assert not any("frame_choice" in word for chain in ran for p in chain for word in p.said)
@@ -206,7 +208,7 @@ def test_the_table_is_of_the_seeds_that_were_asked_for(tmp_path):
         figure = Measurement("linear", "top-1", value, level="video")
         one = Results("linear-probe", ModelRecord("MSE", seed=seed), DataRecord("x"), (figure,))
         write_results(one, tmp_path / "results")
-    plan, _ = ablation.parse_arguments(arguments(tmp_path, "--rows", "mse"))
+    plan = read_plan(arguments(tmp_path, "--rows", "mse"))
     (summary,) = summarise(ablation._results_of(plan))
     assert (summary.mean, summary.seeds) == (0.25, 1)
 
@@ -226,9 +228,9 @@ def test_every_row_changes_the_objective_alone():
     ("extra", "words"),
     [
         (("--rows", "mse,poetry"), "'poetry' is none of"),
-        (("--rows", "mse,mse"), "each once"),
+        (("--rows", "mse,mse"), "name each once"),
         (("--seeds", "0,x"), "whole numbers"),
-        (("--jobs", "0"), "--jobs is 1 or more"),
+        (("--jobs", "0"), "argument --jobs: 0 is below 1"),
     ],
 )
 def test_wrong_arguments_end_at_once(tmp_path, capsys, extra, words):
@@ -244,11 +246,11 @@ def test_a_wrong_recipe_is_refused_before_any_work(tmp_path, capsys):
     assert not (tmp_path / "done").exists()
 
 
-def test_what_was_not_measured_is_said(tmp_path):
-    plan, _ = ablation.parse_arguments(arguments(tmp_path, "--rows", "mse,tuned"))
+def test_what_was_not_measured_is_said():
+    labels = [ROWS[name].label for name in ("mse", "tuned")]
     figure = Measurement("linear", "top-1", 0.25, level="video")
     measured = Results("linear-probe", ModelRecord("MSE", seed=0), DataRecord("x"), (figure,))
-    assert ablation.markdown(summarise([measured]), plan).splitlines() == [
+    assert ablation_table(summarise([measured]), labels).splitlines() == [
         "| objective | x: linear top-1 |",
         "|---|---|",
         "| MSE | 25.0 |",

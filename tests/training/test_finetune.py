@@ -36,7 +36,7 @@ from training.run.checkpoints import list_checkpoints, read_checkpoint
 from training.run.logs import read_log
 from training.run.loop import Outcome
 from training.tasks.classifier import load_classifier
-from training.tasks.finetune_run import finetune
+from training.tasks.finetune_runs import finetune
 
 LIMIT_SECONDS = 240
 

@@ -15,9 +15,11 @@ from ccl_hub.errors import ConfigError
 from training.data.datasets import VideoList
 from training.evaluation.features import SetFeatures
 from training.evaluation.labelled_sets import EvaluationSet
+from training.evaluation.probe import Probe, probe
 from training.evaluation.results import DataRecord, Measurement, ModelRecord, Results, read_results
+from training.evaluation.tables import classifier_table, fold_means
 from training.frames.rendered import RenderedVideos
-from training.linear_probe import Probe, fold_means, main, markdown_table, probe
+from training.linear_probe import main
 
 SMALL = Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32)
 CLIPS = 3
@@ -234,7 +236,7 @@ def test_other_probes_stand_in_rows_of_their_own(model_folder, tmp_path, capsys)
         "linear probe, frame features",
     ]
     assert len(results) == 8
-    assert markdown_table(results).count("| random-init") == 4
+    assert classifier_table(results).count("| random-init") == 4
 
 
 def test_what_cannot_be_done_is_one_line_and_code_2(model_folder, tmp_path, capsys):
@@ -276,7 +278,7 @@ def test_folds_are_averaged_seed_by_seed_and_named():
         ("UCF101 (mean of splits 1, 2)", 1, pytest.approx(0.7)),
     ]
     assert means[0].measurements[0].queries == 30
-    table = markdown_table([*results, *means])
+    table = classifier_table(results)
     assert "| UCF101 (mean of splits 1, 2, 3) (30) | ours | 1 | 30.0 |" in table
     assert "| UCF101 split 1 (10) | ours | 2 | 55.0 ± 7.1 |" in table
 

@@ -36,9 +36,9 @@ from ccl_hub._util.folder_lock import FolderInUseError, only_writer
 from ccl_hub.errors import CCLError, ConfigError, OutputError
 from tools.campaign.packs import pack_apart
 from tools.campaign.state import DONE, RUN, newest_checkpoint, restore, write_parts
+from training.cli import add_change_argument
 from training.frames.packed import FrameStore
 from training.recipes.pretraining import read_recipe
-from training.recipes.toml import add_change_argument
 from training.run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag
 from training.run.logs import LOG_NAME, read_log
 from training.run.steps import Part, PartFailedError, StoppedError, run_parts

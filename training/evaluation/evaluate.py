@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +17,44 @@ from .labelled_sets import EvaluationSet, data_record, open_evaluation_sets
 from .models import load_models
 from .results import Confusion, Measurement, Results, write_results
 
-__all__ = ["Found", "evaluate"]
+__all__ = ["EvaluationOptions", "Found", "evaluate"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What every evaluation of frozen models is asked for.
+
+    Args:
+        model: Models, as :func:`load_models` takes them.
+        seeds: Of the random rows.
+        data: Labelled sets, as :func:`open_evaluation_set` takes them.
+        test_share: Share of test videos where the data come without splits.
+        clips: Per video.
+        batch_clips: Computed at once.
+        precision: ``fp32`` or ``bf16``.
+        device: ``auto``, or as torch names it.
+        threads: Of torch on the CPU; None leaves them as they are.
+        workers: Threads that read frames.
+        cache: Folder that keeps embeddings; None keeps none.
+        group: Experiment the results belong to.
+        out: Folder for the results files.
+    """
+
+    model: tuple[str, ...]
+    seeds: tuple[int, ...]
+    data: tuple[str, ...]
+    test_share: float
+    clips: int
+    batch_clips: int
+    precision: str
+    device: str
+    threads: int | None
+    workers: int
+    cache: Path | None
+    group: str
+    out: Path
 
 
 @dataclass(frozen=True)
@@ -40,14 +75,14 @@ class Found:
 
 
 def evaluate(
-    options: argparse.Namespace,
+    options: EvaluationOptions,
     kind: str,
     measure: Callable[[SetFeatures, EvaluationSet, torch.device], Found],
 ) -> list[Results]:
     """Measure every model on every set and write the results.
 
     Args:
-        options: Of :func:`add_model_arguments` and :func:`add_evaluation_arguments`.
+        options: Models, sets, and where results go.
         kind: As :class:`Results` has it.
         measure: Given the embeddings of a set, the set, and the device to compute on.
 
@@ -62,7 +97,12 @@ def evaluate(
     device = resolve_device(options.device)
     results = []
     for named in load_models(options.model, options.seeds, device):
-        for labelled in open_evaluation_sets(options, named.model.preprocessing):
+        for labelled in open_evaluation_sets(
+            options.data,
+            named.model.preprocessing,
+            test_share=options.test_share,
+            workers=options.workers,
+        ):
             features = features_of(
                 named.model,
                 labelled,

@@ -1,4 +1,4 @@
-"""Labelled sets to evaluate on: packed, listed, or a folder of classes; and their arguments.
+"""Labelled sets to evaluate on: packed, listed, or a folder of classes.
 
 Every set has the splits ``train`` and ``test``, and both hold every class. A set that comes
 without splits is given some by a rule that depends on ids alone, so that everyone gets the same.
@@ -6,9 +6,9 @@ without splits is given some by a rule that depends on ids alone, so that everyo
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from ccl_hub.config import Preprocessing
@@ -22,56 +22,14 @@ from ..frames.view import FrameView
 from .results import DataRecord
 
 __all__ = [
+    "RENDERED",
     "EvaluationSet",
-    "add_evaluation_arguments",
     "data_record",
     "open_evaluation_set",
     "open_evaluation_sets",
 ]
 
 RENDERED = "rendered:"
-
-
-def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every evaluation takes: data, clips, precision, device, cache, results."""
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="PLACE",
-        help="a packed set, a .csv or .parquet list, a folder with one folder per class; "
-        "PLACE,LISTS,FOLD for one of these by the official lists of UCF101 or HMDB51; or "
-        f"{RENDERED}N for N videos computed on the spot; may be repeated",
-    )
-    parser.add_argument(
-        "--test-share",
-        type=_share,
-        default=TEST_SHARE,
-        help="share of test videos where the data come without splits (default: %(default)s)",
-    )
-    parser.add_argument("--clips", type=_count, default=10, help="clips per video (default: 10)")
-    parser.add_argument("--batch-clips", type=_count, default=32, help="clips computed at once")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--threads", type=_count, help="CPU threads of torch (default: torch's)")
-    parser.add_argument("--workers", type=_count, default=2, help="threads that read frames")
-    parser.add_argument("--cache", type=Path, help="folder that keeps embeddings for later runs")
-    parser.add_argument("--group", default="", help="experiment the results belong to")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
 
 
 class EvaluationSet(FrameView):
@@ -169,18 +127,20 @@ def _open(place: str, preprocessing: Preprocessing, workers: int) -> FrameSource
 
 
 def open_evaluation_sets(
-    options: argparse.Namespace, preprocessing: Preprocessing
+    places: Sequence[str],
+    preprocessing: Preprocessing,
+    *,
+    test_share: float = TEST_SHARE,
+    workers: int = 2,
 ) -> list[EvaluationSet]:
-    """Open every ``--data`` of parsed arguments; see :func:`open_evaluation_set`.
+    """Open several sets for one table; see :func:`open_evaluation_set`.
 
     Raises:
         ConfigError: Two have the same name, so that their results could not be told apart.
     """
     sets = [
-        open_evaluation_set(
-            place, preprocessing, test_share=options.test_share, workers=options.workers
-        )
-        for place in options.data
+        open_evaluation_set(place, preprocessing, test_share=test_share, workers=workers)
+        for place in places
     ]
     names = [labelled.videos.name for labelled in sets]
     if len(set(names)) != len(names):

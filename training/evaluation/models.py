@@ -21,7 +21,6 @@ the first model that has its own, so that the rows of one table see the same pix
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,11 +44,10 @@ from .results import ModelRecord
 __all__ = [
     "RANDOM_ROWS",
     "REFERENCE_ROWS",
+    "SUPERVISED",
     "NamedModel",
-    "add_model_arguments",
     "load_models",
     "load_named",
-    "seed_list",
 ]
 
 RANDOM_ROWS = ("random-init", "random-init-identity")
@@ -72,36 +70,6 @@ class _Wanted:
     label: str
     reference: str
     place: str
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--model`` (repeatable) and ``--seeds``, for :func:`load_models`."""
-    parser.add_argument(
-        "--model",
-        action="append",
-        required=True,
-        metavar="[LABEL=]PLACE",
-        help="a known name, model folder, Hub id, training run or checkpoint, "
-        f"{', '.join(REFERENCE_ROWS[:-1])}, imagenet=FILE or {SUPERVISED}=PLACE; repeatable",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=seed_list,
-        default=(0,),
-        metavar="0,1,2",
-        help="seeds of the random rows (default: 0)",
-    )
-
-
-def seed_list(text: str) -> tuple[int, ...]:
-    """Read ``0,1,2`` for argparse: different whole numbers, 0 or more."""
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}; give whole numbers as 0,1,2") from error
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"{text!r}; give different numbers, 0 or more")
-    return seeds
 
 
 def load_models(

@@ -5,7 +5,6 @@ A value is read as TOML, and as plain text where it is not TOML.
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from ccl_hub.errors import ConfigError
 
-__all__ = ["RECIPES_FOLDER", "add_change_argument", "apply_changes", "read_values"]
+__all__ = ["RECIPES_FOLDER", "apply_changes", "read_values"]
 
 RECIPES_FOLDER = Path(__file__).parent
 
@@ -73,15 +72,3 @@ def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
             if not isinstance(table, dict):
                 raise ConfigError(f"--set {change}: {section} is not a section.")
         table[key] = value
-
-
-def add_change_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--set``, whose texts are the ``changes`` of :func:`read_recipe`."""
-    parser.add_argument(
-        "--set",
-        dest="changes",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change one value of the recipe, such as optim.lr=0.03; may be repeated",
-    )

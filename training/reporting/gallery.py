@@ -1,7 +1,7 @@
 """Nearest neighbours to look at: queries drawn by chance, with thumbnails of what they find.
 
 Nothing is picked by hand: a seeded generator draws test videos, then a clip and a frame of each.
-Search is that of the tables (:func:`training.evaluation.metrics.nearest`, 512-d, cosine, by clip).
+Search is that of the tables (:func:`training.evaluation.search.nearest`, 512-d, cosine, by clip).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from ccl_hub.errors import ConfigError
 
-from ..evaluation.metrics import nearest
+from ..evaluation.search import nearest
 from ..frames.packed import FrameSource
 
 if TYPE_CHECKING:

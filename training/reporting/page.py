@@ -15,6 +15,7 @@ from pathlib import Path
 from ccl_hub.errors import ConfigError
 
 from ..evaluation.results import DataRecord, ModelRecord, Results
+from ..evaluation.tables import markdown_table
 from .figures import Chart, Matrix, matrices, result_charts
 from .gallery import Gallery
 from .rows import Table
@@ -268,17 +269,11 @@ def _markdown_rows(
     bold: frozenset[tuple[int, int]] | set[tuple[int, int]] = frozenset(),
 ) -> list[str]:
     """Return one table, every text escaped, and an empty line."""
-    lines = [_markdown_line(map(_plain, head)), "|" + "---|" * len(head)]
-    for i, row in enumerate(rows):
-        texts = map(_plain, row)
-        lines.append(
-            _markdown_line(f"**{t}**" if (i, j) in bold else t for j, t in enumerate(texts))
-        )
-    return [*lines, ""]
-
-
-def _markdown_line(texts: Iterable[str]) -> str:
-    return f"| {' | '.join(texts)} |"
+    texts = (
+        [f"**{_plain(t)}**" if (i, j) in bold else _plain(t) for j, t in enumerate(row)]
+        for i, row in enumerate(rows)
+    )
+    return [markdown_table(map(_plain, head), texts), ""]
 
 
 def _marked(label: str, marks: Sequence[str]) -> str:

@@ -8,15 +8,13 @@ latter two a milder column counts any clip or frame of the same video.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
 
 from ..evaluation.features import SetFeatures, features_of
-from ..evaluation.metrics import class_retrieval, label_hits, nearest, top_k_accuracy
+from ..evaluation.retrieval import questions, top_k_accuracy
 from ..frames.packed import FrameSource, FrameStore, require_same_frames
 from ..frames.rendered import RenderedVideos
 from ..recipes.pretraining import Recipe
@@ -24,6 +22,14 @@ from ..recipes.pretraining import Recipe
 __all__ = ["Validator", "retrieval_table"]
 
 KS = (1, 5, 10)
+SPACE_NAMES = {"512": "features", "128": "projections"}
+QUESTION_NAMES = {
+    ("V=>V", "class"): "video_to_video",
+    ("F=>V", "exact clip"): "frame_to_video_clip",
+    ("V=>F", "exact clip"): "video_to_frame_clip",
+    ("F=>V", "same video"): "frame_to_video_same_video",
+    ("V=>F", "same video"): "video_to_frame_same_video",
+}
 Table = dict[str, dict[str, dict[str, float]]]
 
 
@@ -64,65 +70,41 @@ class Validator:
     def measure(self, model: CCLModel) -> dict[str, Table]:
         """Return ``set -> space -> question -> k -> accuracy in [0, 1]``; restores the mode."""
         tables = {}
-        for store in self.sets:
-            embedded = features_of(
+        for source in self.sets:
+            features = features_of(
                 model,
-                store,
+                source,
                 clips=self._section.clips,
                 batch_clips=self._section.batch_clips,
                 device=self._device,
                 bf16=self._bf16,
             )
-            tables[store.videos.name] = retrieval_table(embedded, store)
+            tables[source.videos.name] = retrieval_table(features, source)
         return tables
 
 
-def retrieval_table(embedded: SetFeatures, store: FrameSource) -> Table:
+def retrieval_table(features: SetFeatures, source: FrameSource) -> Table:
     """Answer the three questions for one set.
 
     Args:
-        embedded: Every clip of the set.
-        store: Gives the videos' classes and splits.
+        features: Of every clip of the set.
+        source: Gives the videos' classes and splits.
 
     Returns:
         ``space -> question -> k -> accuracy in [0, 1]``; spaces are ``features`` (512-d) and
-        ``projections`` (128-d).
+        ``projections`` (128-d). A k above the size of a gallery counts all of it. Keys are texts,
+        as in the JSON of a checkpoint.
     """
-    splits = np.array([item.split for item in store.videos])[embedded.video_ids]
-    classes = store.videos.targets()[embedded.video_ids]
-    spaces = {
-        "features": (embedded.frames, embedded.video),
-        "projections": (embedded.frame_projections, embedded.video_projections),
-    }
-    test, train = (torch.from_numpy(np.flatnonzero(splits == name)) for name in ("test", "train"))
     table: Table = {}
-    for space, (frames, video) in spaces.items():
-        by_class = class_retrieval(video[test], video[train], classes[test], classes[train], KS)
-        table[space] = {"video_to_video": _with_text_keys(by_class)}
-        instances = _frames_and_videos(frames[test], video[test], embedded.video_ids[test])
-        table[space].update(instances)
+    for space, space_name in SPACE_NAMES.items():
+        accuracies = {}
+        for question in questions(features, source, space, levels=("clip",)):
+            if question.task == "F=>F":
+                continue
+            size = min(max(KS), len(question.gallery.vectors))
+            for match, hits in question.hits(size).items():
+                name = QUESTION_NAMES[question.task, match]
+                shares = top_k_accuracy(hits, KS)
+                accuracies[name] = {str(k): round(share, 6) for k, share in shares.items()}
+        table[space_name] = {name: accuracies[name] for name in QUESTION_NAMES.values()}
     return table
-
-
-def _frames_and_videos(
-    frames: Tensor, video: Tensor, video_ids: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """F=>V and V=>F among the clips of one split, by clip and by video."""
-    count, length, _ = frames.shape
-    flat = frames.flatten(0, 1)  # (M*T,D)
-    clips = np.arange(count)
-    videos_of_frames, _ = nearest(flat, video, min(max(KS), count))
-    frames_of_videos, _ = nearest(video, flat, min(max(KS), len(flat)))
-    results = {}
-    for name, ids in (("clip", clips), ("same_video", video_ids)):
-        of_frames = np.repeat(ids, length)
-        hits = label_hits(videos_of_frames, of_frames, ids)
-        results[f"frame_to_video_{name}"] = _with_text_keys(top_k_accuracy(hits, KS))
-        hits = label_hits(frames_of_videos, ids, of_frames)
-        results[f"video_to_frame_{name}"] = _with_text_keys(top_k_accuracy(hits, KS))
-    return results
-
-
-def _with_text_keys(accuracies: dict[int, float]) -> dict[str, float]:
-    """JSON has text keys only; so have the tables, before and after a checkpoint."""
-    return {str(k): round(value, 6) for k, value in accuracies.items()}

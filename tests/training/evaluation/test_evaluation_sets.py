@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import shutil
@@ -16,7 +15,6 @@ from training.data.datasets import VideoItem, VideoList, from_manifest
 from training.data.splits import with_official_split, with_splits
 from training.evaluation.labelled_sets import (
     EvaluationSet,
-    add_evaluation_arguments,
     data_record,
     open_evaluation_set,
     open_evaluation_sets,
@@ -203,26 +201,9 @@ def test_places_that_hold_no_set_are_refused(place, words):
         open_evaluation_set(place, SMALL)
 
 
-def arguments(*texts: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_evaluation_arguments(parser)
-    return parser.parse_args(["--out", "results", *texts])
-
-
-def test_arguments_and_two_sets_of_one_name():
-    options = arguments("--data", "rendered:24", "--data", "rendered:32")
-    assert (options.clips, options.precision, options.test_share) == (10, "fp32", 0.3)
+def test_two_sets_of_one_name_are_refused():
     with pytest.raises(ConfigError, match="data sets are named rendered, rendered; results need"):
-        open_evaluation_sets(options, SMALL)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [("--clips", "0"), ("--test-share", "1"), ("--test-share", "half"), ("--threads", "x")],
-)
-def test_arguments_out_of_range_are_refused(wrong):
-    with pytest.raises(SystemExit):
-        arguments("--data", "rendered:24", *wrong)
+        open_evaluation_sets(["rendered:24", "rendered:32"], SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 
 import pytest
@@ -14,7 +13,7 @@ from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing, Provenance
 from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError, WeightsError
 from training.evaluation.imagenet import IMAGENET_FILE, imagenet_model, trunk_tensors
-from training.evaluation.models import REFERENCE_ROWS, add_model_arguments, load_models, load_named
+from training.evaluation.models import REFERENCE_ROWS, load_models, load_named
 from training.recipes.pretraining import read_recipe
 from training.run.checkpoints import checkpoint_path, write_checkpoint
 
@@ -190,17 +189,6 @@ def test_kinetics_supervised_says_how_to_make_it_and_takes_any_model(folder):
     named = load_named(f"kinetics-supervised={folder}")
     assert (named.record.label, named.record.reference) == ("kinetics-supervised", True)
     assert load_named(f"K400=kinetics-supervised={folder}").record.label == "K400"
-
-
-def test_seeds_on_the_command_line(capsys):
-    parser = argparse.ArgumentParser()
-    add_model_arguments(parser)
-    assert parser.parse_args(["--model", "a", "--seeds", "0,2"]).seeds == (0, 2)
-    assert parser.parse_args(["--model", "a", "--model", "b"]).model == ["a", "b"]
-    for text in ("x", "1,1", "-1,0", ""):
-        with pytest.raises(SystemExit):
-            parser.parse_args(["--model", "a", f"--seeds={text}"])
-        assert "give" in capsys.readouterr().err
 
 
 # ImageNet --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from training.recipes.finetuning import FINETUNE_RECIPES, read_finetune_recipe
 from training.recipes.pretraining import read_recipe
 from training.recipes.toml import RECIPES_FOLDER
 from training.tasks.classifier import Classifier, supervised_step
-from training.tasks.finetune_run import epoch_curves
+from training.tasks.finetune_runs import epoch_curves
 from training.tasks.finetuning import judge, probabilities_of
 
 SHIPPED = sorted(path.stem for path in FINETUNE_RECIPES.glob("*.toml"))
