@@ -1,9 +1,10 @@
-"""A batch job as it should go: names, changes of sources, checksums, shards, memory."""
+"""A batch job as it should go: outputs, names, memory."""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import unicodedata
@@ -15,25 +16,20 @@ import pytest
 from embed_jobs import (
     QUICK,
     Program,
-    ages,
     engines,
     ids,
     job,
     known,
     outputs,
-    rows,
     tiny_folder,
     write_tiny,
 )
 
-from ccl_hub._util.folder_lock import is_held, only_writer
-from ccl_hub.batch import BatchOptions, embed_batch
-from ccl_hub.decoding.messages import Job
-from ccl_hub.decoding.pool import DecodePool
+from ccl_hub._util.files import absolute_path
+from ccl_hub.batch import BatchOptions, embed_patiently
 from ccl_hub.embed import embed_video
 from ccl_hub.embed.embeddings import Embeddings
-from ccl_hub.errors import InputError, OutputError
-from ccl_hub.inputs.shards import Shard
+from ccl_hub.errors import InputError
 from ccl_hub.job import JobOptions
 from ccl_hub.sampling import Sampling
 
@@ -43,67 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_folder(tmp_path_factory.mktemp("small"), 4)
 
 
-def both(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(name, ["feats", "feats.parquet"])
-
-
-# Files that are missing --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the videos that are given to decoding processes."""
-    asked: list[str] = []
-    submit = DecodePool.submit
-
-    def note(pool: DecodePool, job: Job) -> None:
-        asked.append(job.path.name)
-        submit(pool, job)
-
-    monkeypatch.setattr(DecodePool, "submit", note)
-    return asked
-
-
-@both("name")
-def test_missing_files_need_no_decoding_process(
-    tmp_path: Path, name: str, decoded: list[str]
-) -> None:
-    """A list of 50,000 paths that went stale took a minute, in every run."""
-    write_tiny(tmp_path / "000.mp4")
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
-    names = ["empty.mp4", "loop.mp4", "000.mp4/x.mp4", *(f"gone/{n}.mp4" for n in range(40))]
-    listed = tmp_path / "list.txt"
-    listed.write_text("\n".join([*names, "000.mp4"]))
-    items = embed_batch(
-        (tmp_path / one for one in names), engines(), Sampling(1), BatchOptions(1, 1)
-    )
-    said = {names[item.index]: (item.code, item.reason) for item in items}
-    decoded.clear()
-    done = job([], tmp_path / name, lists=(listed,))
-    assert decoded == ["000.mp4"]
-    for again in (done, job([], tmp_path / name, lists=(listed,))):
-        assert {event.id: (event.code, event.reason) for event in again.events} == {
-            "000.mp4": ("", ""),
-            **said,
-        }
-        assert again.summary.codes == {"not_found": len(names) - 1, "damaged": 1}
-        assert again.summary.failures is not None
-        assert len(again.summary.failures.read_text().splitlines()) == 1 + len(names)
-    assert decoded == ["000.mp4"]
-    assert known(tmp_path / name, "gone/7.mp4").code == "not_found"
-    write_tiny(tmp_path / "gone/7.mp4", 7)
-    assert job([], tmp_path / name, lists=(listed,)).codes["gone/7.mp4"] == ""
-    assert decoded == ["000.mp4", "7.mp4"]
-
-
-def test_a_missing_file_is_a_first_failure_too(tmp_path: Path, small: Path) -> None:
-    gone = [tmp_path / "gone.mp4", tmp_path / "gone2.mp4"]
-    done = job([*gone, small], tmp_path / "feats", root=tmp_path, fail_fast=True)
-    assert done.summary.stopped and done.codes == {"gone.mp4": "not_found"}, done.codes
-
-
-# What is written ---------------------------------------------------------------------------------
+both = pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".npy"])
@@ -145,8 +81,6 @@ def test_options_are_checked() -> None:
         JobOptions(level="all")
 
 
-# Names -------------------------------------------------------------------------------------------
-
 ODD = [
     b"a/x.mp4",
     b"b/x.mp4",
@@ -187,7 +121,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@both("name")
+@both
 def test_every_name_has_its_own_output(tmp_path: Path, odd: Path, name: str) -> None:
     out = tmp_path / name
     hidden = odd / ".ccl" / "inside.mp4"  # only if it is asked for
@@ -232,162 +166,6 @@ def test_later_runs_name_videos_from_the_root_of_the_first(tmp_path: Path, small
     assert job([small / "001.mp4"], out).now == []
 
 
-# Sources that change -----------------------------------------------------------------------------
-
-
-@both("name")
-def test_a_changed_source_is_embedded_anew(tmp_path: Path, name: str) -> None:
-    folder, out = tiny_folder(tmp_path / "in", 4), tmp_path / name
-    job(folder, out)
-    read = rows if name.endswith(".parquet") else outputs
-    before = read(out)
-    write_tiny(folder / "002.mp4", 50, 7)
-    done = job(folder, out)
-    assert done.now == ["002.mp4"] and done.summary.kept == 3
-    after = read(out)
-    assert len(after) == len(before) == 4 and after != before
-    if name == "feats":
-        assert {place for place in after if after[place] != before[place]} == {"002.mp4.npz"}
-    else:
-        assert set(ids(out).values()) == {1} and len(after & before) == 3
-    os.utime(folder / "001.mp4", (5, 5))  # as new as it may look: the time counts
-    assert job(folder, out).now == ["001.mp4"]
-    assert read(out) == after
-    assert job(folder, out).now == []
-
-
-def test_every_video_of_a_part_made_anew_to_the_same_bytes_keeps_the_part(tmp_path: Path) -> None:
-    """A part's name is its content's hash; the old part must not be removed under that name."""
-    folder, out = tiny_folder(tmp_path / "in", 3), tmp_path / "feats.parquet"
-    job(folder, out)
-    before = rows(out)
-    for path in folder.iterdir():
-        os.utime(path, (7, 7))
-    assert len(job(folder, out).now) == 3
-    assert rows(out) == before
-    assert job(folder, out).now == []
-
-
-@both("name")
-def test_checksum_looks_at_content_only(tmp_path: Path, name: str) -> None:
-    folder, out = tiny_folder(tmp_path / "in", 3), tmp_path / name
-    (folder / "bad.mp4").write_text("no video")
-    assert len(job(folder, out, checksum=True).now) == 4
-    assert len(known(out, "000.mp4").source_sha256) == 64
-    read = rows if name.endswith(".parquet") else outputs
-    before, old = read(out), ages(out)
-    os.utime(folder / "000.mp4", (9, 9))
-    done = job(folder, out, checksum=True)
-    assert done.now == ["bad.mp4"], "nothing is known of what failed"
-    assert done.summary.kept == 3 and read(out) == before
-    assert {n: a for n, a in ages(out).items() if "failures" not in n} == {
-        n: a for n, a in old.items() if "failures" not in n
-    }
-    assert job(folder, out).now == [], "the time that it has now is noted"
-
-    stamp = (folder / "001.mp4").stat()
-    data = (folder / "001.mp4").read_bytes()
-    changed = (folder / "002.mp4").read_bytes()[: len(data)].ljust(len(data), b"\0")
-    assert changed != data
-    (folder / "001.mp4").write_bytes(changed)
-    os.utime(folder / "001.mp4", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert job(folder, out).now == [], "size and time are the same"
-    assert job(folder, out, checksum=True).now == ["001.mp4", "bad.mp4"]
-
-    shutil.copy(folder / "000.mp4", folder / "good.mp4")
-    good = (folder / "good.mp4").read_bytes()
-    (folder / "good.mp4").unlink()
-    (folder / "bad.mp4").write_bytes(bytes(len(good)))
-    os.utime(folder / "bad.mp4", (3, 3))
-    job(folder, out)
-    (folder / "bad.mp4").write_bytes(good)
-    os.utime(folder / "bad.mp4", (3, 3))
-    assert job(folder, out, checksum=True).codes["bad.mp4"] == ""
-
-
-def test_checksum_repairs_outputs_too(tmp_path: Path, small: Path) -> None:
-    job(small, tmp_path, checksum=True)
-    whole = outputs(tmp_path)
-    (tmp_path / "001.mp4.npz").write_bytes(b"")
-    assert job(small, tmp_path, checksum=True).now == ["001.mp4"]
-    assert outputs(tmp_path) == whole
-
-
-def test_new_videos_and_those_no_longer_asked_for(tmp_path: Path) -> None:
-    folder, out = tiny_folder(tmp_path / "in", 3), tmp_path / "feats"
-    job(folder, out)
-    (folder / "000.mp4").unlink()
-    write_tiny(folder / "sub" / "new.mp4", 8)
-    assert job(folder, out).now == ["sub/new.mp4"]
-    assert (out / "000.mp4.npz").is_file(), "what is not asked for is left alone"
-    assert (out / "sub" / "new.mp4.npz").is_file()
-
-
-@both("name")
-def test_shards_are_disjoint_and_complete(tmp_path: Path, small: Path, name: str) -> None:
-    now = [job(small, tmp_path / name, shard=Shard(index, 3)).now for index in range(3)]
-    assert sorted(id for some in now for id in some) == [f"{n:03d}.mp4" for n in range(4)]
-    whole = tmp_path / f"whole-{name}"
-    job(small, whole)
-    read = rows if name.endswith(".parquet") else outputs
-    assert read(tmp_path / name) == read(whole)
-    assert job(small, tmp_path / name, shard=Shard(1, 3)).now == []
-
-
-def test_a_shard_of_nothing_is_done(tmp_path: Path, small: Path) -> None:
-    one = [small / "000.mp4"]
-    counts = [job(one, tmp_path / "x", shard=Shard(i, 2)).summary.counts["done"] for i in (0, 1)]
-    assert sorted(counts) == [0, 1]
-
-
-# Places ------------------------------------------------------------------------------------------
-
-
-def test_a_destination_that_is_a_file_is_a_clear_error(tmp_path: Path, small: Path) -> None:
-    for name in ("feats", "feats.parquet"):
-        (tmp_path / name).write_text("mine")
-        with pytest.raises(OutputError, match="the folder cannot be made"):
-            job(small, tmp_path / name)
-        assert (tmp_path / name).read_text() == "mine"
-
-
-def test_an_output_place_that_is_taken_by_a_folder_is_a_clear_error(
-    tmp_path: Path, small: Path
-) -> None:
-    (tmp_path / "001.mp4.npz").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"001\.mp4\.npz: cannot be written"):
-        job(small, tmp_path)
-    (tmp_path / "001.mp4.npz").rmdir()
-    assert job(small, tmp_path).summary.all_done
-
-
-def test_a_lock_file_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
-    with pytest.raises(OutputError, match="lock: cannot be locked"), only_writer(tmp_path, "lock"):
-        pass
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no locks on Windows")
-def test_looking_at_a_lock_is_not_taken_for_a_run(tmp_path: Path) -> None:
-    import threading
-
-    told: list[str] = []
-    with only_writer(tmp_path, "lock"):
-        assert is_held(tmp_path / "lock")
-        entered = threading.Event()
-
-        def wait() -> None:
-            with only_writer(tmp_path, "lock", lambda: told.append("waiting")):
-                entered.set()
-
-        threading.Thread(target=wait).start()
-        assert not entered.wait(0.2), "it is held"
-    assert entered.wait(5) and not told, "held for a moment only, which is no news"
-    assert not is_held(tmp_path / "lock")
-
-
-# Memory ------------------------------------------------------------------------------------------
-
 PEAK = (
     "import atexit, resource, sys\n"
     "def tell(): sys.stderr.write("
@@ -404,7 +182,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="forks")
-@both("name")
+@both
 def test_memory_does_not_grow_with_the_videos_that_are_done(
     tmp_path: Path, program: Program, name: str
 ) -> None:
@@ -420,3 +198,94 @@ def test_memory_does_not_grow_with_the_videos_that_are_done(
         assert len(done.videos) == count and all(video["kept"] for video in done.videos)
         peaks.append(int(done.stderr.rpartition("peak ")[2]) >> 10)
     assert peaks[1] - peaks[0] < 10, f"{peaks} MB"
+
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, and names of POSIX")
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    return tiny_folder(tmp_path / "in", 3)
+
+
+@both
+def test_a_folder_that_moves_goes_on_once_its_root_is_given(tmp_path: Path, name: str) -> None:
+    project = tmp_path / "project"
+    tiny_folder(project / "videos", 3)
+    job(project / "videos", project / name)
+    project.rename(tmp_path / "moved")
+    videos, out = tmp_path / "moved" / "videos", tmp_path / "moved" / name
+    with pytest.raises(InputError, match=r"moved.*--root.*other videos.*--root"):
+        job(videos, out)
+    done = job(videos, out, root=videos)
+    assert done.now == [] and {event.path for event in done.events} == {
+        str(path) for path in videos.iterdir()
+    }
+    assert job(videos, out).now == []  # the new place is noted
+    with pytest.raises(InputError, match="root is"):
+        job(videos, out, root=tmp_path)
+
+
+def test_other_videos_go_by_their_whole_path_when_the_first_are_gone(tmp_path: Path) -> None:
+    first, second = tiny_folder(tmp_path / "a", 1), tiny_folder(tmp_path / "b", 1)
+    out = tmp_path / "feats"
+    job(first, out)
+    shutil.rmtree(first)
+    done = job(second, out, root=first)
+    assert done.now == [f"_abs{second}/000.mp4"]
+    assert len(outputs(out)) == 2
+
+
+def test_a_name_outside_the_root_is_told_of_once(
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tiny_folder(tmp_path / "other", 2)
+    with caplog.at_level(logging.WARNING):
+        job([videos, other], tmp_path / "feats", root=videos)
+    assert [record.getMessage().count("_abs") for record in caplog.records] == [1]
+
+
+@both
+def test_names_longer_than_any_path(videos: Path, tmp_path: Path, name: str) -> None:
+    out, listed = tmp_path / name, tmp_path / "list.txt"
+    listed.write_text("\n".join(["a/" * 3000 + "x.mp4", "b" * 300, str(videos / "000.mp4")]))
+    assert sorted(job([], out, lists=(listed,)).codes.values()) == ["", "not_found", "not_found"]
+
+
+def test_dots_behind_a_link_are_where_the_system_finds_them(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tiny_folder(tmp_path / "real" / "deep", 1).parent
+    write_tiny(real / "x.mp4", 1, frames=4)
+    write_tiny(tmp_path / "x.mp4", 2, frames=8)
+    (tmp_path / "link").symlink_to(real / "deep")
+    monkeypatch.chdir(tmp_path)
+    assert absolute_path("link/../x.mp4") == str(real / "x.mp4")
+    assert absolute_path("./in/.././in//000.mp4") == str(videos / "000.mp4")
+    assert absolute_path("/../a/../b") == "/b"
+    assert absolute_path(tmp_path / "link" / "000.mp4") == str(tmp_path / "link" / "000.mp4")
+    own = BatchOptions(workers=1, threads=1)
+    sources = ["link/../x.mp4"]
+    (item,) = embed_patiently(sources, engines(), Sampling(clips=1), own)
+    assert item is not None and item.embeddings is not None
+    assert item.embeddings.provenance.source_frames == 4
+    done = job([Path("link/../x.mp4")], tmp_path / "feats")
+    assert done.summary.counts == {"done": 1}
+    assert known(tmp_path / "feats", "x.mp4").path == str(real / "x.mp4")
+
+
+def test_a_folder_that_a_pattern_meets_may_be_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = tiny_folder(tmp_path / "in" / "good", 1)
+    locked = tmp_path / "in" / "lost+found"
+    locked.mkdir()
+    inner = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path) == str(locked):
+            raise PermissionError(13, "Permission denied", str(path))
+        return inner(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert job([videos.parent / "*"], tmp_path / "feats").summary.counts == {"done": 1}
