@@ -19,18 +19,21 @@ def in_order(
     *,
     threads: int,
     ahead: int,
+    when_ready: bool = False,
     name: str = "",
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order, computed in threads ahead of time.
 
-    An error of ``function`` is raised in its turn. Closing the iterator drops the calls that have
-    not begun and waits for those that have.
+    An error of ``function`` or ``items`` is raised in its turn. Closing the iterator drops the
+    calls that have not begun and waits for those that have.
 
     Args:
         function: Called in several threads at once.
         items: Taken one by one, in the caller's thread, as results are taken.
         threads: How many; 0 calls ``function`` in the caller's thread, nothing ahead.
         ahead: Results, finished or under way, that may wait behind the one that is taken.
+        when_ready: Give a result that is ready before the next item is taken, which may take its
+            time; fewer calls are then under way.
         name: Of the threads, for debuggers.
     """
     if threads == 0:
@@ -39,11 +42,24 @@ def in_order(
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, name)
     try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
+        for call in _calls(pool, function, items):
+            waiting.append(call)
+            while len(waiting) > ahead or (when_ready and waiting and waiting[0].done()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _calls(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Future[Result]]:
+    """Begin the calls; an error of ``items`` becomes the last of them, and fails in its turn."""
+    try:
+        for item in items:
+            yield pool.submit(function, item)
+    except Exception as error:
+        failed: Future[Result] = Future()
+        failed.set_exception(error)
+        yield failed

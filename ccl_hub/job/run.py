@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._util.files import write_atomically
+from .._util.prefetch import in_order
 from ..batch.options import BatchItem, BatchOptions
 from ..errors import CCLError, code_and_reason
 from ..inputs.ahead import searched_ahead
@@ -169,24 +170,14 @@ class _Run:
         Raises:
             Exception: What finding the videos raised, after those in front of it.
         """
-        waiting: deque[Future[Look]] = deque()
-        failed: Exception | None = None
-        pool = ThreadPoolExecutor(IO_THREADS)
-        try:
-            try:
-                for video in videos:
-                    look = Look.at(video, self._state.find(video.id))
-                    waiting.append(pool.submit(look.closely, self._sink, self._options.checksum))
-                    while waiting and (len(waiting) > AHEAD_VIDEOS or waiting[0].done()):
-                        yield waiting.popleft().result()
-            except Exception as error:
-                failed = error
-            while waiting:
-                yield waiting.popleft().result()
-            if failed is not None:
-                raise failed
-        finally:
-            pool.shutdown(cancel_futures=True)
+        looks = (Look.at(video, self._state.find(video.id)) for video in videos)
+        return in_order(
+            lambda look: look.closely(self._sink, self._options.checksum),
+            looks,
+            threads=IO_THREADS,
+            ahead=AHEAD_VIDEOS,
+            when_ready=True,
+        )
 
     def _warn_if_outside(self, video: VideoInput) -> None:
         root = self._state.root

@@ -14,9 +14,7 @@ import json
 import logging
 import re
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from torch import Tensor
 
 from ccl_hub import CCLModel
 from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub._util.prefetch import in_order
 from ccl_hub.errors import InputError, ModelError
 from ccl_hub.sampling import ClipPlan, sample_eval
 from ccl_hub.transforms import centre_crop, to_clips
@@ -247,17 +246,11 @@ def _read_ahead(
         images = centre_crop(frames, wanted.crop_px).contiguous()
         return plan, images, torch.from_numpy(index.reshape(plan.indices.shape))
 
-    waiting: deque[Future[tuple[ClipPlan, Tensor, Tensor]]] = deque()
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for video in range(len(source)):
-            waiting.append(pool.submit(read, video))
-            if len(waiting) <= 2 * workers and video < len(source) - 1:
-                continue
-            last = video == len(source) - 1
-            for _ in range(len(waiting) if last else 1):
-                plan, images, index = waiting.popleft().result()
-                plans.append(plan)
-                yield images, index
+    for plan, images, index in in_order(
+        read, range(len(source)), threads=workers, ahead=2 * workers
+    ):
+        plans.append(plan)
+        yield images, index
 
 
 def _batches(

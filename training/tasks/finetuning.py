@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccl_hub import CCLModel
+from ccl_hub._util.prefetch import in_order
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import TrainingError
 from ccl_hub.sampling import sample_eval
@@ -189,23 +188,12 @@ def _batches(
     together = max(1, recipe.test.batch_clips // recipe.test.clips)
     groups = [np.array(videos[at : at + together]) for at in range(0, len(videos), together)]
 
-    def read(group: np.ndarray) -> Tensor:
-        return torch.cat([_clips_of(source, int(v), recipe, preprocessing) for v in group])
+    def read(group: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        clips = [_clips_of(source, int(v), recipe, preprocessing) for v in group]
+        return group, torch.cat(clips)
 
     workers = recipe.data.workers
-    if workers == 0:
-        for group in groups:
-            yield group, read(group)
-        return
-    waiting: deque[tuple[np.ndarray, Future[Tensor]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="test") as pool:
-        for group in groups:
-            waiting.append((group, pool.submit(read, group)))
-            if len(waiting) > workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
+    return in_order(read, groups, threads=workers, ahead=workers, name="test")
 
 
 def _clips_of(

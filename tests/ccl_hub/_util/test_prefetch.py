@@ -45,6 +45,29 @@ def test_an_error_comes_in_its_turn() -> None:
         next(results)
 
 
+def test_an_error_of_the_items_comes_after_the_results_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from range(2)
+        raise LookupError("the list ends here")
+
+    results = in_order(lambda number: number, items(), threads=2, ahead=4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(LookupError, match="ends here"):
+        next(results)
+
+
+def test_a_result_that_is_ready_need_not_wait_for_the_next_item() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        ended.wait(10)
+        yield 1
+        raise AssertionError("taken although a result was ready")
+
+    ended = threading.Event()
+    results = in_order(lambda _: ended.set(), items(), threads=1, ahead=9, when_ready=True)
+    next(results)
+
+
 def test_a_closed_iterator_drops_what_has_not_begun_and_ends_its_threads() -> None:
     begun: list[int] = []
     first_may_end = threading.Event()
