@@ -5,8 +5,8 @@
 Every row is the recipe with another objective; everything else, budget and seeds included, is
 the same. For every row and seed this pretrains, measures retrieval (Tables 2 and 3) and trains a
 linear probe (Table 5) or, with ``--finetune``, fine-tunes, which is what the paper's Table 7 has.
-The same command goes on where it was stopped: finished parts are kept. Exit codes: 0 all measured;
-1 a part failed (which one, and its last words, are said); 2 wrong arguments; 75 stopped by
+The same command goes on where it was stopped: finished steps are kept. Exit codes: 0 all measured;
+1 a step failed (which one, and its last words, are said); 2 wrong arguments; 75 stopped by
 SIGTERM, SIGINT or SIGHUP: what ran was stopped too, and trainings have saved; 130 interrupted by
 a second SIGINT.
 """
@@ -70,7 +70,7 @@ def read_plan(arguments: Sequence[str] | None) -> Plan:
         metavar="0,1,2",
         help="seeds of every row (default: 0,1,2)",
     )
-    parser.add_argument("--jobs", type=count, default=1, help="parts to run at the same time")
+    parser.add_argument("--jobs", type=count, default=1, help="steps to run at the same time")
     parser.add_argument(
         "--launch",
         type=_launch,

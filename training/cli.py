@@ -21,7 +21,7 @@ from .evaluation.labelled_sets import RENDERED
 from .evaluation.models import REFERENCE_ROWS, SUPERVISED
 from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED
 from .run.loop import NonFiniteError
-from .run.steps import PartFailedError, StoppedError
+from .run.steps import StepFailedError, StoppedError
 
 __all__ = [
     "add_change_argument",
@@ -38,7 +38,7 @@ Options = TypeVar("Options")
 EXIT_CODES: dict[type[CCLError], int] = {
     OutputError: EXIT_FAILED,
     NonFiniteError: EXIT_FAILED,
-    PartFailedError: EXIT_FAILED,
+    StepFailedError: EXIT_FAILED,
     StoppedError: EXIT_SAVED,
 }
 

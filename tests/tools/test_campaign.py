@@ -11,19 +11,19 @@ import pytest
 from project import ROOT
 
 from ccl_hub import CCLModel
-from tools.campaign import campaign
 from tools.campaign import packs as campaign_packs
-from tools.campaign.campaign import STAGES, main, parse_arguments
+from tools.campaign import stages as campaign
 from tools.campaign.file_parts import join_parts
+from tools.campaign.stages import STAGES, main, parse_arguments
 from tools.campaign.state import restore, write_parts
 from training import ablation
 from training.frames.packed import FrameStore
 from training.recipes.pretraining import read_recipe
-from training.run import steps as parts
+from training.run import steps
 from training.run.checkpoints import list_checkpoints, read_checkpoint
 from training.run.folder import EXIT_SAVED, StopFlag
 from training.run.logs import read_log
-from training.run.steps import Part
+from training.run.steps import Step
 from training.run.trained import find_checkpoint
 
 SMALL = [
@@ -141,14 +141,14 @@ def test_nothing_is_begun_when_the_time_is_over(places, tmp_path, capsys):
 
 
 def test_what_does_not_stop_in_time_is_killed_and_goes_on(places, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(parts, "KILL_SECONDS", 0.5)
+    monkeypatch.setattr(steps, "KILL_SECONDS", 0.5)
     stubborn = (
         "import signal, time\n"
         "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
         "time.sleep(60)"
     )
-    part = Part("stubborn", (sys.executable, "-c", stubborn))
-    monkeypatch.setitem(STAGES, "check", lambda plan, stop: campaign._run([part], stop))
+    step = Step("stubborn", (sys.executable, "-c", stubborn))
+    monkeypatch.setitem(STAGES, "check", lambda plan, stop: campaign._run([step], stop))
     began = time.monotonic()
     assert main(arguments(places, "check", tmp_path, minutes=0.05)) == EXIT_SAVED
     assert time.monotonic() - began < 20
@@ -208,11 +208,11 @@ def test_a_video_of_both_the_training_and_a_labelled_set_is_refused(places, tmp_
 
 
 def commands(places, stage: str, out, monkeypatch, *extra: str) -> dict[str, list[str]]:
-    """What a stage would run, by the names of its parts."""
+    """What a stage would run, by the names of its steps."""
     found = {}
 
-    def note(given, stop):
-        found.update({part.name: list(part.command[2:]) for part in given})
+    def note(steps, stop):
+        found.update({step.name: list(step.command[2:]) for step in steps})
         raise campaign.StoppedError("noted")
 
     monkeypatch.setattr(campaign, "_run", note)

@@ -181,12 +181,14 @@ def test_an_ablation_from_before_the_frame_choice_goes_on_as_it_began(tmp_path, 
         folder = ablation._run_folder(plan, name, 0) if name else plan.out / ablation.UNTRAINED
         (make_folder(folder) / "recipe.json").write_text(json.dumps(old))
     ran = []
-    monkeypatch.setattr(ablation, "run_parts", lambda chains, *rest: ran.extend(chains))
+    monkeypatch.setattr(ablation, "run_steps", lambda chains, *rest: ran.extend(chains))
     monkeypatch.setattr(ablation, "open_evaluation_sets", lambda *given: [])
-    ablation._run_missing_parts(plan)
+    ablation._run_missing_steps(plan)
     nearest = ("--set", "preprocessing.frame_choice=nearest")
-    assert [[part.unsaid for part in chain] for chain in ran] == [[nearest, (), ()]] * 2
-    assert not any("frame_choice" in word for chain in ran for p in chain for word in p.said)
+    assert [[step.further for step in chain] for chain in ran] == [[nearest, (), ()]] * 2
+    assert not any(
+        "frame_choice" in word for chain in ran for step in chain for word in step.remembered
+    )
     kept = json.loads((plan.out / ablation.UNTRAINED / "recipe.json").read_text())
     assert kept["preprocessing"]["frame_choice"] == "nearest"
 

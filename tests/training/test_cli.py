@@ -12,7 +12,7 @@ from ccl_hub.errors import CCLError, ConfigError, OutputError
 from training import cli
 from training.evaluation.evaluate import EvaluationOptions
 from training.run.loop import NonFiniteError
-from training.run.steps import PartFailedError, StoppedError
+from training.run.steps import StepFailedError, StoppedError
 
 
 def options(*texts: str) -> EvaluationOptions:
@@ -52,7 +52,7 @@ def test_arguments_out_of_range_are_refused(wrong, words, capsys):
     [
         (OutputError("full"), 1),
         (NonFiniteError("full"), 1),
-        (PartFailedError("full"), 1),
+        (StepFailedError("full"), 1),
         (ConfigError("full"), 2),
         (StoppedError("full"), 75),
     ],

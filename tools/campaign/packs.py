@@ -1,4 +1,4 @@
-"""The packed sets of a campaign; see :mod:`tools.campaign.campaign`."""
+"""The packed sets of a campaign; see :mod:`tools.campaign.stages`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.run.steps import StoppedError
 
 __all__ = ["pack_apart"]
 
-logger = logging.getLogger("tools.campaign.campaign")
+logger = logging.getLogger("tools.campaign")
 
 
 def pack_apart(
@@ -90,6 +90,7 @@ def _pack(folder: Path, videos: VideoList, options: PackOptions, stop: Callable[
         if stop():
             raise StoppedError(f"stopped packing {videos.name}; the same command goes on.")
 
+    look_at_the_clock(0)  # before processes start
     workers = os.cpu_count() or 1
     report = pack(videos, folder, options, workers=workers, progress=look_at_the_clock)
     logger.info(

@@ -1,6 +1,6 @@
-"""Parts of a long job: commands run once each, side by side, and stopped together.
+"""Steps of a long job: commands run once each, side by side, and stopped together.
 
-A part that has succeeded leaves a mark, so that the same job goes on where it was stopped. Its
+A step that has succeeded leaves a mark, so that the same job goes on where it was stopped. Its
 output is in a log beside the mark.
 """
 
@@ -22,7 +22,7 @@ from ccl_hub.errors import TrainingError
 
 from .folder import EXIT_SAVED
 
-__all__ = ["Part", "PartFailedError", "StoppedError", "missing_parts", "run_parts"]
+__all__ = ["Step", "StepFailedError", "StoppedError", "missing_steps", "run_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ POLL_SECONDS = 0.2
 KILL_SECONDS = 5.0
 
 
-class PartFailedError(TrainingError):
-    """A part ended with an error, or was made by another command before."""
+class StepFailedError(TrainingError):
+    """A step ended with an error, or was made by another command before."""
 
 
 class StoppedError(TrainingError):
@@ -39,52 +39,52 @@ class StoppedError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Part:
+class Step:
     """One command.
 
     Args:
         name: Of its mark and log; unique in the job.
         command: Program and arguments. Exit code 75 means: saved before the end, run again.
-        unsaid: Further arguments that make no other part of it.
+        further: Arguments that make no other step of it.
     """
 
     name: str
     command: tuple[str, ...]
-    unsaid: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
 
     @property
-    def said(self) -> list[str]:
+    def remembered(self) -> list[str]:
         """The command as it is remembered: wherever the program is."""
         return [Path(self.command[0]).name, *self.command[1:]]
 
 
-def missing_parts(chains: Sequence[Sequence[Part]], folder: Path) -> list[Part]:
-    """Return the parts that have not succeeded yet.
+def missing_steps(chains: Sequence[Sequence[Step]], folder: Path) -> list[Step]:
+    """Return the steps that have not succeeded yet.
 
     Args:
-        chains: As :func:`run_parts` takes them.
+        chains: As :func:`run_steps` takes them.
         folder: Of the marks.
 
     Raises:
-        PartFailedError: A part was made by another command.
+        StepFailedError: A step was made by another command.
     """
-    return [part for chain in chains for part in chain if not _is_done(part, folder)]
+    return [step for chain in chains for step in chain if not _is_done(step, folder)]
 
 
-def run_parts(
-    chains: Sequence[Sequence[Part]], folder: Path, at_once: int, stop: Callable[[], bool]
+def run_steps(
+    chains: Sequence[Sequence[Step]], folder: Path, at_once: int, stop: Callable[[], bool]
 ) -> None:
-    """Run every part that has not succeeded before.
+    """Run every step that has not succeeded before.
 
     Args:
-        chains: Parts of one chain run one after the other, chains side by side.
+        chains: Steps of one chain run one after the other, chains side by side.
         folder: For marks and logs; made if missing.
         at_once: Chains at the same time.
         stop: Asked all the time. Once it is true, the commands that run get SIGTERM, on which a
             training saves, and no other is started. A KeyboardInterrupt after that kills them.
 
     Raises:
-        PartFailedError: A part failed; those that were running are finished first.
+        StepFailedError: A step failed; those that were running are finished first.
         StoppedError: ``stop`` was true before the end.
         OutputError: The folder cannot be written.
     """
@@ -111,57 +111,57 @@ class _Runner:
         self.failed = threading.Event()
         self.killing = threading.Event()
 
-    def run_chain(self, chain: Sequence[Part]) -> None:
-        """Run parts one after the other, until one of any chain fails."""
+    def run_chain(self, chain: Sequence[Step]) -> None:
+        """Run steps one after the other, until one of any chain fails."""
         try:
-            for part in chain:
+            for step in chain:
                 if self.failed.is_set():
                     return
-                self.run_part(part)
+                self.run_step(step)
         except Exception:
             self.failed.set()
             raise
 
-    def run_part(self, part: Part) -> None:
-        """Run a part unless it has succeeded before."""
-        if _is_done(part, self.folder):
+    def run_step(self, step: Step) -> None:
+        """Run a step unless it has succeeded before."""
+        if _is_done(step, self.folder):
             return
-        logger.info("%s", part.name)
-        log = self.folder / f"{part.name}.log"
+        logger.info("%s", step.name)
+        log = self.folder / f"{step.name}.log"
         code = EXIT_SAVED
         while code == EXIT_SAVED:
             if self.stopping:
-                raise StoppedError(f"stopped at {part.name}; the same command goes on from there.")
-            code = self._run_once(part, log)
+                raise StoppedError(f"stopped at {step.name}; the same command goes on from there.")
+            code = self._run_once(step, log)
         if code != 0 and self.stopping:
-            raise StoppedError(f"stopped in {part.name}; the same command goes on from there.")
+            raise StoppedError(f"stopped in {step.name}; the same command goes on from there.")
         if code != 0:
             words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             last = f": {' / '.join(words)}" if words else ""
-            raise PartFailedError(f"{part.name} ended with {code}{last} (see {log})")
-        text = json.dumps(part.said)
-        write_atomically(_mark(part, self.folder), text)
+            raise StepFailedError(f"{step.name} ended with {code}{last} (see {log})")
+        text = json.dumps(step.remembered)
+        write_atomically(_mark(step, self.folder), text)
 
     @property
     def stopping(self) -> bool:
         """Whether no command shall be started, and those that run shall end."""
         return self.killing.is_set() or self.stop()
 
-    def _run_once(self, part: Part, log: Path) -> int:
+    def _run_once(self, step: Step, log: Path) -> int:
         """Run a command to its end, passing a stop on to it; return its exit code."""
         with log.open("wb") as output:
             try:
                 # A session of its own: what a terminal sends comes to it once, through us.
                 process = subprocess.Popen(
-                    (*part.command, *part.unsaid),
+                    (*step.command, *step.further),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
             except OSError as error:
-                raise PartFailedError(
-                    f"{part.name}: {part.command[0]} cannot be started ({error.strerror}); "
+                raise StepFailedError(
+                    f"{step.name}: {step.command[0]} cannot be started ({error.strerror}); "
                     "give a program that is there."
                 ) from error
             told = False
@@ -177,7 +177,7 @@ class _Runner:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a command that SIGTERM did not end; on SIGINT one with parts of its own kills these."""
+    """End a command that SIGTERM did not end; on SIGINT one with steps of its own kills these."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(KILL_SECONDS)
@@ -185,24 +185,24 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _mark(part: Part, folder: Path) -> Path:
-    return folder / f"{part.name}.json"
+def _mark(step: Step, folder: Path) -> Path:
+    return folder / f"{step.name}.json"
 
 
-def _is_done(part: Part, folder: Path) -> bool:
-    """Whether a part has succeeded before, by the same command."""
-    mark = _mark(part, folder)
+def _is_done(step: Step, folder: Path) -> bool:
+    """Whether a step has succeeded before, by the same command."""
+    mark = _mark(step, folder)
     if not mark.is_file():
         return False
     try:
         before = [str(word) for word in json.loads(mark.read_text(encoding="utf-8"))]
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
-        raise PartFailedError(
-            f"{mark}: damaged ({error}); remove it, and the part is made again."
+        raise StepFailedError(
+            f"{mark}: damaged ({error}); remove it, and the step is made again."
         ) from error
-    if before != part.said:
-        raise PartFailedError(
-            f"{mark}: this part was made by `{shlex.join(before)}`, now it would be "
-            f"`{shlex.join(part.said)}`; give the same arguments, or another --out."
+    if before != step.remembered:
+        raise StepFailedError(
+            f"{mark}: this step was made by `{shlex.join(before)}`, now it would be "
+            f"`{shlex.join(step.remembered)}`; give the same arguments, or another --out."
         )
     return True

@@ -23,7 +23,7 @@ from ..recipes.finetuning import FinetuneRecipe, read_finetune_recipe
 from ..recipes.pretraining import Recipe, differing_keys, frame_choice_of, read_recipe
 from ..recipes.sections import Budget
 from ..run.folder import StopFlag, write_recipe
-from ..run.steps import Part, missing_parts, run_parts
+from ..run.steps import Step, missing_steps, run_steps
 
 __all__ = ["DEFAULT_ROWS", "GROUP", "ROWS", "Plan", "Row", "run_ablation"]
 
@@ -92,7 +92,7 @@ class Plan:
 
 
 def run_ablation(plan: Plan) -> str:
-    """Make every part that is not there yet, and the table.
+    """Make every step that is not there yet, and the table.
 
     Args:
         plan: What to make.
@@ -103,7 +103,7 @@ def run_ablation(plan: Plan) -> str:
     Raises:
         ConfigError: A recipe cannot be used, what is there was made by another one, or a data set
             does not fit.
-        PartFailedError: A part failed; those that were running are finished first.
+        StepFailedError: A step failed; those that were running are finished first.
         StoppedError: SIGTERM, SIGINT or SIGHUP came; trainings that ran have saved.
         OutputError: The folder cannot be written.
     """
@@ -112,29 +112,29 @@ def run_ablation(plan: Plan) -> str:
         _require_complete(recipe.budget, plan.recipe)
     if plan.finetune is not None:
         _require_complete(read_finetune_recipe(plan.finetune).budget, plan.finetune)
-    _run_missing_parts(plan)
+    _run_missing_steps(plan)
     labels = [ROWS[name].label for name in plan.rows]
     table = ablation_table(summarise(_results_of(plan)), labels)
     write_atomically(plan.out / "table7.md", lambda file: file.write(table.encode()))
     return table
 
 
-def _run_missing_parts(plan: Plan) -> None:
+def _run_missing_steps(plan: Plan) -> None:
     done = plan.out / "done"
     cells = [(name, seed) for seed in plan.seeds for name in plan.rows]
     begun = _begun(plan)
-    chains = [_parts(plan, name, seed, begun) for name, seed in cells]
+    chains = [_steps(plan, name, seed, begun) for name, seed in cells]
     recipe = read_recipe(plan.recipe, (*plan.changes, "seed=0", *begun))
     _require_same_recipe(plan.out / UNTRAINED, recipe)
     for name, seed in cells:
         _require_same_recipes(plan, name, seed, begun)
-    if missing_parts(chains, done):
+    if missing_steps(chains, done):
         open_evaluation_sets(plan.data, recipe.preprocessing)  # wrong ones are found at once
         CCLModel(recipe.model_config).save_pretrained(plan.out / UNTRAINED)
         write_recipe(recipe, plan.out / UNTRAINED)
     stop = StopFlag()
     with stop.listening():
-        run_parts(chains, done, plan.jobs, stop)
+        run_steps(chains, done, plan.jobs, stop)
 
 
 def _require_complete(budget: Budget, what: str) -> None:
@@ -205,12 +205,12 @@ def _tuned_folder(plan: Plan, name: str, seed: int, place: str) -> Path:
     return plan.out / "finetuned" / f"{name}-seed{seed}-{_short(place)}"
 
 
-def _parts(plan: Plan, name: str, seed: int, begun: tuple[str, ...] = ()) -> list[Part]:
+def _steps(plan: Plan, name: str, seed: int, begun: tuple[str, ...] = ()) -> list[Step]:
     """Return what makes one row for one seed, in order."""
     kept = tuple(text for change in begun for text in ("--set", change))
     return [
-        Part(f"{name}-seed{seed}-{part}", tuple(command), kept if part == "pretrain" else ())
-        for part, command in _commands(plan, name, seed)
+        Step(f"{name}-seed{seed}-{step}", tuple(command), kept if step == "pretrain" else ())
+        for step, command in _commands(plan, name, seed)
     ]
 
 

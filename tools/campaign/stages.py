@@ -1,6 +1,6 @@
 """From videos to a finished checkpoint in stages that stop before their time is over.
 
-    python -m tools.campaign.campaign STAGE --data VIDEOS --eval SET[,SET] --out OUT --minutes M
+    python -m tools.campaign STAGE --data VIDEOS --eval SET[,SET] --out OUT --minutes M
 
 Run the stages in this order, each again until it answers 0:
 
@@ -13,7 +13,7 @@ Run the stages in this order, each again until it answers 0:
 Everything a stage has made is under OUT, and what is worth carrying elsewhere is also under
 ``OUT/parts``, in parts of at most 16 MB: ``state`` (logs, tables, results), ``checkpoint`` and
 ``weights``. Where OUT holds nothing but ``parts``, a stage starts by joining them; only
-``prepare`` must be run again there. Exit codes: 0 the stage is done; 1 a part of it failed; 2
+``prepare`` must be run again there. Exit codes: 0 the stage is done; 1 a step of it failed; 2
 wrong arguments or data; 75 stopped by time or signal: the same command goes on; 130 interrupted.
 """
 
@@ -34,18 +34,19 @@ from pathlib import Path
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub._util.folder_lock import FolderInUseError, only_writer
 from ccl_hub.errors import CCLError, ConfigError, OutputError
-from tools.campaign.packs import pack_apart
-from tools.campaign.state import DONE, RUN, newest_checkpoint, restore, write_parts
 from training.cli import add_change_argument
 from training.frames.packed import FrameStore
 from training.recipes.pretraining import read_recipe
 from training.run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED, StopFlag
 from training.run.logs import LOG_NAME, read_log
-from training.run.steps import Part, PartFailedError, StoppedError, run_parts
+from training.run.steps import Step, StepFailedError, StoppedError, run_steps
+
+from .packs import pack_apart
+from .state import DONE, RUN, newest_checkpoint, restore, write_parts
 
 __all__ = ["Plan", "main"]
 
-logger = logging.getLogger("tools.campaign.campaign")
+logger = logging.getLogger("tools.campaign")
 
 EXIT_INTERRUPTED = 130
 SAVING_SHARE, SAVING_SECONDS = 0.15, 40.0  # of the time, kept for saving: the smaller counts
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     STAGES[stage](plan, lambda: signalled() or time.monotonic() > end)
             finally:
                 write_parts(plan.out)
-    except (PartFailedError, OutputError) as error:
+    except (StepFailedError, OutputError) as error:
         return _fail(str(error), EXIT_FAILED)
     except StoppedError as error:
         return _fail(str(error), EXIT_SAVED)
@@ -157,7 +158,7 @@ def _fail(text: str, code: int) -> int:
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Plan, float]:
     """Read the command line: stage, plan, and the minutes this call may take."""
-    parser = argparse.ArgumentParser(prog="python -m tools.campaign.campaign", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.campaign", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--data", type=Path, required=True, help="videos: folder or list")
@@ -213,7 +214,7 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
 def _only_stage_in(folder: Path) -> Iterator[None]:
     """Hold the folder and work in it, so that no command names a place outside of it.
 
-    A finished part is known by its command, and the folder may be at another place by then.
+    A finished step is known by its command, and the folder may be at another place by then.
     """
     code = str(Path(__file__).resolve().parents[2])
     before = os.environ.get("PYTHONPATH")
@@ -232,7 +233,7 @@ def _only_stage_in(folder: Path) -> Iterator[None]:
 def _kept(recipe: str) -> str:
     """Keep a recipe that is a file with all else, and return its name from there.
 
-    Its content is part of the name: a finished part is known by its command.
+    Its content is part of the name: a finished step is known by its command.
     """
     if not os.path.isabs(recipe):  # noqa: PTH117 - a name
         return recipe
@@ -245,13 +246,13 @@ def _kept(recipe: str) -> str:
 Stop = Callable[[], bool]
 
 
-def _run(parts: Sequence[Part], stop: Stop) -> None:
-    """Run the parts that are not done, one after the other."""
-    run_parts([parts], Path(DONE), 1, stop)
+def _run(steps: Sequence[Step], stop: Stop) -> None:
+    """Run the steps that are not done, one after the other."""
+    run_steps([steps], Path(DONE), 1, stop)
 
 
-def _part(name: str, module: str, *arguments: str) -> Part:
-    return Part(name, (sys.executable, "-m", module, *arguments))
+def _step(name: str, module: str, *arguments: str) -> Step:
+    return Step(name, (sys.executable, "-m", module, *arguments))
 
 
 # Stages ------------------------------------------------------------------------------------------
@@ -276,9 +277,9 @@ def check(plan: Plan, stop: Stop) -> None:
     }
     if plan.tiny:  # compiling takes a minute, however small the network
         del timed["check-step-compiled"]
-    benchmarks = [_part(name, *what, "--out", f"{name}.json") for name, what in timed.items()]
-    _run([_part("check-train", "training.pretrain", *train), *benchmarks], stop)
-    texts = [_training_lines(plan), *(_printed(part) for part in benchmarks)]
+    benchmarks = [_step(name, *what, "--out", f"{name}.json") for name, what in timed.items()]
+    _run([_step("check-train", "training.pretrain", *train), *benchmarks], stop)
+    texts = [_training_lines(plan), *(_printed(step) for step in benchmarks)]
     _write("check.md", "\n\n".join(texts))
 
 
@@ -307,17 +308,17 @@ def _training_lines(plan: Plan) -> str:
     return "\n".join(texts)
 
 
-def _printed(part: Part) -> str:
+def _printed(step: Step) -> str:
     """Return the table that a benchmark printed, indented."""
-    lines = (Path(DONE) / f"{part.name}.log").read_text(errors="replace").splitlines()
-    return "\n".join([part.name, "", *(f"    {x}" for x in lines if not x.startswith("round "))])
+    lines = (Path(DONE) / f"{step.name}.log").read_text(errors="replace").splitlines()
+    return "\n".join([step.name, "", *(f"    {x}" for x in lines if not x.startswith("round "))])
 
 
 def sweep(plan: Plan, stop: Stop) -> None:
     """Make the rows of Tables 2, 3 and 7; write ``sweep.md`` and a report for each arm."""
     _require_packs(plan)
     arms = TINY_ARMS if plan.tiny else ARMS
-    parts = []
+    steps = []
     for name, (changes, rows) in arms.items():
         folder = f"sweep/{name}"
         recipe = plan.recipe_arguments(*changes, *_budget(plan.sweep_seconds))
@@ -325,9 +326,9 @@ def sweep(plan: Plan, stop: Stop) -> None:
         run = [*recipe, *data, "--rows", rows, "--seeds", "0", "--out", folder]
         run += ["--evaluation", " ".join(_measuring(plan))]
         report = [f"{folder}/results", "--out", f"{folder}/report", "--title", f"Sweep: {name}"]
-        parts.append(_part(f"sweep-{name}", "training.ablation", *run))
-        parts.append(_part(f"sweep-{name}-report", "training.report", *report))
-    _run(parts, stop)
+        steps.append(_step(f"sweep-{name}", "training.ablation", *run))
+        steps.append(_step(f"sweep-{name}-report", "training.report", *report))
+    _run(steps, stop)
     tables = [f"## {name}\n\n{Path(f'sweep/{name}/table7.md').read_text()}" for name in arms]
     _write("sweep.md", "\n".join(tables))
 
@@ -337,7 +338,7 @@ def train(plan: Plan, stop: Stop) -> None:
     _require_packs(plan)
     packs = ", ".join(f'"{place}"' for place in plan.sets)
     recipe = plan.recipe_arguments(f"validation.packs=[{packs}]", *_budget(plan.train_seconds))
-    _run([_part("train", "training.pretrain", *recipe, "--out", RUN, "--resume", "auto")], stop)
+    _run([_step("train", "training.pretrain", *recipe, "--out", RUN, "--resume", "auto")], stop)
 
 
 def finish(plan: Plan, stop: Stop) -> None:
@@ -346,7 +347,7 @@ def finish(plan: Plan, stop: Stop) -> None:
     newest = newest_checkpoint(plan.out)
     if newest is None:
         raise ConfigError(f"{RUN}: there is no checkpoint yet; run the stage 'train' before.")
-    step = newest.stem  # parts are named by it: a later checkpoint is exported and measured anew
+    name = newest.stem  # steps are named by it: a later checkpoint is exported and measured again
     export = [str(Path(RUN) / "checkpoints" / newest.name), "--out", "model"]
     export += ["--name", MODEL_NAME, "--licence", "apache-2.0", "--trained-on", plan.trained_on]
     models = [f"{MODEL_NAME}=model", "random-init", "random-init-identity"]
@@ -357,10 +358,10 @@ def finish(plan: Plan, stop: Stop) -> None:
     report = ["results", "--runs", RUN, "--out", "report", "--title", MODEL_NAME]
     _run(
         [
-            _part(f"{step}-export", "training.export", *export),
-            _part(f"{step}-retrieval", "training.retrieval", *measure, "--centre"),
-            _part(f"{step}-probe", "training.linear_probe", *measure),
-            _part(f"{step}-report", "training.report", *report),
+            _step(f"{name}-export", "training.export", *export),
+            _step(f"{name}-retrieval", "training.retrieval", *measure, "--centre"),
+            _step(f"{name}-probe", "training.linear_probe", *measure),
+            _step(f"{name}-report", "training.report", *report),
         ],
         stop,
     )
@@ -394,7 +395,3 @@ STAGES: dict[str, Callable[[Plan, Stop], None]] = {
     "train": train,
     "finish": finish,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

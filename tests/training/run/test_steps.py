@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from training.run.steps import Part, PartFailedError, StoppedError, missing_parts, run_parts
+from training.run.steps import Step, StepFailedError, StoppedError, missing_steps, run_steps
 
 
-def part(name: str, program: str, *arguments: str) -> Part:
-    return Part(name, (sys.executable, "-c", program, *arguments))
+def step(name: str, program: str, *arguments: str) -> Step:
+    return Step(name, (sys.executable, "-c", program, *arguments))
 
 
 def never() -> bool:
@@ -27,21 +27,21 @@ def test_a_part_that_saved_before_its_end_is_gone_on_with_and_then_not_made_agai
         "import pathlib, sys; p = pathlib.Path(sys.argv[1]); n = len(p.read_text()) if p.exists() "
         "else 0; p.write_text('x' * (n + 1)); sys.exit(75 if n < 2 else 0)"
     )
-    one = part("part", program, str(count))
-    assert missing_parts([[one]], tmp_path / "done") == [one]
+    one = step("step", program, str(count))
+    assert missing_steps([[one]], tmp_path / "done") == [one]
     for _ in range(2):
-        run_parts([[one]], tmp_path / "done", 1, never)
+        run_steps([[one]], tmp_path / "done", 1, never)
         assert count.read_text() == "xxx"
-    assert missing_parts([[one]], tmp_path / "done") == []
+    assert missing_steps([[one]], tmp_path / "done") == []
 
 
-def test_arguments_that_are_not_said_make_no_other_part(tmp_path):
+def test_arguments_that_are_not_said_make_no_other_step(tmp_path):
     write = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
-    plain = part("part", write, str(tmp_path / "out"))
-    more = Part(plain.name, plain.command, ("more",))
-    run_parts([[more]], tmp_path / "done", 1, never)
+    plain = step("step", write, str(tmp_path / "out"))
+    more = Step(plain.name, plain.command, ("more",))
+    run_steps([[more]], tmp_path / "done", 1, never)
     assert (tmp_path / "out").read_text() == "more"
-    assert missing_parts([[plain]], tmp_path / "done") == []
+    assert missing_steps([[plain]], tmp_path / "done") == []
 
 
 def test_what_comes_after_a_failed_part_is_left_and_what_ran_beside_it_is_finished(tmp_path):
@@ -53,22 +53,22 @@ def test_what_comes_after_a_failed_part_is_left_and_what_ran_beside_it_is_finish
     fail = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch(); sys.exit('so it ends')"
     flag = str(tmp_path / "flag")
     chains = [
-        [part("a", fail, flag), part("after a", "")],
-        [part("b", wait, flag), part("after b", "")],
+        [step("a", fail, flag), step("after a", "")],
+        [step("b", wait, flag), step("after b", "")],
     ]
-    with pytest.raises(PartFailedError, match=r"a ended with 1: so it ends \(see .*a\.log\)"):
-        run_parts(chains, tmp_path / "done", 2, never)
+    with pytest.raises(StepFailedError, match=r"a ended with 1: so it ends \(see .*a\.log\)"):
+        run_steps(chains, tmp_path / "done", 2, never)
     assert sorted(path.name for path in (tmp_path / "done").glob("*.json")) == ["b.json"]
 
 
 def test_a_program_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(PartFailedError, match=r"x: no-such-launcher cannot be started \(No such"):
-        run_parts([[Part("x", ("no-such-launcher",))]], tmp_path, 1, never)
+    with pytest.raises(StepFailedError, match=r"x: no-such-launcher cannot be started \(No such"):
+        run_steps([[Step("x", ("no-such-launcher",))]], tmp_path, 1, never)
 
 
 def test_once_stopped_nothing_is_started(tmp_path):
     with pytest.raises(StoppedError, match="stopped at x; the same command goes on"):
-        run_parts([[part("x", "")]], tmp_path, 1, lambda: True)
+        run_steps([[step("x", "")]], tmp_path, 1, lambda: True)
     assert not list(tmp_path.glob("x.*"))
 
 
@@ -87,24 +87,24 @@ def test_an_interrupt_while_stopping_kills_what_does_not_end(tmp_path):
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        run_parts([[part("x", program, str(started))]], tmp_path, 1, started.exists)
+        run_steps([[step("x", program, str(started))]], tmp_path, 1, started.exists)
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
     assert not (tmp_path / "x.json").exists()
 
 
 def test_a_killed_job_of_parts_kills_its_own(tmp_path):
-    """Its part once stayed behind, writing into the folder while the next call began."""
+    """Its step once stayed behind, writing into the folder while the next call began."""
     inner = (
         "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
     )
     outer = (
         "import pathlib, sys\n"
-        "from training.run.steps import Part, run_parts\n"
+        "from training.run.steps import Step, run_steps\n"
         "from training.run.folder import StopFlag\n"
-        "stop, part = StopFlag(), Part('inner', (sys.executable, '-c', *sys.argv[1:3]))\n"
-        "with stop.listening(): run_parts([[part]], pathlib.Path(sys.argv[3]), 1, stop)"
+        "stop, step = StopFlag(), Step('inner', (sys.executable, '-c', *sys.argv[1:3]))\n"
+        "with stop.listening(): run_steps([[step]], pathlib.Path(sys.argv[3]), 1, stop)"
     )
     started = tmp_path / "started"
 
@@ -115,18 +115,18 @@ def test_a_killed_job_of_parts_kills_its_own(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    job = part("outer", outer, inner, str(started), str(tmp_path / "inner"))
+    job = step("outer", outer, inner, str(started), str(tmp_path / "inner"))
     with pytest.raises(KeyboardInterrupt):
-        run_parts([[job]], tmp_path, 1, started.exists)
+        run_steps([[job]], tmp_path, 1, started.exists)
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
 
 
 def test_a_damaged_mark_and_another_command_are_refused(tmp_path):
-    one = part("x", "")
-    run_parts([[one]], tmp_path, 1, never)
-    with pytest.raises(PartFailedError, match="give the same arguments, or another --out"):
-        missing_parts([[part("x", "pass")]], tmp_path)
+    one = step("x", "")
+    run_steps([[one]], tmp_path, 1, never)
+    with pytest.raises(StepFailedError, match="give the same arguments, or another --out"):
+        missing_steps([[step("x", "pass")]], tmp_path)
     (tmp_path / "x.json").write_text("[")
-    with pytest.raises(PartFailedError, match="damaged"):
-        missing_parts([[one]], tmp_path)
+    with pytest.raises(StepFailedError, match="damaged"):
+        missing_steps([[one]], tmp_path)

@@ -1,0 +1,9 @@
+"""``python -m tools.campaign STAGE ...``: see :mod:`tools.campaign.stages`."""
+
+from __future__ import annotations
+
+import sys
+
+from .stages import main
+
+sys.exit(main())
