@@ -29,7 +29,7 @@ VARIES = {
     r"log\.jsonl: .*\b(seconds|clips_per_second|data_wait_share)$": "how fast a training was",
     r"checkpoints/.*: metadata\.state\.seconds$": "how long a training has taken",
     r"\btraining_seconds$": "the same in an exported model",
-    r"^ablation.*/results/.*: model\.weights_sha256$": "of a checkpoint, which holds those seconds",
+    r"^ablation.*/results/.*: model\.weights_sha256$": "of a checkpoint that holds those seconds",
     r"checkpoints/.*: metadata\.sha256$": "a hash that covers those seconds; tensors are compared",
 }
 
