@@ -36,7 +36,7 @@ FRAME_CHOICES = {
     "nearest": "the nearest in time",
     "on_screen": "the one that a player shows then",
 }
-"""Values of ``Preprocessing.frame_choice``, in words; :mod:`ccl_hub.sampling` has the rules."""
+"""``Preprocessing.frame_choice`` in words; :mod:`ccl_hub.frame_choice` has the rules."""
 
 T = TypeVar("T")
 

@@ -6,25 +6,30 @@ moments. Evaluation takes the segment centres; training draws one offset inside 
 (paper, Section 4.1: clips of M frames, one frame of every M/L). A video shorter than a clip is
 looped: an instant past its end is taken modulo its duration.
 
-Which frame an instant takes, :attr:`ccl_hub.config.Preprocessing.frame_choice` says:
-``"on_screen"``, what a player shows at that instant (:func:`on_screen_frames`), or ``"nearest"``,
-the rule of the first checkpoints (:func:`nearest_frames`). At usual rates the two differ by a
-frame at most; where a frame stays on screen for long, only the first shows what was there.
+:mod:`ccl_hub.frame_choice` has the rules by which an instant takes a frame.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
-import numpy.typing as npt
 
 from ._util.checks import whole_number
 from .config import Preprocessing
 from .errors import InputError, MediaLimitError
+from .frame_choice import (
+    CHOOSERS,
+    TIE_SECONDS,
+    Indices,
+    Seconds,
+    check_duration,
+    check_times,
+    nearest_frames,
+    on_screen_frames,
+)
 
 __all__ = [
     "ClipPlan",
@@ -44,12 +49,6 @@ MAX_CLIPS = 1_000_000
 
 WINDOWS_PER_FRAME = 3
 """Most windows that begin on one frame, on average, in a video with more than ``max_windows``."""
-
-_TIE_SECONDS = 1e-6
-"""What rounding may do to a time: instants and frames this near each other are at one time."""
-
-Seconds = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _check_windows(
     if steps <= MAX_CLIPS - 1:
         begins = np.arange(math.ceil(steps), dtype=np.float64) * every_seconds
         begins += preprocessing.frame_interval_seconds / 2  # when each has its first frame
-        choose = _CHOOSERS[preprocessing.frame_choice]
+        choose = CHOOSERS[preprocessing.frame_choice]
         first = choose(frame_seconds, begins, duration_seconds)
         allowed = max(most, WINDOWS_PER_FRAME * len(np.unique(first)))
         text = str(len(begins) + 1)
@@ -234,7 +233,7 @@ def uniform_clip_starts(duration_seconds: float, clips: int, clip_seconds: float
         >>> uniform_clip_starts(10.0, 3, 2.0).tolist()
         [0.0, 4.0, 8.0]
     """
-    _check_duration(duration_seconds)
+    check_duration(duration_seconds)
     _check_positive("clip_seconds", clip_seconds)
     whole_number("clips", clips, 1, MAX_CLIPS)
     room = max(0.0, duration_seconds - clip_seconds)
@@ -265,7 +264,7 @@ def window_starts(duration_seconds: float, every_seconds: float, clip_seconds: f
         >>> window_starts(5.0, 2.0, 2.0).tolist()
         [0.0, 2.0, 3.0]
     """
-    _check_duration(duration_seconds)
+    check_duration(duration_seconds)
     _check_positive("every_seconds", every_seconds)
     _check_positive("clip_seconds", clip_seconds)
     room = max(0.0, duration_seconds - clip_seconds)
@@ -274,92 +273,11 @@ def window_starts(duration_seconds: float, every_seconds: float, clip_seconds: f
             f"every_seconds is {every_seconds} for a video of {duration_seconds} s: more than "
             f"{MAX_CLIPS} windows; use a larger value."
         )
-    starts = np.arange(int(room / every_seconds + _TIE_SECONDS) + 1) * every_seconds
-    if room - starts[-1] > _TIE_SECONDS:
+    starts = np.arange(int(room / every_seconds + TIE_SECONDS) + 1) * every_seconds
+    if room - starts[-1] > TIE_SECONDS:
         starts = np.append(starts, room)
     windows: Seconds = np.minimum(starts, room)
     return windows
-
-
-def nearest_frames(frame_seconds: Seconds, instants: Seconds, duration_seconds: float) -> Indices:
-    """Return the index of the frame nearest in presentation time to each instant.
-
-    Instants at or past the end loop: they are taken modulo ``duration_seconds``. Of two equally
-    near frames the earlier one is taken.
-
-    Args:
-        frame_seconds: (N,) float64 presentation times, ascending, N at least 1.
-        instants: Times in seconds, any shape, each 0 or more.
-        duration_seconds: End of the last frame; 0 for a still image.
-
-    Returns:
-        int64 indices in [0, N), the shape of ``instants``.
-
-    Raises:
-        InputError: If there are no frames, times do not ascend, or a number is not finite.
-
-    Example:
-        >>> nearest_frames(np.array([0.0, 0.1, 0.2]), np.array([0.04, 0.06, 0.32]), 0.3).tolist()
-        [0, 1, 0]
-    """
-    times, looped = _looped(frame_seconds, instants, duration_seconds)
-    if len(times) == 1:
-        return np.zeros(looped.shape, dtype=np.int64)
-    after = np.clip(np.searchsorted(times, looped), 1, len(times) - 1)
-    nearer = (times[after] - looped) < (looped - times[after - 1]) - _TIE_SECONDS
-    return np.where(nearer, after, after - 1).astype(np.int64)
-
-
-def on_screen_frames(
-    frame_seconds: Seconds, instants: Seconds, duration_seconds: float
-) -> Indices:
-    """Return the index of the frame that a player shows at each instant.
-
-    That is the last frame whose time has come, by up to 1e-6 s of rounding; before the first
-    frame, the first. Instants at or past the end loop, as in :func:`nearest_frames`.
-
-    Args:
-        frame_seconds: (N,) float64 presentation times, ascending, N at least 1.
-        instants: Times in seconds, any shape, each 0 or more.
-        duration_seconds: End of the last frame; 0 for a still image.
-
-    Returns:
-        int64 indices in [0, N), the shape of ``instants``.
-
-    Raises:
-        InputError: If there are no frames, times do not ascend, or a number is not finite.
-
-    Example:
-        >>> slides = np.array([0.0, 10.0, 20.0])
-        >>> on_screen_frames(slides, np.array([0.0, 9.0, 10.0, 29.0, 31.0]), 30.0).tolist()
-        [0, 0, 1, 2, 0]
-    """
-    times, looped = _looped(frame_seconds, instants, duration_seconds)
-    come = np.searchsorted(times, looped + _TIE_SECONDS, side="right")
-    return np.maximum(come - 1, 0).astype(np.int64)
-
-
-def _looped(
-    frame_seconds: Seconds, instants: Seconds, duration_seconds: float
-) -> tuple[Seconds, Seconds]:
-    """Return times and instants as arrays that are allowed, instants past the end looped."""
-    times = _check_times(frame_seconds)
-    _check_duration(duration_seconds)
-    wanted = np.asarray(instants, dtype=np.float64)
-    if not np.all(np.isfinite(wanted)) or np.any(wanted < 0):
-        raise InputError("instants must be finite and 0 or more, in seconds.")
-    if duration_seconds <= 0:
-        return times[:1], np.zeros_like(wanted)
-    # An instant that rounding puts just before the end is at the end: the first frame again.
-    past = wanted >= duration_seconds - _TIE_SECONDS
-    again = np.maximum(np.mod(wanted + _TIE_SECONDS, duration_seconds) - _TIE_SECONDS, 0.0)
-    return times, np.where(past, again, wanted)
-
-
-_CHOOSERS: dict[str, Callable[[Seconds, Seconds, float], Indices]] = {
-    "nearest": nearest_frames,
-    "on_screen": on_screen_frames,
-}
 
 
 def sample_eval(
@@ -390,14 +308,14 @@ def sample_eval(
         >>> plan.indices.tolist()
         [[2, 6, 10, 14, 18, 22, 26, 30], [70, 74, 78, 82, 86, 90, 94, 98]]
     """
-    times = _check_times(frame_seconds)
+    times = check_times(frame_seconds)
     length = preprocessing.clip_seconds
     if every_seconds is None:
         starts = uniform_clip_starts(duration_seconds, clips, length)
     else:
         starts = window_starts(duration_seconds, every_seconds, length)
     offsets = clip_instants(0.0, preprocessing.clip_frames, preprocessing.frame_interval_seconds)
-    choose = _CHOOSERS[preprocessing.frame_choice]
+    choose = CHOOSERS[preprocessing.frame_choice]
     indices = choose(times, starts[:, None] + offsets, duration_seconds)  # (W, T)
     ends = np.minimum(starts + length, max(duration_seconds, float(times[-1])))
     return ClipPlan(indices, np.stack([starts, ends], axis=1), times[indices])
@@ -435,26 +353,16 @@ def sample_train(
         (2, 8)
     """
     _check_clip(clip_frames, frame_interval_seconds)
-    _check_duration(duration_seconds)
+    check_duration(duration_seconds)
     if views < 1:
         raise InputError(f"views is {views}; allowed: 1 or more.")
-    if frame_choice not in tuple(_CHOOSERS):
-        raise InputError(f"frame_choice is {frame_choice!r}; allowed: {', '.join(_CHOOSERS)}.")
+    if frame_choice not in tuple(CHOOSERS):
+        raise InputError(f"frame_choice is {frame_choice!r}; allowed: {', '.join(CHOOSERS)}.")
     draws = generator.random((views, 1 + clip_frames))
     room = max(0.0, duration_seconds - clip_frames * frame_interval_seconds)
     segments = np.arange(clip_frames) + draws[:, 1:]
     instants = draws[:, :1] * room + segments * frame_interval_seconds  # (views, T)
-    return _CHOOSERS[frame_choice](frame_seconds, instants, duration_seconds)
-
-
-def _check_times(frame_seconds: Seconds) -> Seconds:
-    """Return the times as a float64 array, or raise InputError."""
-    times = np.asarray(frame_seconds, dtype=np.float64)
-    if times.ndim != 1 or len(times) == 0:
-        raise InputError(f"frame_seconds has shape {times.shape}; allowed: (N,) with N >= 1.")
-    if not np.all(np.isfinite(times)) or np.any(np.diff(times) < 0):
-        raise InputError("frame_seconds must be finite and ascending.")
-    return times
+    return CHOOSERS[frame_choice](frame_seconds, instants, duration_seconds)
 
 
 def _check_clip(clip_frames: int, frame_interval_seconds: float) -> None:
@@ -466,8 +374,3 @@ def _check_clip(clip_frames: int, frame_interval_seconds: float) -> None:
 def _check_positive(name: str, value: float) -> None:
     if not (isinstance(value, Real) and np.isfinite(value) and value > 0):
         raise InputError(f"{name} is {value!r}; allowed: more than 0 seconds.")
-
-
-def _check_duration(value: float) -> None:
-    if not (np.isfinite(value) and value >= 0):
-        raise InputError(f"duration_seconds is {value}; allowed: 0 or more seconds.")

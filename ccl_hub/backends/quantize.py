@@ -37,7 +37,7 @@ from ..network.architecture import CCLNetwork
 from ..network.frame_graph import FrameGraph, FrameMaps
 from ..network.windows import WindowAssembler
 from ..sampling import ClipPlan, Sampling
-from ..video.reader import MediaLimits
+from ..video.open import MediaLimits
 from .engine import CPU_BATCH_FRAMES
 from .int8_cache import (
     Int8Facts,

@@ -12,7 +12,7 @@ from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..embed.embeddings import Embeddings
-    from ..video.reader import MediaLimits
+    from ..video.open import MediaLimits
 
 __all__ = ["BatchItem", "BatchOptions"]
 

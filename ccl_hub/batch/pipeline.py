@@ -35,7 +35,8 @@ from ..errors import CCLError, ModelError, code_and_reason
 from ..network.frame_graph import FrameMaps
 from ..network.windows import ClipArrays, WindowAssembler
 from ..sampling import ClipPlan, Sampling
-from ..video.reader import MediaLimits, SourceFacts
+from ..video.info import SourceFacts
+from ..video.open import MediaLimits
 from .options import BatchItem, BatchOptions
 
 __all__ = ["Pipeline", "lane_threads"]

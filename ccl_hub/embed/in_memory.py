@@ -10,7 +10,7 @@ import torch
 from ..config import Preprocessing
 from ..errors import InputError
 from ..transforms import to_clips
-from ..video import reader as video
+from ..video.pixels import resize_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,6 +67,6 @@ def preprocess(
         )
     pre = preprocessing or Preprocessing()
     flat = array.reshape(-1, *array.shape[-3:])  # (B*T,H,W,3)
-    small = video.resize_rgb(flat, pre)  # (B*T,h,w,3)
+    small = resize_rgb(flat, pre)  # (B*T,h,w,3)
     batch = 1 if array.ndim == 4 else len(array)
     return to_clips(torch.from_numpy(small.reshape(batch, -1, *small.shape[1:])), pre)

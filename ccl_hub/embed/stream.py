@@ -24,7 +24,10 @@ from ..backends.engine import Engine
 from ..errors import TOO_LITTLE_MEMORY, DecodeError, InputError, MediaLimitError
 from ..network.architecture import CCLNetwork
 from ..network.windows import ClipArrays, ClipVectors, WindowAssembler
-from ..video import reader as video
+from ..video.info import SourceFacts
+from ..video.open import MediaLimits
+from ..video.pixels import DECODER_VERSION, resize_rgb
+from ..video.reader import VideoReader
 from . import writers
 from .embeddings import EmbeddingProvenance, Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
@@ -84,7 +87,7 @@ class ClipStream:
         wanted: sampling.Sampling,
         *,
         batch_size: int | None = None,
-        limits: video.MediaLimits | None = None,
+        limits: MediaLimits | None = None,
         decode_index: bool = False,
         with_frames: bool = True,
     ) -> None:
@@ -92,10 +95,8 @@ class ClipStream:
         self._batch_frames = frames_at_once(self._engine, batch_size)
         self._path, self._wanted = path, wanted
         pre = self._engine.model.preprocessing
-        self._reader = video.VideoReader(
-            path, resize=pre, limits=limits, decode_index=decode_index
-        )
-        info, most = self._reader.info, (limits or video.MediaLimits()).max_windows
+        self._reader = VideoReader(path, resize=pre, limits=limits, decode_index=decode_index)
+        info, most = self._reader.info, (limits or MediaLimits()).max_windows
         try:
             self.plan = wanted.plan(info.seconds, info.duration_seconds, pre, most)
         except MediaLimitError as error:
@@ -114,7 +115,7 @@ class ClipStream:
 
     def provenance(self) -> EmbeddingProvenance:
         """What made the embeddings; to be asked for after the last part."""
-        facts = video.SourceFacts.of(self._reader.info)
+        facts = SourceFacts.of(self._reader.info)
         return make_provenance(self._engine, self._wanted, self._path, facts)
 
     def __enter__(self) -> ClipStream:
@@ -136,7 +137,7 @@ def embed_video(
     clips: int | None = None,
     every_seconds: float | None = None,
     batch_size: int | None = None,
-    limits: video.MediaLimits | None = None,
+    limits: MediaLimits | None = None,
     progress: Progress | None = None,
 ) -> Embeddings:
     """Embed one local video or image file.
@@ -233,7 +234,7 @@ def _streamed(
     path: str | Path,
     wanted: sampling.Sampling,
     batch_size: int | None,
-    limits: video.MediaLimits | None,
+    limits: MediaLimits | None,
     use: Callable[[ClipStream], T],
     with_frames: bool = True,
 ) -> T:
@@ -306,9 +307,9 @@ def embed_frames(
     times = times - times[0]
     duration = float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0))
     pre = engine.model.preprocessing
-    plan = wanted.plan(times, duration, pre, video.MediaLimits().max_windows)
+    plan = wanted.plan(times, duration, pre, MediaLimits().max_windows)
     windows = WindowAssembler(plan.indices, engine.shift)
-    small = (video.resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
+    small = (resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
     parts = assembled(engine, windows, small, batch_frames)
 
     def provenance() -> EmbeddingProvenance:
@@ -356,7 +357,7 @@ def make_provenance(
     engine: Engine,
     wanted: sampling.Sampling,
     path: str | Path | None = None,
-    source: video.SourceFacts | None = None,
+    source: SourceFacts | None = None,
 ) -> EmbeddingProvenance:
     """Say what made embeddings: the engine, the sampling and, for a file, what is known of it."""
     model, run = engine.model, engine.info
@@ -375,7 +376,7 @@ def make_provenance(
         return facts
     return replace(
         facts,
-        decoder=video.DECODER_VERSION,
+        decoder=DECODER_VERSION,
         source=os.fspath(path),
         source_bytes=source.size_bytes,
         source_frames=source.frames,

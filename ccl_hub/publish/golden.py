@@ -28,7 +28,8 @@ from ..network.architecture import CCLNetwork
 from ..network.devices import resolve_device
 from ..network.weights import GOLDEN_NAME
 from ..transforms import to_clips
-from ..video import reader as video
+from ..video.pixels import DECODER_VERSION
+from ..video.reader import VideoReader
 
 if TYPE_CHECKING:
     from ..hub_options import HubOptions
@@ -89,7 +90,7 @@ def compute(model: CCLNetwork) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         inputs = to_clips(torch.from_numpy(pattern_clip(pre)).to(model.device), pre)
         pattern = model(inputs)
-    with video.VideoReader(golden_clip(), resize=pre) as reader:
+    with VideoReader(golden_clip(), resize=pre) as reader:
         indices = np.arange(0, len(reader.info.seconds), 10)
         small = np.stack([frame for _, frame in reader.frames(indices)])  # (n,h,w,3)
         seconds = reader.info.seconds
@@ -175,7 +176,7 @@ def write(model: CCLNetwork, folder: Path) -> None:
     versions = {
         "ccl_hub": __version__,
         "torch": torch.__version__,
-        "decoder": video.DECODER_VERSION,
+        "decoder": DECODER_VERSION,
         "machine": platform.machine(),
         "weights_sha256": model.weights_sha256,
     }

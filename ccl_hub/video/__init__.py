@@ -1,4 +1,10 @@
-"""Local video and image files in, upright RGB frames with presentation times out: all of PyAV."""
+"""Local video and image files in, upright RGB frames with presentation times out: all of PyAV.
+
+    open -> scan -> index, times -> info       which frames there are, and when each is shown
+    open -> decode -> view -> pixels -> reader    the frames themselves, as users ask for them
+
+``headers`` reads a few bytes of a file itself, for what PyAV does not pass on.
+"""
 
 from __future__ import annotations
 

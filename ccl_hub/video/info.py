@@ -1,4 +1,4 @@
-"""What a video is before its frames are wanted: one cheap pass, or a full decode (uses PyAV)."""
+"""What a video is, and whether all of it is there: by one cheap pass, or by decoding it all."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DecodeError, MediaLimitError, NoVideoError, UnsupportedMediaError
-from .clock import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times, merged
-from .decode import Opener, PacketIndex
-from .headers.container import wholeness
 from .headers.still import undecodable
-from .index import FrameFacts, Scan, first_frames, may_be_one_to_one, only_video, scan
-from .open import MediaLimits
+from .headers.wholeness import wholeness
+from .index import PacketIndex
+from .open import MediaLimits, Opener
+from .scan import FrameFacts, Scan, first_frames, may_be_one_to_one, only_video, scan_video
+from .times import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times, merged
 
 __all__ = ["Completeness", "SourceFacts", "VideoInfo", "probe"]
 
@@ -28,7 +28,7 @@ _LONGEST_FRAME_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before its frames are wanted.
+    """What is known of a video before its frames are decoded.
 
     Args:
         path: Absolute path of the file.
@@ -89,7 +89,7 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Probed:
-    """What :func:`probe` found.
+    """What :func:`probe` finds out.
 
     Args:
         info: The frames of the video.
@@ -106,7 +106,7 @@ def probe(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -
     """List the frames of a video and judge whether it is complete.
 
     Args:
-        opener: Opens the video anew.
+        opener: Opens the video, once for each pass.
         path: Its absolute path.
         limits: Largest size, and what counts as a gap.
         decode_index: Decode the whole video even if its packets tell.
@@ -114,47 +114,47 @@ def probe(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -
     Raises:
         MediaError: One of its kinds.
     """
-    found = _scanned(opener, path, limits, decode_index)
-    index, facts = None, found.facts
-    if not found.decoded:
-        index, facts = _believed(opener, found, limits)
+    scan = _scanned(opener, path, limits, decode_index)
+    index, facts = None, scan.facts
+    if not scan.decoded:
+        index, facts = _believed(opener, scan, limits)
         if index is None:
-            found = _scanned(opener, path, limits, decode_index=True)
-            facts = found.facts
+            scan = _scanned(opener, path, limits, decode_index=True)
+            facts = scan.facts
     if facts is None:
-        _refuse_empty(found, path)
-    damaged = found.decoded and bool(found.errors or found.corrupt or found.marked)
-    return Probed(_info(path, found, facts, index, limits), index, damaged)
+        _refuse_empty(scan, path)
+    damaged = scan.decoded and bool(scan.errors or scan.corrupt or scan.marked)
+    return Probed(_info(path, scan, facts, index, limits), index, damaged)
 
 
 def _scanned(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Scan:
     """Read the file once; again without its other streams if one of them may have ended it."""
     with opener() as opened:
         decode = decode_index or not may_be_one_to_one(opened)
-        found = scan(opened, limits, decode=decode)
+        scan = scan_video(opened, limits, decode=decode)
         alone = len(opened.container.streams) == 1
-    found.whole = wholeness(path)
-    if alone or not (found.read_error or len(found.pts) < (_expected_packets(found) or 0)):
-        return found
+    scan.whole = wholeness(path)
+    if alone or not (scan.read_error or len(scan.pts) < (_expected_packets(scan) or 0)):
+        return scan
     with opener() as opened:
         only_video(opened)
-        again = scan(opened, limits, decode=decode)
-    again.whole = found.whole
-    again.others_end_seconds, again.heard = found.others_end_seconds, found.heard
+        again = scan_video(opened, limits, decode=decode)
+    again.whole = scan.whole
+    again.others_end_seconds, again.heard = scan.others_end_seconds, scan.heard
     return again
 
 
 def _believed(
-    opener: Opener, found: Scan, limits: MediaLimits
+    opener: Opener, scan: Scan, limits: MediaLimits
 ) -> tuple[PacketIndex | None, FrameFacts | None]:
     """Return the packet index and its first frame if frames come out as it says."""
-    if not found.one_to_one:
+    if not scan.one_to_one:
         return None, None
-    index = PacketIndex.of(found)
-    if not index.is_plausible(limits.max_gap_seconds / float(found.time_base)):
+    index = PacketIndex.of(scan)
+    if not index.is_plausible(limits.max_gap_seconds / float(scan.time_base)):
         return None, None
     with opener() as opened:
-        facts, depth = first_frames(opened, found, index.frames_to_compare)
+        facts, depth = first_frames(opened, scan, index.frames_to_compare)
     came_out = [one.pts for one in facts]
     expected = index.shown_pts[: len(facts)].tolist()
     if not facts or came_out != expected or index.held_back > depth:
@@ -162,62 +162,60 @@ def _believed(
     return index, facts[0]
 
 
-def _expected_packets(found: Scan) -> int | None:
+def _expected_packets(scan: Scan) -> int | None:
     """Return how many packets the container says there are.
 
     AVI counts places in time; an empty one, of a frame that was dropped, shows the frame before
     for longer and is not in the container's list.
     """
-    declared, listed = found.declared_frames, found.listed_frames
-    if declared is not None and listed is not None and found.whole == "whole":
+    declared, listed = scan.declared_frames, scan.listed_frames
+    if declared is not None and listed is not None and scan.whole == "whole":
         return min(declared, listed)
     return declared
 
 
-def _refuse_empty(found: Scan, path: Path) -> NoReturn:
+def _refuse_empty(scan: Scan, path: Path) -> NoReturn:
     """Raise the error for a video stream without any decodable frame."""
     if reason := undecodable(path):
         raise UnsupportedMediaError(reason)
-    if found.unsupported and found.unsupported == found.errors:
+    if scan.unsupported and scan.unsupported == scan.errors:
         raise UnsupportedMediaError(
             "the decoder of its codec lacks a feature that it uses; convert it, for example with "
             "'ffmpeg -i FILE out.mp4'."
         )
-    if not len(found.pts) and found.declared_frames:
+    if not len(scan.pts) and scan.declared_frames:
         raise DecodeError(
-            f"0 of {found.declared_frames} frames are in the file; it is cut short; copy or "
+            f"0 of {scan.declared_frames} frames are in the file; it is cut short; copy or "
             "download it again."
         )
-    if not len(found.pts) and not found.read_error:
+    if not len(scan.pts) and not scan.read_error:
         raise NoVideoError("the video stream holds no frame; give a file with video.")
     raise DecodeError(
-        f"none of its {len(found.pts)} video packets can be decoded"
-        f"{' (' + found.read_error + ')' if found.read_error else ''}; the file is damaged, "
+        f"none of its {len(scan.pts)} video packets can be decoded"
+        f"{' (' + scan.read_error + ')' if scan.read_error else ''}; the file is damaged, "
         "encrypted or cut short; copy or convert it again."
     )
 
 
-def _times(
-    found: Scan, index: PacketIndex | None, limits: MediaLimits
-) -> tuple[FrameTimes, float]:
+def _times(scan: Scan, index: PacketIndex | None, limits: MediaLimits) -> tuple[FrameTimes, float]:
     """Return when the frames are shown, and the end of the last one in seconds from the first."""
-    unit, step = found.time_base, found.nominal_step_seconds
-    packets = np.frombuffer(found.durations, dtype=np.int64)
+    unit, step = scan.time_base, scan.nominal_step_seconds
+    packets = np.frombuffer(scan.durations, dtype=np.int64)
     if index is not None:
         ticks = index.shown_pts
         times = FrameTimes((ticks - ticks[0]) * float(unit), "pts", int(ticks[-1]))
         return times, _end(times.seconds, packets[index.shown[-1]] * unit, step)
     pts, dts, durations = (
         np.frombuffer(column, dtype=np.int64)
-        for column in (found.frame_pts, found.frame_dts, found.frame_durations)
+        for column in (scan.frame_pts, scan.frame_dts, scan.frame_durations)
     )
-    most = limits.max_joint_seconds if found.may_restart else limits.max_gap_seconds
-    rules = ClockRules(most, merged(found.heard))
+    most = limits.max_joint_seconds if scan.may_restart else limits.max_gap_seconds
+    rules = ClockRules(most, merged(scan.heard))
     times = frame_times(Stamps(pts, dts, durations, unit, step), rules)
     end = _end(times.seconds, durations[-1] * unit if times.durations_fit else Fraction(0), step)
-    if found.one_to_one and times.source == "pts" and not times.mends:
+    if scan.one_to_one and times.source == "pts" and not times.mends:
         # Frames at the end that cannot be decoded take none of the length away.
-        listed = PacketIndex.of(found)
+        listed = PacketIndex.of(scan)
         if listed.is_plausible(most / float(unit)):
             shown = (listed.shown_pts - pts[0]) * float(unit)
             end = max(end, _end(shown, packets[listed.shown[-1]] * unit, step))
@@ -226,31 +224,31 @@ def _times(
 
 def _info(
     path: Path,
-    found: Scan,
+    scan: Scan,
     facts: FrameFacts,
     index: PacketIndex | None,
     limits: MediaLimits,
 ) -> VideoInfo:
     """Put together what the scan found."""
-    times, end = _times(found, index, limits)
+    times, end = _times(scan, index, limits)
     seconds = times.seconds
-    duration = 0.0 if found.is_still and len(seconds) == 1 else end
+    duration = 0.0 if scan.is_still and len(seconds) == 1 else end
     if limits.max_seconds is not None and duration > limits.max_seconds:
         raise MediaLimitError(
             f"the video lasts {duration:.1f} s; allowed: at most {limits.max_seconds} s "
             "(MediaLimits.max_seconds)."
         )
-    completeness, problems = _judge(found, times, limits, duration, end - float(seconds[-1]))
-    declared, expected = _expected_packets(found), None
+    completeness, problems = _judge(scan, times, limits, duration, end - float(seconds[-1]))
+    declared, expected = _expected_packets(scan), None
     if declared is not None:  # packets that show nothing do not count
         expected = len(seconds)
         if completeness == "incomplete":
-            expected = max(expected, declared - found.shown.count(0))
+            expected = max(expected, declared - scan.shown.count(0))
     return VideoInfo(
         path=path,
         size_bytes=path.stat().st_size,
-        container=found.container,
-        codec=found.codec,
+        container=scan.container,
+        codec=scan.codec,
         width_px=facts.width_px,
         height_px=facts.height_px,
         rotation_degrees=facts.rotation_degrees,
@@ -280,29 +278,29 @@ def _end(seconds: Seconds, stated: Fraction, nominal: float) -> float:
 
 
 def _judge(
-    found: Scan, times: FrameTimes, limits: MediaLimits, duration: float, last: float
+    scan: Scan, times: FrameTimes, limits: MediaLimits, duration: float, last: float
 ) -> tuple[Completeness, list[str]]:
     """Decide whether the video is as long as its container says, and say why not."""
-    packets, declared = len(found.pts), _expected_packets(found)
-    counted = declared is not None and found.declared_is_total
+    packets, declared = len(scan.pts), _expected_packets(scan)
+    counted = declared is not None and scan.declared_is_total
     problems = []
-    if found.read_error:
-        problems.append(f"reading stopped early ({found.read_error})")
-    damaged = found.errors + found.corrupt + found.damaged_packets(limits.max_joint_seconds)
+    if scan.read_error:
+        problems.append(f"reading stopped early ({scan.read_error})")
+    damaged = scan.errors + scan.corrupt + scan.damaged_packets(limits.max_joint_seconds)
     if damaged:
         problems.append(f"{damaged} damaged packets or frames")
     if declared is not None and packets < declared:
         problems.append(f"{packets} of {declared} frames are in the file")
-    shown = found.end_seconds
+    shown = scan.end_seconds
     if times.mends and times.source == "pts":  # an impossible stamp may be the latest
-        shown = float(times.end_tick * found.time_base) + last
-    end = max(shown, found.others_end_seconds, duration)
+        shown = float(times.end_tick * scan.time_base) + last
+    end = max(shown, scan.others_end_seconds, duration)
     # A whole file may round by a frame.
-    slack = (last if found.whole == "whole" else last / 2) + 0.002
-    short = found.declared_seconds is not None and end < found.declared_seconds - slack
-    reach = f"it ends at {end:.3f} s of {found.declared_seconds or 0:.3f} s"
+    slack = (last if scan.whole == "whole" else last / 2) + 0.002
+    short = scan.declared_seconds is not None and end < scan.declared_seconds - slack
+    reach = f"it ends at {end:.3f} s of {scan.declared_seconds or 0:.3f} s"
     if not counted:
-        if found.whole == "cut":
+        if scan.whole == "cut":
             problems.append("the file is cut short")
         if short:
             problems.append(reach)
@@ -310,6 +308,6 @@ def _judge(
         return "incomplete", problems
     if counted and short:
         return "unknown", [f"all frames are in the file, but {reach}"]
-    if counted or found.declared_seconds is not None or found.whole == "whole":
+    if counted or scan.declared_seconds is not None or scan.whole == "whole":
         return "complete", []
     return "unknown", ["the container states neither a frame count nor a duration"]

@@ -1,4 +1,4 @@
-"""Opening one local media file so that nothing else is read and nothing explodes (uses PyAV).
+"""How one local file is opened so that nothing else is read and nothing explodes (uses PyAV).
 
 FFmpeg opens whatever a file or its name points at: playlists, other protocols, devices. Here a
 path is first resolved to an absolute regular file; only container formats that cannot refer to
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from .headers.layout import image_layout, matroska_crop, track_crop
 from .headers.still import still_format, still_size, webp_orientation
 from .view import BlockAlpha, FrameView
 
-__all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "check_path", "open_video"]
+__all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "Opener", "check_path", "open_video"]
 
 ALLOWED_FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
@@ -74,7 +74,7 @@ class MediaLimits:
         max_gap_seconds: Longest time from a frame to the next. A longer one is no pause but a
             clock that broke, and times are counted on from the frame before; 30 hours by default,
             as in the ffmpeg program.
-        max_joint_seconds: The same for containers whose clock may start anew in mid-file
+        max_joint_seconds: The same for containers whose clock may start over in mid-file
             (transport and program streams, Ogg), unless another stream fills the gap; 10 seconds
             by default, as in the ffmpeg program.
         max_windows: Windows of a video, with ``every_seconds``, or 3 for each frame on which one
@@ -107,6 +107,10 @@ class Opened(NamedTuple):
     container: InputContainer
     stream: VideoStream
     view: FrameView
+
+
+Opener = Callable[[], AbstractContextManager[Opened]]
+"""Opens a video, again at each call."""
 
 
 def check_path(path: str | Path, limits: MediaLimits) -> Path:

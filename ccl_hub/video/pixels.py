@@ -13,7 +13,8 @@ What is decided here, and must not change while checkpoints depend on it:
   tone mapping: HDR video keeps its transfer curve.
 * Transparent pixels are composited over black before the resize; the alpha of VP8, VP9, AVIF and
   HEIF stills, a picture of its own, too. That of animated AVIF and of HEVC video is not read.
-* What the container wants cut off is cut off (``video_layout``): MP4, MOV, AVIF, HEIF, Matroska.
+* What the container wants cut off is cut off (:mod:`.headers.layout`): MP4, MOV, AVIF, HEIF,
+  Matroska.
 * Interlaced frames are taken whole, both fields, without deinterlacing.
 * Rotation and mirroring follow the display matrix, to the nearest quarter turn; the orientation
   in the EXIF data of JPEG, PNG, WebP and TIFF is one, and AVIF and HEIF state it themselves.
@@ -33,8 +34,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from ..config import Preprocessing
 from ..errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
-from .filter import FrameFilter
-from .view import Beside
+from .view import Beside, FrameFilter
 
 __all__ = ["DECODER_VERSION", "FrameResizer", "display_size", "resize_rgb", "target_size"]
 

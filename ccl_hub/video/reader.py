@@ -1,10 +1,4 @@
-"""Local video and image files in, small upright RGB frames with presentation times out.
-
-Only this module and its helpers import PyAV: ``video_open`` (guarded open), ``video_index``
-(which frames, when), ``video_view`` (what the file means by a frame: crop, alpha, range),
-``video_filter``, ``video_pixels`` (colour, resize, rotation). Others read a few bytes themselves:
-``video_container`` tells a file that was cut short, ``video_still`` and ``video_jpeg`` what an
-image file is, ``video_layout`` what a container says of its picture.
+"""What users read a video with: its frames, small and upright, and when each is shown.
 
 Damage is never silent. What an index says is in :class:`VideoInfo`: a file that ends before it
 should is ``"incomplete"`` with the number of frames found and expected. What decoding then could
@@ -19,7 +13,6 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +20,12 @@ import numpy.typing as npt
 from ..config import Preprocessing
 from ..errors import DecodeError, InputError, MediaError
 from .decode import frames_by_order, frames_by_time
-from .index import Scan
-from .info import Completeness, SourceFacts, VideoInfo, probe
+from .info import VideoInfo, probe
 from .open import MediaLimits, Opened, check_path, open_video
-from .pixels import DECODER_VERSION, FrameResizer, resize_rgb
+from .pixels import FrameResizer
+from .scan import Scan
 
-__all__ = [
-    "DECODER_VERSION",
-    "Completeness",
-    "DecodeReport",
-    "MediaLimits",
-    "SourceFacts",
-    "VideoInfo",
-    "VideoReader",
-    "iter_frames",
-    "load_image",
-    "resize_rgb",
-]
+__all__ = ["DecodeReport", "VideoReader", "iter_frames", "load_image"]
 
 PathLike = str | Path
 Frame = npt.NDArray[np.uint8]
@@ -103,17 +85,17 @@ class VideoReader:
             raise InputError(f"threads is {threads}; allowed: 0 (one per core) or more.")
         self._limits = limits or MediaLimits()
         self._threads = threads
-        self._given = Path(path)  # as errors name it
+        self._named_path = Path(path)  # as errors name it
         self._path = check_path(path, self._limits)
         self._live: Iterator[tuple[int, Frame]] | None = None
-        with _named(self._given):
-            found = probe(self._opener, self._path, self._limits, decode_index)
-            if found.is_damaged and threads != 1:
+        with _named(self._named_path):
+            probed = probe(self._opener, self._path, self._limits, decode_index)
+            if probed.is_damaged and threads != 1:
                 # Several threads lose frames beside one that is damaged; how many differs.
                 self._threads = 1
-                found = probe(self._opener, self._path, self._limits, decode_index)
-            self._info, self._index = found.info, found.index
-            self._listed_note = found.info.note
+                probed = probe(self._opener, self._path, self._limits, decode_index)
+            self._info, self._index = probed.info, probed.index
+            self._listed_note = probed.info.note
             self._resize = FrameResizer(resize, self._limits.max_pixels)
             self._resize.fix_size(self._info.height_px, self._info.width_px)
         self._report = DecodeReport()
@@ -145,18 +127,18 @@ class VideoReader:
             InputError: If the indices are not allowed.
             MediaError: One of its kinds, naming the file.
         """
-        wanted = _check_indices(indices, len(self._info.seconds))
-        self._live = self._decode(wanted, skip_missing)
+        numbers = _check_indices(indices, len(self._info.seconds))
+        self._live = self._decode(numbers, skip_missing)
         return self._live
 
-    def _decode(self, wanted: list[int], skip_missing: bool) -> Iterator[tuple[int, Frame]]:
-        self._report = DecodeReport(wanted=len(wanted))
+    def _decode(self, numbers: list[int], skip_missing: bool) -> Iterator[tuple[int, Frame]]:
+        self._report = DecodeReport(wanted=len(numbers))
         tally = Scan(Fraction(1), 0.0)
         if self._index is None:
-            stream = frames_by_order(self._opener, wanted, tally)
+            stream = frames_by_order(self._opener, numbers, tally)
         else:
-            stream = frames_by_time(self._opener, self._index, wanted, tally)
-        with _named(self._given), closing(stream):
+            stream = frames_by_time(self._opener, self._index, numbers, tally)
+        with _named(self._named_path), closing(stream):
             for number, frame in stream:
                 if frame is not None:
                     small = self._resize(frame)
@@ -192,12 +174,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -273,14 +250,14 @@ def _named(path: Path) -> Iterator[None]:
 
 def _check_indices(indices: Sequence[int] | npt.NDArray[np.int64], count: int) -> list[int]:
     """Return the indices as a list, or raise InputError."""
-    wanted = np.asarray(indices)
-    if wanted.size == 0:
+    numbers = np.asarray(indices)
+    if numbers.size == 0:
         return []
-    ascending = wanted.ndim == 1 and wanted.dtype.kind in "iu" and np.all(np.diff(wanted) > 0)
-    if not ascending or wanted[0] < 0 or wanted[-1] >= count:
+    ascending = numbers.ndim == 1 and numbers.dtype.kind in "iu" and np.all(np.diff(numbers) > 0)
+    if not ascending or numbers[0] < 0 or numbers[-1] >= count:
         raise InputError(
-            f"frame indices have shape {wanted.shape}, dtype {wanted.dtype} and range "
-            f"{wanted.min()} to {wanted.max()}; allowed: strictly ascending whole numbers from "
+            f"frame indices have shape {numbers.shape}, dtype {numbers.dtype} and range "
+            f"{numbers.min()} to {numbers.max()}; allowed: strictly ascending whole numbers from "
             f"0 to {count - 1}."
         )
-    return [int(i) for i in wanted]
+    return [int(i) for i in numbers]

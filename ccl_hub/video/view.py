@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal
 
 import av
+from av.filter import Graph
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange
 
-from .filter import FrameFilter
 from .headers.layout import NO_CROP, Crop
 
-__all__ = ["Beside", "BlockAlpha", "FrameView"]
+__all__ = ["Beside", "BlockAlpha", "FrameFilter", "FrameView"]
 
 _FULL_RANGE = {
     **dict.fromkeys(("mjpeg", "png", "apng", "bmp", "gif", "webp"), ("gray",)),
@@ -103,6 +104,54 @@ def _beside(packet: Packet[Any]) -> bytes:
         return b""
     data = bytes(packet.get_sidedata(_BLOCK_ADDITION))
     return data[8:] if int.from_bytes(data[:8], "big") == 1 else b""
+
+
+class FrameFilter:
+    """Applies FFmpeg's filters to one frame after another, for what PyAV has no property for.
+
+    A filter that only changes facts of a frame, or where its rows begin, copies no pixels.
+
+    Args:
+        filters: FFmpeg's name and options ("key=value:key=value") of each; one frame in must give
+            one frame out.
+
+    Example:
+        >>> FrameFilter(("crop", "w=in_w-2"))(av.VideoFrame(8, 8, "gray")).width
+        6
+    """
+
+    def __init__(self, *filters: tuple[str, str]) -> None:
+        self._filters = filters
+        self._shape: tuple[int, int, str] | None = None
+        self._graph = Graph()
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """Return the filtered frame; its time, colour tags and other facts are kept.
+
+        Raises:
+            av.error.FFmpegError: A filter does not take the frame.
+        """
+        shape = frame.width, frame.height, frame.format.name
+        if shape != self._shape:
+            self._graph = self._build(frame)
+            self._shape = shape
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+    def _build(self, frame: av.VideoFrame) -> Graph:
+        """Connect the filters for frames of this size and format."""
+        graph = Graph()
+        graph.threads = 1
+        source = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=frame.format,
+            time_base=frame.time_base or Fraction(1),
+        )
+        filters = [graph.add(name, options) for name, options in self._filters]
+        graph.link_nodes(source, *filters, graph.add("buffersink"))
+        graph.configure()
+        return graph
 
 
 @dataclass

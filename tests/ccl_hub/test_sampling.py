@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ccl_hub import sampling
 from ccl_hub.config import FRAME_CHOICES, Preprocessing
 from ccl_hub.errors import InputError, MediaLimitError
+from ccl_hub.frame_choice import CHOOSERS
 
 PAPER = Preprocessing()
 
@@ -235,7 +236,7 @@ def test_training_draws_by_the_rule_it_is_given(steps: list[float], seed: int) -
 
 
 def test_every_frame_choice_of_the_configuration_has_a_rule() -> None:
-    assert set(sampling._CHOOSERS) == set(FRAME_CHOICES)
+    assert set(CHOOSERS) == set(FRAME_CHOICES)
     with pytest.raises(InputError, match="frame_choice is 'next'; allowed: nearest, on_screen"):
         sampling.sample_train(
             np.zeros(1), 1.0, 8, 0.1, np.random.default_rng(), frame_choice="next"

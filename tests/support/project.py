@@ -11,5 +11,5 @@ PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
 
 
 def module_of(path: Path) -> str:
-    """Return the dotted name of a file of the project, such as ccl_hub.video.clock."""
+    """Return the dotted name of a file of the project, such as ccl_hub.video.times."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -73,9 +73,9 @@ def test_packets_that_mislead_about_the_order_are_found_out(tmp_path, monkeypatc
     """The frames are packed, and read without packing, all the same."""
     import av
 
-    from ccl_hub.video import decode as video_decode
+    from ccl_hub.video import index as video_index
 
-    monkeypatch.setattr(video_decode, "COMPARED_FRAMES", 1)  # so that it is found out late
+    monkeypatch.setattr(video_index, "COMPARED_FRAMES", 1)  # so that it is found out late
     b_frames = {"x264-params": "bframes=3:b-adapt=0:keyint=25"}
     source = write_video(tmp_path, Recipe("source.mp4", "libx264", 50, options=b_frames))
     folder = tmp_path / "v"

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from .container import ebml_number
+from .wholeness import ebml_number
 
 __all__ = ["NO_CROP", "Crop", "Layout", "image_layout", "matroska_crop", "track_crop"]
 

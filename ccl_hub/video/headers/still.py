@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import UnsupportedMediaError
-from .container import tiff_tags, wholeness
 from .jpeg import has_rare_coding, is_film, stated_size
+from .wholeness import tiff_tags, wholeness
 
 __all__ = ["still_format", "still_size", "undecodable", "webp_orientation"]
 

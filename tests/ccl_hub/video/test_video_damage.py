@@ -13,7 +13,7 @@ from media import Recipe, add_silence, cut, read_number, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, MediaError, NoVideoError
 from ccl_hub.video import VideoReader, load_image
-from ccl_hub.video.headers.container import wholeness
+from ccl_hub.video.headers.wholeness import wholeness
 
 PAPER = Preprocessing()
 H264 = {"bf": "3", "g": "24", "preset": "veryfast"}

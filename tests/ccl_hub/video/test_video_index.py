@@ -12,8 +12,9 @@ from media import Recipe, numbered_frame, read_number, write_video
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.video import MediaLimits, VideoReader
-from ccl_hub.video.index import Scan, decode_packet, start_packets
+from ccl_hub.video.index import start_packets
 from ccl_hub.video.open import open_video
+from ccl_hub.video.scan import Scan, decode_packet, is_idr
 
 PAPER = Preprocessing()
 MS = Fraction(1, 1000)
@@ -46,13 +47,11 @@ def test_only_idr_pictures_start_h264(tmp_path: Path) -> None:
 def test_annex_b_key_frames_are_found(tmp_path: Path) -> None:
     options = {"bf": "0", "g": "10", "sc_threshold": "0"}
     raw = write_video(tmp_path, Recipe("v.h264", "libx264", 40, options=options))
-    from ccl_hub.video.index import _IdrTest
-
     with av.open(str(raw)) as container:
         stream = container.streams.video[0]
-        is_idr = _IdrTest(stream.codec_context.extradata)
-        found = [i for i, p in enumerate(container.demux(stream)) if p.size and is_idr(p)]
-    assert found == [0, 10, 20, 30]
+        extra = stream.codec_context.extradata
+        keys = [i for i, p in enumerate(container.demux(stream)) if p.size and is_idr(p, extra)]
+    assert keys == [0, 10, 20, 30]
 
 
 def test_an_empty_packet_does_not_end_decoding(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from media import Recipe, numbered_frame, rgb_of, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import InputError, MediaLimitError, UnsupportedMediaError
 from ccl_hub.video import VideoReader
-from ccl_hub.video.filter import FrameFilter
 from ccl_hub.video.pixels import (
     DECODER_VERSION,
     FrameResizer,
@@ -25,6 +24,7 @@ from ccl_hub.video.pixels import (
     resize_rgb,
     target_size,
 )
+from ccl_hub.video.view import FrameFilter
 
 PAPER = Preprocessing()
 UNSPECIFIED, BT709, BT601, BT2020 = 2, 1, 6, 9

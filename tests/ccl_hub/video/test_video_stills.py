@@ -15,7 +15,7 @@ from media import Recipe, numbered_frame, read_number, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, MediaError, MediaLimitError, UnsupportedMediaError
 from ccl_hub.video import MediaLimits, VideoInfo, VideoReader, load_image, resize_rgb
-from ccl_hub.video.headers.container import tiff_tags, wholeness
+from ccl_hub.video.headers.wholeness import tiff_tags, wholeness
 
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")

@@ -143,9 +143,9 @@ def test_frames_that_come_out_in_another_order_are_never_given_under_a_wrong_num
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ccl_hub.errors import DecodeError
-    from ccl_hub.video import decode as video_decode
+    from ccl_hub.video import index as video_index
 
-    monkeypatch.setattr(video_decode, "COMPARED_FRAMES", 1)  # so that it is found out too late
+    monkeypatch.setattr(video_index, "COMPARED_FRAMES", 1)  # so that it is found out too late
     path = copied(write_video(tmp_path, H264), tmp_path / "v.mkv", decoded_when_shown)
     with VideoReader(path, resize=PAPER) as reader, pytest.raises(DecodeError):
         list(reader.frames([0, 1, 2, 3, 4]))

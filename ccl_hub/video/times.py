@@ -12,7 +12,7 @@ those of FFmpeg's own programs where they have one:
 * **Impossible stamps.** Up to three stamps in a row that do not fit, between neighbours that fit
   each other, are left out, and so is any number of them from which the clock returns to where it
   would be without them; their frames are spread between these neighbours.
-* **Breaks.** Any other step back is a clock that starts anew, and so is a step ahead that is too
+* **Breaks.** Any other step back is a clock that starts over, and so is a step ahead that is too
   long to be a pause (:class:`ccl_hub.video.open.MediaLimits` says which is), unless another stream
   fills the gap. From there on times are counted from the end of the frame before.
 """

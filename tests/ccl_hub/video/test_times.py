@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ccl_hub.video.clock import NO_TIME, ClockRules, FrameTimes, Stamps, frame_times, merged
+from ccl_hub.video.times import NO_TIME, ClockRules, FrameTimes, Stamps, frame_times, merged
 
 MS = Fraction(1, 1000)
 PAUSES = ClockRules(max_gap_seconds=30 * 3600)
