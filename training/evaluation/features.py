@@ -26,11 +26,11 @@ from torch import Tensor
 
 from ccl_hub import CCLModel
 from ccl_hub._util.files import make_folder, write_atomically
-from ccl_hub._util.prefetch import in_order
 from ccl_hub.errors import InputError, ModelError
-from ccl_hub.sampling import ClipPlan, sample_eval
-from ccl_hub.transforms import centre_crop, to_clips
+from ccl_hub.sampling import ClipPlan
+from ccl_hub.transforms import to_clips
 
+from ..clips.uniform import UniformClips, read_uniform_clips
 from ..frames.packed import FrameSource, VideoFolderStore
 from ..run.checkpoints import content_sha256
 from .labelled_sets import EvaluationSet
@@ -195,7 +195,8 @@ def embed_set(
     plans: list[ClipPlan] = []
     ids = np.repeat(np.arange(len(source)), clips)
     done, said = 0, time.monotonic()
-    for images, index in _batches(_read_ahead(model, source, clips, workers, plans), batch_clips):
+    videos = read_uniform_clips(source, range(len(source)), model.preprocessing, clips, workers)
+    for images, index in _batches(videos, plans, batch_clips):
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = _embed(model, images.to(device), index.to(device))
         rows = slice(done, done + len(index))
@@ -230,38 +231,19 @@ def _embed(model: CCLModel, images: Tensor, index: Tensor) -> tuple[Tensor, ...]
     return frames, video, *model.project(frames, video)
 
 
-def _read_ahead(
-    model: CCLModel, source: FrameSource, clips: int, workers: int, plans: list[ClipPlan]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each video's frames, uint8 (U,crop,crop,3), and those of its clips, int64 (W,T).
-
-    Its plan is appended to ``plans``.
-    """
-    wanted = model.preprocessing
-
-    def read(video: int) -> tuple[ClipPlan, Tensor, Tensor]:
-        plan = sample_eval(source.seconds(video), source.duration(video), wanted, clips=clips)
-        chosen, index = np.unique(plan.indices, return_inverse=True)
-        frames = torch.from_numpy(source.read(video, chosen))  # (U,h,w,3)
-        images = centre_crop(frames, wanted.crop_px).contiguous()
-        return plan, images, torch.from_numpy(index.reshape(plan.indices.shape))
-
-    for plan, images, index in in_order(
-        read, range(len(source)), threads=workers, ahead=2 * workers
-    ):
-        plans.append(plan)
-        yield images, index
-
-
 def _batches(
-    videos: Iterable[tuple[Tensor, Tensor]], size: int
+    videos: Iterable[UniformClips], plans: list[ClipPlan], size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Put whole videos together until they hold ``size`` clips; frames and clips as above."""
+    """Yield frames and clips, as :class:`UniformClips` has them, of whole videos.
+
+    They hold at least ``size`` clips together. Each video's plan is appended to ``plans``.
+    """
     images: list[Tensor] = []
     index: list[Tensor] = []
-    for video_images, video_index in videos:
-        index.append(video_index + sum(map(len, images)))
-        images.append(video_images)
+    for video in videos:
+        plans.append(video.plan)
+        index.append(video.index + sum(map(len, images)))
+        images.append(video.images)
         if sum(map(len, index)) >= size:
             yield torch.cat(images), torch.cat(index)
             images, index = [], []
@@ -335,8 +317,7 @@ def _write_cache(path: Path, key: str, features: SetFeatures) -> None:
     tensors = _tensors(features)
     header = {"format": FORMAT, "key": key, "sha256": content_sha256(tensors, key)}
     make_folder(path.parent)
-    payload = serialize(tensors, header)
-    write_atomically(path, lambda file: file.write(payload))
+    write_atomically(path, serialize(tensors, header))
 
 
 def _read_cache(path: Path, key: str) -> SetFeatures | None:

@@ -21,7 +21,6 @@ the first model that has its own, so that the rows of one table see the same pix
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 
 from ccl_hub import CCLModel
+from ccl_hub._util.files import file_sha256
 from ccl_hub.config import CCLConfig, parse_dataclass
 from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError
 from ccl_hub.network.devices import resolve_device
@@ -250,8 +250,7 @@ def _from_run(wanted: _Wanted) -> NamedModel:
     tensors, averaged = trained_tensors(checkpoint, recipe)
     model = CCLModel(recipe.model_config)
     model.load_state_dict(tensors)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     model.name, model.weights_sha256 = wanted.label, sha256
     details = {
         "recipe": checkpoint.state["recipe"],

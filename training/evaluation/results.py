@@ -226,7 +226,7 @@ def write_results(results: Results, folder: Path) -> Path:
     values = {"schema": RESULTS_VERSION, **dataclasses.asdict(results)}
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"
     path = _place_for(results, make_folder(Path(folder)))
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, text)
     return path
 
 

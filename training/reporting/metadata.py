@@ -189,8 +189,8 @@ def write_metadata(files: Mapping[str, Any], folder: Path) -> None:
     """
     for name, values in files.items():
         make_folder((folder / name).parent)
-        content = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
-        write_atomically(folder / name, lambda file, content=content: file.write(content))
+        content = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        write_atomically(folder / name, content)
     for path in sorted(folder.rglob("*.y*ml")):
         if path.relative_to(folder).as_posix() not in files:
             logger.warning("%s: of an earlier report; delete it if it is not meant to stay", path)

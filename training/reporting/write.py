@@ -91,8 +91,7 @@ def write_report(options: ReportOptions) -> None:
     folder = make_folder(options.out)
     write_metadata(files, folder / "hub")
     for name, text in texts.items():
-        content = text.encode()
-        write_atomically(folder / name, lambda file, content=content: file.write(content))
+        write_atomically(folder / name, text)
         logger.info("wrote %s", folder / name)
 
 

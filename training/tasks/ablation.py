@@ -115,7 +115,7 @@ def run_ablation(plan: Plan) -> str:
     _run_missing_steps(plan)
     labels = [ROWS[name].label for name in plan.rows]
     table = ablation_table(summarise(_results_of(plan)), labels)
-    write_atomically(plan.out / "table7.md", lambda file: file.write(table.encode()))
+    write_atomically(plan.out / "table7.md", table)
     return table
 
 

@@ -9,7 +9,6 @@ on and how.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccl_hub import CCLModel
-from ccl_hub._util.files import write_atomically
+from ccl_hub._util.files import file_sha256, write_atomically
 from ccl_hub.config import Provenance, parse_dataclass
 from ccl_hub.errors import ModelNotFoundError, WeightsError
 from ccl_hub.network.weights import WEIGHTS_NAME, load_strictly
@@ -175,15 +174,15 @@ def save_classifier(model: Classifier, record: ClassifierRecord, folder: Path) -
         backbone.config = before
     tensors = {name: t.detach().float().cpu() for name, t in model.fc.state_dict().items()}
     data = safetensors.torch.save(tensors)
-    write_atomically(folder / CLASSIFIER_NAME, lambda file: file.write(data))
+    write_atomically(folder / CLASSIFIER_NAME, data)
     whole = dataclasses.replace(
         record,
-        model_sha256=_sha256(folder / WEIGHTS_NAME),
-        classifier_sha256=_sha256(folder / CLASSIFIER_NAME),
+        model_sha256=file_sha256(folder / WEIGHTS_NAME),
+        classifier_sha256=file_sha256(folder / CLASSIFIER_NAME),
     )
     values = {"schema": RECORD_VERSION, **dataclasses.asdict(whole)}
     text = json.dumps(values, indent=1) + "\n"
-    write_atomically(folder / RECORD_NAME, lambda file: file.write(text.encode()))
+    write_atomically(folder / RECORD_NAME, text)
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, ClassifierRecord]:
@@ -204,7 +203,7 @@ def load_classifier(folder: Path) -> tuple[Classifier, ClassifierRecord]:
         (folder / WEIGHTS_NAME, record.model_sha256),
         (path, record.classifier_sha256),
     ):
-        if not file.is_file() or _sha256(file) != wanted:
+        if not file.is_file() or file_sha256(file) != wanted:
             raise WeightsError(
                 f"{file}: missing, damaged or of another fine-tuning than {RECORD_NAME} beside "
                 f"it, which wants sha256 {wanted}; copy the folder again, or fine-tune again."
@@ -232,8 +231,3 @@ def _read_record(folder: Path) -> ClassifierRecord:
             f"{path}: version {version!r}, this program reads {RECORD_VERSION}; fine-tune again."
         )
     return parse_dataclass(ClassifierRecord, values, str(path))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccl_hub import CCLModel
-from ccl_hub._util.prefetch import in_order
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import TrainingError
-from ccl_hub.sampling import sample_eval
 from ccl_hub.transforms import to_clips
 
 from ..clips.loader import Batch
 from ..clips.source import ClipSource, SplitSource
+from ..clips.uniform import read_uniform_clips
 from ..distributed.world import World, broadcast_model, synchronise_batchnorm
 from ..evaluation.classification import average_clips, confusion_matrix, measure
 from ..evaluation.results import Confusion, Measurement
@@ -185,26 +185,12 @@ def _batches(
     source: FrameSource, videos: range, recipe: FinetuneRecipe, preprocessing: Preprocessing
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield whole videos' clips, read ahead: (V,) rising positions and (V*clips,3,T,H,W)."""
-    together = max(1, recipe.test.batch_clips // recipe.test.clips)
-    groups = [np.array(videos[at : at + together]) for at in range(0, len(videos), together)]
-
-    def read(group: np.ndarray) -> tuple[np.ndarray, Tensor]:
-        clips = [_clips_of(source, int(v), recipe, preprocessing) for v in group]
-        return group, torch.cat(clips)
-
-    workers = recipe.data.workers
-    return in_order(read, groups, threads=workers, ahead=workers, name="test")
-
-
-def _clips_of(
-    source: FrameSource, video: int, recipe: FinetuneRecipe, preprocessing: Preprocessing
-) -> Tensor:
-    """Return the uniform clips of a video, float32 (clips,3,T,crop,crop)."""
-    seconds, duration = source.seconds(video), source.duration(video)
-    plan = sample_eval(seconds, duration, preprocessing, clips=recipe.test.clips)
-    flat = source.read(video, plan.indices.reshape(-1))  # (W*T,h,w,3)
-    frames = torch.from_numpy(flat).unflatten(0, plan.indices.shape)  # (W,T,h,w,3)
-    return to_clips(frames, preprocessing)
+    clips = recipe.test.clips
+    together = max(1, recipe.test.batch_clips // clips)
+    read = read_uniform_clips(source, videos, preprocessing, clips, recipe.data.workers)
+    while group := list(islice(read, together)):
+        frames = torch.cat([to_clips(video.images[video.index], preprocessing) for video in group])
+        yield np.array([video.video for video in group]), frames
 
 
 def _shrunk(clips: Tensor, crop_px: int) -> Tensor:
