@@ -1,7 +1,7 @@
 """A loopback server that speaks the Hub's HTTP contract as huggingface_hub's client uses it.
 
 Two servers on 127.0.0.1, as the real one has two hosts: the Hub, which answers questions and takes
-commits (its interface is in ``tests/hub_api.py``), and the store of large files, to which it sends
+commits (its interface is in ``hub_api``), and the store of large files, to which it sends
 clients by an absolute redirect and which must never see a token. Small files are answered by way
 of a relative redirect. What clients asked, and how answers are to go wrong, is in :class:`Hub`.
 """
@@ -276,5 +276,5 @@ def serve() -> Iterator[Hub]:
             stack.callback(thread.join)
             stack.callback(server.shutdown)
         yield hub
-    assert not hub.unknown, f"requests that tests/hub_api.py should learn to answer: {hub.unknown}"
+    assert not hub.unknown, f"requests that hub_api should learn to answer: {hub.unknown}"
     assert not hub.store_saw_token, "a token must never reach the store of large files"
