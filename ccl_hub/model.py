@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .embed.embeddings import Embeddings
-    from .embed.stream import ImageLike
+    from .embed.in_memory import ImageLike
     from .publish.model_card import Card
     from .publish.upload import Published
 
@@ -191,7 +191,7 @@ class CCLModel(CCLNetwork):
         batch_size: int | None = None,
     ) -> Embeddings:
         """Embed frames already in memory; see :func:`ccl_hub.embed.embed_frames`."""
-        from .embed.stream import embed_frames
+        from .embed.in_memory import embed_frames
 
         return embed_frames(
             self, frames, seconds, clips=clips, every_seconds=every_seconds, batch_size=batch_size
@@ -199,6 +199,6 @@ class CCLModel(CCLNetwork):
 
     def embed_image(self, image: ImageLike) -> Embeddings:
         """Embed one still image; see :func:`ccl_hub.embed.embed_image`."""
-        from .embed.stream import embed_image
+        from .embed.in_memory import embed_image
 
         return embed_image(self, image)

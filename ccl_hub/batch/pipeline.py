@@ -30,7 +30,7 @@ from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import TORCH_BACKENDS
 from ..decoding.messages import BLOCK_FRAMES, DecodeSettings, Job
 from ..decoding.pool import Block, DecodeEvents, DecodePool
-from ..embed import stream as embed
+from ..embed.results import gather, make_provenance
 from ..errors import CCLError, ModelError, code_and_reason
 from ..network.frame_graph import FrameMaps
 from ..network.windows import ClipArrays, WindowAssembler
@@ -153,15 +153,15 @@ class Pipeline:
     def result(self, patience_seconds: float) -> BatchItem | None:
         """Wait for the next result; None if there is none so soon."""
         try:
-            found = self._results.get(timeout=patience_seconds)
+            result = self._results.get(timeout=patience_seconds)
         except queue.Empty:
             return None
-        if isinstance(found, BatchItem):
-            return found
+        if isinstance(result, BatchItem):
+            return result
         try:
-            raise found
+            raise result
         finally:
-            del found  # its traceback knows this frame, and all that the batch holds
+            del result  # its traceback knows this frame, and all that the batch holds
 
     def close(self) -> None:
         """End processes and threads."""
@@ -188,7 +188,7 @@ class Pipeline:
     # Called by the decoding pool ---------------------------------------------------------------
 
     def _begin(self, number: int, plan: ClipPlan) -> None:
-        """Start a video, or start it anew."""
+        """Start a video, or start it again."""
         video = self._videos.get(number)
         if video is None:  # over: its result was more than the memory holds
             return
@@ -272,10 +272,10 @@ class Pipeline:
 
     def _compute(self, engine: Engine, batch: list[_Entry]) -> None:
         """Compute blocks together, and hand each to its video."""
-        wanted = [entry for entry in batch if entry.video.wants(entry.attempt)]
+        entries = [entry for entry in batch if entry.video.wants(entry.attempt)]
         try:
             try:
-                frames = [entry.block.frames.copy() for entry in wanted]
+                frames = [entry.block.frames.copy() for entry in entries]
             finally:
                 for entry in batch:
                     entry.block.release()
@@ -283,12 +283,12 @@ class Pipeline:
                 return
             maps = engine(np.concatenate(frames) if len(frames) > 1 else frames[0])  # (n,S,S,3)
         except MemoryError as error:
-            for entry in wanted:
+            for entry in entries:
                 self._fail(entry.video.index, *code_and_reason(error))
             return
         begin = 0
-        for entry, own in zip(wanted, frames, strict=True):
-            end = begin + len(own)
+        for entry, block in zip(entries, frames, strict=True):
+            end = begin + len(block)
             with self._costs(entry.video):
                 self._assemble(entry, FrameMaps(*(tensor[begin:end] for tensor in maps)))
             begin = end
@@ -338,11 +338,11 @@ class Pipeline:
     def _item(self, video: _Video, attempt: _Attempt, facts: SourceFacts) -> BatchItem:
         """Make the result of a whole video."""
         engine, plan, path = video.device.engine, attempt.plan, video.path
-        provenance = embed.make_provenance(engine, self._sampling, path, facts)
+        provenance = make_provenance(engine, self._sampling, path, facts)
         if not self._options.frames:  # copies: views would keep the whole
             none = plan.frame_seconds[:, :0].copy(), plan.indices[:, :0].copy()
             plan = replace(plan, frame_seconds=none[0], indices=none[1])
-        result = embed.gather([attempt.arrays.vectors], plan, lambda: provenance)
+        result = gather([attempt.arrays.vectors], plan, lambda: provenance)
         attempt.arrays = ClipArrays(0)
         try:
             check_finite(engine, result.clips, result.frames)

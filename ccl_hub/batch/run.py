@@ -1,9 +1,7 @@
 """Many videos in, embeddings out, in bounded memory and whatever the videos are.
 
-    paths -> decoding processes -> the network -> results          see
-    :mod:`ccl_hub.batch.pipeline`
-
-Decoding and computing overlap; results come as they are ready.
+:mod:`ccl_hub.batch.pipeline` decodes and computes at the same time; results come as they are
+ready.
 """
 
 from __future__ import annotations
@@ -25,13 +23,7 @@ from ..sampling import Sampling
 from .options import BatchItem, BatchOptions
 from .pipeline import Pipeline
 
-__all__ = [
-    "BatchItem",
-    "BatchOptions",
-    "embed_batch",
-    "embed_many",
-    "embed_patiently",
-]
+__all__ = ["embed_batch", "embed_many", "embed_patiently"]
 
 PATIENCE_SECONDS = 1.0
 _NO_MORE: Any = object()
@@ -84,9 +76,9 @@ def embed_many(
     """
     if isinstance(paths, str | Path):
         raise InputError(f"paths is {str(paths)!r}; allowed: several paths; put one into a list.")
-    wanted, own = Sampling(clips, every_seconds), options or BatchOptions()
-    engines = engines_for(model, revision, device, dtype, backend, own, hub=hub)
-    return embed_batch(paths, engines, wanted, own)
+    sampling, options = Sampling(clips, every_seconds), options or BatchOptions()
+    engines = engines_for(model, revision, device, dtype, backend, options, hub=hub)
+    return embed_batch(paths, engines, sampling, options)
 
 
 def embed_batch(
@@ -106,19 +98,10 @@ def embed_patiently(
     sampling: Sampling,
     options: BatchOptions,
 ) -> Generator[BatchItem | None, None, None]:
-    """Like :func:`embed_batch`, for who has other things to do while nothing is ready.
+    """Like :func:`embed_batch`, but let the caller do other things while nothing is ready.
 
-    Args:
-        paths: The videos; None where the next one takes its time.
-        engines: See :func:`embed_batch`.
-        sampling: Likewise.
-        options: Likewise.
-
-    Yields:
-        A result, or every second None.
-
-    Raises:
-        Exception: What reading ``paths`` raised, once the videos before it are done.
+    ``paths`` give None where finding the next video takes time. Yields a result, or every second
+    None.
     """
     with closing(Pipeline(engines, sampling, options)) as pipeline:
         waiting, more, failed = iter(paths), True, None

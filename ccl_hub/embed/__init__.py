@@ -8,16 +8,9 @@ from .._util.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .embeddings import EmbeddingProvenance, Embeddings
-    from .in_memory import preprocess
-    from .stream import (
-        ClipStream,
-        embed_frames,
-        embed_image,
-        embed_video,
-        gather,
-        make_provenance,
-        write_video,
-    )
+    from .in_memory import embed_frames, embed_image, preprocess
+    from .results import gather, make_provenance
+    from .stream import ClipStream, embed_video, write_video
 
 __all__ = [
     "ClipStream",
@@ -38,11 +31,11 @@ __getattr__, __dir__ = lazy_names(
         "ClipStream": ".stream",
         "EmbeddingProvenance": ".embeddings",
         "Embeddings": ".embeddings",
-        "embed_frames": ".stream",
-        "embed_image": ".stream",
+        "embed_frames": ".in_memory",
+        "embed_image": ".in_memory",
         "embed_video": ".stream",
-        "gather": ".stream",
-        "make_provenance": ".stream",
+        "gather": ".results",
+        "make_provenance": ".results",
         "preprocess": ".in_memory",
         "write_video": ".stream",
     },

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from .._util.files import write_atomically
+from ..config import parse_dataclass
 from . import writers
 
 __all__ = ["FACTS", "EmbeddingProvenance", "Embeddings"]
@@ -99,7 +102,14 @@ class Embeddings:
             InputError: Unknown suffix or level.
             OutputError: The place cannot be written.
         """
-        writers.save(self, Path(path), level)
+        path, source = Path(path), self.provenance.source
+        writers.check_output(path, level, Path(source) if source else None)
+        write_atomically(path, lambda file: self.write(file, path.suffix, level))
+
+    def write(self, file: BinaryIO, suffix: str, level: str | None = None) -> None:
+        """Write into an open binary file what :meth:`save` writes for a name with this suffix."""
+        arrays = {name: getattr(self, name) for name in writers.ARRAYS}
+        writers.write(arrays, asdict(self.provenance), file, suffix, level)
 
     @staticmethod
     def load(path: str | Path) -> Embeddings:
@@ -109,7 +119,9 @@ class Embeddings:
             InputError: Another kind of file, or a damaged one.
             FileNotFoundError: No such file.
         """
-        return writers.load(Path(path))
+        arrays, facts = writers.read(Path(path))
+        provenance = parse_dataclass(EmbeddingProvenance, facts, str(path))
+        return Embeddings(**arrays, provenance=provenance)
 
     def __repr__(self) -> str:
         source = self.provenance.source or "array"

@@ -8,49 +8,29 @@ result in parts, for windows so dense that it should not be held whole.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-import numpy as np
-import torch
-
-from .. import sampling
-from .._version import __version__
 from ..backends.engine import Engine
-from ..errors import TOO_LITTLE_MEMORY, DecodeError, InputError, MediaLimitError
+from ..errors import TOO_LITTLE_MEMORY, DecodeError, MediaLimitError
 from ..network.architecture import CCLNetwork
-from ..network.windows import ClipArrays, ClipVectors, WindowAssembler
+from ..network.windows import ClipVectors, WindowAssembler
+from ..sampling import Sampling
 from ..video.info import SourceFacts
 from ..video.open import MediaLimits
-from ..video.pixels import DECODER_VERSION, resize_rgb
 from ..video.reader import VideoReader
 from . import writers
 from .embeddings import EmbeddingProvenance, Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
-from .in_memory import as_array, pil_pixels
+from .results import gather, make_provenance
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = [
-    "ClipStream",
-    "EmbeddingProvenance",
-    "Embeddings",
-    "embed_frames",
-    "embed_image",
-    "embed_video",
-    "gather",
-    "make_provenance",
-    "write_video",
-]
+__all__ = ["ClipStream", "Network", "embed_video", "write_video"]
 
 logger = logging.getLogger(__name__)
 
-ImageLike: TypeAlias = "str | Path | np.ndarray | Image"
 Network: TypeAlias = CCLNetwork | Engine
 Progress: TypeAlias = Callable[[int, int], None]
 T = TypeVar("T")
@@ -61,10 +41,10 @@ class ClipStream:
 
     Args:
         model: See :func:`embed_video`.
-        path: See :func:`embed_video`.
-        wanted: Which clips.
+        path: A local video or image file.
+        sampling: Which clips.
         batch_size: See :func:`embed_video`.
-        limits: See :func:`embed_video`.
+        limits: Largest media accepted.
         decode_index: List the frames by decoding them, which leaves out those that cannot be;
             without it such a frame is a DecodeError in the middle of the stream.
         with_frames: Give the vectors of frames, too.
@@ -74,8 +54,8 @@ class ClipStream:
         InputError: An argument is not allowed.
 
     Example:
-        >>> wanted = sampling.Sampling(every_seconds=0.04)
-        >>> with ClipStream(model, "film.mp4", wanted) as stream:  # doctest: +SKIP
+        >>> dense = Sampling(every_seconds=0.04)
+        >>> with ClipStream(model, "film.mp4", dense) as stream:  # doctest: +SKIP
         ...     for part in stream:
         ...         print(part.clips.shape)
     """
@@ -84,7 +64,7 @@ class ClipStream:
         self,
         model: Network,
         path: str | Path,
-        wanted: sampling.Sampling,
+        sampling: Sampling,
         *,
         batch_size: int | None = None,
         limits: MediaLimits | None = None,
@@ -93,12 +73,12 @@ class ClipStream:
     ) -> None:
         self._engine, self._with_frames = engine_of(model), with_frames
         self._batch_frames = frames_at_once(self._engine, batch_size)
-        self._path, self._wanted = path, wanted
+        self._path, self._sampling = path, sampling
         pre = self._engine.model.preprocessing
         self._reader = VideoReader(path, resize=pre, limits=limits, decode_index=decode_index)
         info, most = self._reader.info, (limits or MediaLimits()).max_windows
         try:
-            self.plan = wanted.plan(info.seconds, info.duration_seconds, pre, most)
+            self.plan = sampling.plan(info.seconds, info.duration_seconds, pre, most)
         except MediaLimitError as error:
             raise MediaLimitError(error.reason, path) from error
 
@@ -116,7 +96,7 @@ class ClipStream:
     def provenance(self) -> EmbeddingProvenance:
         """What made the embeddings; to be asked for after the last part."""
         facts = SourceFacts.of(self._reader.info)
-        return make_provenance(self._engine, self._wanted, self._path, facts)
+        return make_provenance(self._engine, self._sampling, self._path, facts)
 
     def __enter__(self) -> ClipStream:
         return self
@@ -168,13 +148,15 @@ def embed_video(
         >>> embed_video(CCLModel().eval(), golden_clip(), clips=1).video.shape
         (512,)
     """
-
-    def whole(stream: ClipStream) -> Embeddings:
-        parts = _watched(stream, len(stream.plan.indices), progress)
-        return gather(parts, stream.plan, stream.provenance)
-
-    wanted = sampling.Sampling(clips, every_seconds)
-    return _streamed(model, path, wanted, batch_size, limits, whole)
+    stream = partial(
+        ClipStream,
+        engine_of(model),
+        path,
+        Sampling(clips, every_seconds),
+        batch_size=batch_size,
+        limits=limits,
+    )
+    return _used(stream, path, lambda clips: _whole(clips, progress))
 
 
 def write_video(
@@ -190,229 +172,67 @@ def write_video(
 ) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
     """Embed one file straight into another; a ``.npy`` is written in bounded memory.
 
-    Args:
-        model: See :func:`embed_video`.
-        path: The video.
-        out: See :meth:`Embeddings.save`.
-        level: See :meth:`Embeddings.save`.
-        clips: See :func:`embed_video`.
-        every_seconds: See :func:`embed_video`.
-        batch_size: See :func:`embed_video`.
-        progress: See :func:`embed_video`.
+    ``out`` and ``level`` are those of :meth:`Embeddings.save`; the rest, and what is raised
+    besides, is as in :func:`embed_video`.
 
     Returns:
         The provenance, and the shapes of clips, frames and video.
 
     Raises:
         OutputError: The place cannot be written.
-        MediaError: See :func:`embed_video`.
-        InputError: See :func:`embed_video`.
-        ModelError: See :func:`embed_video`.
     """
     out = Path(out)
     writers.check_output(out, level, source=Path(path))
 
     def written(stream: ClipStream) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
         count, frames = stream.plan.indices.shape
-        parts = _watched(stream, count, progress)
         if out.suffix == ".npy":
-            dim = writers.save_npy(out, level or "clip", (count, frames), parts)
+            parts = (part._asdict() for part in _watched(stream, progress))
+            dim = writers.write_npy(out, level or "clip", (count, frames), parts)
         else:
-            whole = gather(parts, stream.plan, stream.provenance)
+            whole = _whole(stream, progress)
             whole.save(out, level)
             dim = len(whole.video)
         shapes = {"clips": (count, dim), "frames": (count, frames, dim), "video": (dim,)}
         return stream.provenance(), shapes
 
-    wanted = sampling.Sampling(clips, every_seconds)
-    with_frames = out.suffix != ".npy" or level == "frame"
-    return _streamed(model, path, wanted, batch_size, None, written, with_frames)
+    stream = partial(
+        ClipStream,
+        engine_of(model),
+        path,
+        Sampling(clips, every_seconds),
+        batch_size=batch_size,
+        with_frames=out.suffix != ".npy" or level == "frame",
+    )
+    return _used(stream, path, written)
 
 
-def _streamed(
-    model: Network,
-    path: str | Path,
-    wanted: sampling.Sampling,
-    batch_size: int | None,
-    limits: MediaLimits | None,
-    use: Callable[[ClipStream], T],
-    with_frames: bool = True,
+def _whole(stream: ClipStream, progress: Progress | None) -> Embeddings:
+    """Compute every part of a stream and put them together."""
+    return gather(_watched(stream, progress), stream.plan, stream.provenance)
+
+
+def _used(
+    stream: Callable[..., ClipStream], path: str | Path, use: Callable[[ClipStream], T]
 ) -> T:
-    """Use a stream; once more if its index lists frames that cannot be decoded, without them."""
-
-    def attempt(decode_index: bool) -> T:
-        with ClipStream(
-            engine,
-            path,
-            wanted,
-            batch_size=batch_size,
-            limits=limits,
-            decode_index=decode_index,
-            with_frames=with_frames,
-        ) as stream:
-            return use(stream)
-
-    engine = engine_of(model)
+    """Use a new stream; again if its index lists frames that cannot be decoded, without them."""
     try:
         try:
-            return attempt(decode_index=False)
+            with stream() as clips:
+                return use(clips)
         except DecodeError as error:
             logger.info("%s; trying again with the frames that can be decoded", error)
-            return attempt(decode_index=True)
+        with stream(decode_index=True) as clips:
+            return use(clips)
     except MemoryError as error:
         raise MediaLimitError(TOO_LITTLE_MEMORY, path) from error
 
 
-def embed_frames(
-    model: Network,
-    frames: np.ndarray,
-    seconds: Sequence[float] | np.ndarray,
-    *,
-    clips: int | None = None,
-    every_seconds: float | None = None,
-    batch_size: int | None = None,
-) -> Embeddings:
-    """Embed frames that are already in memory, through the same resize as files.
-
-    Args:
-        model: See :func:`embed_video`.
-        frames: (N, H, W, 3) uint8 RGB, N >= 1.
-        seconds: (N,) ascending presentation times in seconds.
-        clips: See :func:`embed_video`.
-        every_seconds: See :func:`embed_video`.
-        batch_size: See :func:`embed_video`.
-
-    Returns:
-        :class:`Embeddings`. The last frame is taken to last as long as the one before it.
-
-    Raises:
-        InputError: Shape, dtype, order or number of times is not allowed.
-        MediaLimitError: ``every_seconds`` makes too many windows of them.
-        ModelError: The model gives NaN or infinity.
-    """
-    wanted, engine = sampling.Sampling(clips, every_seconds), engine_of(model)
-    batch_frames = frames_at_once(engine, batch_size)
-    frames = as_array(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise InputError(
-            f"frames are {frames.dtype} of shape {frames.shape}; "
-            "allowed: uint8 (N, H, W, 3) RGB with N >= 1."
-        )
-    times = np.asarray(seconds, dtype=np.float64)
-    if times.shape != (len(frames),) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
-        raise InputError(
-            f"seconds have shape {times.shape} for {len(frames)} frames; "
-            "allowed: one finite, ascending time for each frame."
-        )
-    times = times - times[0]
-    duration = float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0))
-    pre = engine.model.preprocessing
-    plan = wanted.plan(times, duration, pre, MediaLimits().max_windows)
-    windows = WindowAssembler(plan.indices, engine.shift)
-    small = (resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
-    parts = assembled(engine, windows, small, batch_frames)
-
-    def provenance() -> EmbeddingProvenance:
-        facts = make_provenance(engine, wanted)
-        return replace(facts, source_frames=len(frames), duration_seconds=duration)
-
-    return gather(parts, plan, provenance)
-
-
-def embed_image(model: Network, image: ImageLike) -> Embeddings:
-    """Embed one still image, as a video of one frame (one clip, W = 1).
-
-    A file with several frames (an animation, a video) gives the one clip in its middle.
-
-    Args:
-        model: See :func:`embed_video`.
-        image: A file, a uint8 (H, W, 3) RGB array, or a PIL image of 8 bits a channel, which is
-            treated as its file would be: turned upright by its EXIF tag, on black where
-            transparent.
-
-    Returns:
-        :class:`Embeddings` with ``clips`` (1,512); all T frame vectors are equal.
-
-    Raises:
-        MediaError: The file cannot be read.
-        InputError: The array is not uint8 (H, W, 3), or ``image`` is none of the three.
-    """
-    if isinstance(image, (str, Path)):
-        return embed_video(model, image, clips=1)
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        array = as_array(image)
-    elif hasattr(image, "getexif"):  # only a PIL image has it, so PIL is there
-        array = pil_pixels(image)
-    else:
-        raise InputError(
-            f"the image is a {type(image).__name__}; allowed: a path, a uint8 (H, W, 3) RGB "
-            "array, or a PIL image."
-        )
-    if array.ndim != 3:
-        raise InputError(f"the image has shape {array.shape}; allowed: uint8 (H, W, 3) RGB.")
-    return embed_frames(model, array[None], [0.0], clips=1)
-
-
-def make_provenance(
-    engine: Engine,
-    wanted: sampling.Sampling,
-    path: str | Path | None = None,
-    source: SourceFacts | None = None,
-) -> EmbeddingProvenance:
-    """Say what made embeddings: the engine, the sampling and, for a file, what is known of it."""
-    model, run = engine.model, engine.info
-    facts = EmbeddingProvenance(
-        model=model.name,
-        weights_sha256=model.weights_sha256,
-        config_fingerprint=model.config.fingerprint(),
-        dtype=run.dtype,
-        device=run.device,
-        sampling=str(wanted),
-        ccl_hub=__version__,
-        torch=torch.__version__,
-        backend=f"{run.backend} {run.detail}".strip(),
-    )
-    if path is None or source is None:
-        return facts
-    return replace(
-        facts,
-        decoder=DECODER_VERSION,
-        source=os.fspath(path),
-        source_bytes=source.size_bytes,
-        source_frames=source.frames,
-        duration_seconds=source.duration_seconds,
-        completeness=source.completeness,
-        note=source.note,
-    )
-
-
-def gather(
-    parts: Iterable[ClipVectors],
-    plan: sampling.ClipPlan,
-    provenance: Callable[[], EmbeddingProvenance],
-) -> Embeddings:
-    """Put the parts of one video together.
-
-    Args:
-        parts: In order, every clip of the plan.
-        plan: Its clips.
-        provenance: Asked for after the last part, when all is known.
-    """
-    arrays = ClipArrays(len(plan.indices))
-    for part in parts:
-        arrays.add(part)
-    clips, frames = arrays.vectors
-    mean = clips.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return Embeddings(clips, plan.clip_seconds, frames, plan.frame_seconds, mean, provenance())
-
-
-def _watched(
-    parts: Iterable[ClipVectors], total: int, progress: Progress | None
-) -> Iterator[ClipVectors]:
-    """Pass parts on and tell of them."""
+def _watched(stream: ClipStream, progress: Progress | None) -> Iterator[ClipVectors]:
+    """Pass the parts of a stream on and report progress."""
     done = 0
-    for part in parts:
+    for part in stream:
         yield part
         done += len(part.clips)
         if progress is not None:
-            progress(done, total)
+            progress(done, len(stream.plan.indices))

@@ -1,14 +1,14 @@
-"""Saving and loading embeddings: .npy (one level), .npz and .safetensors (everything).
+"""Files of embeddings: .npy (one level), .npz and .safetensors (every array, and the facts).
 
-The command line imports this module to check names, so numpy is imported only when it is used.
+What they hold is a mapping of arrays by their names, and the provenance as a mapping of facts. The
+command line imports this module to check names, so numpy is imported only when it is used.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,23 +18,20 @@ from ..errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..network.windows import ClipVectors
-    from .embeddings import Embeddings
-
 __all__ = [
+    "ARRAYS",
     "LEVELS",
     "LEVEL_ARRAYS",
     "SUFFIXES",
     "check_output",
-    "load",
-    "save",
-    "save_npy",
+    "read",
     "write",
+    "write_npy",
 ]
 
 LEVELS = ("clip", "frame", "video")
 SUFFIXES = (".npy", ".npz", ".safetensors")
-_ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")
+ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")
 LEVEL_ARRAYS = {"clip": "clips", "frame": "frames", "video": "video"}
 
 
@@ -67,53 +64,56 @@ def check_output(path: Path, level: str | None, source: Path | None = None) -> N
         )
 
 
-def save(embeddings: Embeddings, path: Path, level: str | None = None) -> None:
-    """Write embeddings whole or not at all; see :meth:`Embeddings.save`."""
-    source = embeddings.provenance.source
-    check_output(path, level, Path(source) if source else None)
-    write_atomically(path, lambda file: write(embeddings, file, path.suffix, level))
-
-
-def write(embeddings: Embeddings, file: BinaryIO, suffix: str, level: str | None = None) -> None:
+def write(
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, object],
+    file: BinaryIO,
+    suffix: str,
+    level: str | None = None,
+) -> None:
     """Write embeddings into an open file, array by array, without a copy of the whole.
 
     Args:
-        embeddings: What is in it.
+        arrays: Those of :data:`ARRAYS`.
+        facts: The provenance, which a .npy does not hold.
         file: New, open for writing.
         suffix: One of :data:`SUFFIXES`.
-        level: See :meth:`Embeddings.save`.
+        level: For .npy: one of :data:`LEVELS`, or None for clips.
     """
     import numpy as np
 
     if suffix == ".npy":
-        array = np.ascontiguousarray(getattr(embeddings, LEVEL_ARRAYS[level or "clip"]))
+        array = np.ascontiguousarray(arrays[LEVEL_ARRAYS[level or "clip"]])
         header = np.lib.format.header_data_from_array_1_0(array)
         np.lib.format.write_array_header_1_0(file, header)
         file.write(array.data)
         return
-    arrays: dict[str, Any] = {
-        name: np.ascontiguousarray(getattr(embeddings, name)) for name in _ARRAYS
+    contiguous: dict[str, Any] = {
+        name: np.ascontiguousarray(array) for name, array in arrays.items()
     }
-    provenance = json.dumps(dataclasses.asdict(embeddings.provenance))
+    provenance = json.dumps(facts)
     if suffix == ".npz":
         # No allow_pickle: older numpy would store it as an array; none of these is an object.
-        np.savez(file, provenance=np.array(provenance), **arrays)
+        np.savez(file, provenance=np.array(provenance), **contiguous)
         return
     import safetensors.numpy
 
-    file.write(safetensors.numpy.save(arrays, metadata={"provenance": provenance}))
+    file.write(safetensors.numpy.save(contiguous, metadata={"provenance": provenance}))
 
 
-def save_npy(
-    path: Path, level: str, clips_and_frames: tuple[int, int], parts: Iterable[ClipVectors]
+def write_npy(
+    path: Path,
+    level: str,
+    clips_and_frames: tuple[int, int],
+    parts: Iterable[Mapping[str, np.ndarray]],
 ) -> int:
-    """Write one level of a video as its parts come; the same bytes as :func:`save` writes.
+    """Write one level of a video as its parts come; the same bytes as :func:`write` gives.
 
     Args:
         path: Ends in .npy.
         level: One of :data:`LEVELS`.
         clips_and_frames: W and T, which the parts have together.
-        parts: In order.
+        parts: In order, the "clips" (b,D) of each and, for level "frame", its "frames" (b,T,D).
 
     Returns:
         Their dimension D.
@@ -130,7 +130,7 @@ def save_npy(
         count, frames = clips_and_frames
         total: np.ndarray | None = None
         for part in parts:
-            sums = part.clips.sum(axis=0, dtype=np.float64)  # (D,)
+            sums = part["clips"].sum(axis=0, dtype=np.float64)  # (D,)
             if total is None:
                 dim = len(sums)
                 shape = {"clip": (count, dim), "frame": (count, frames, dim), "video": (dim,)}
@@ -138,7 +138,7 @@ def save_npy(
                 np.lib.format.write_array_header_1_0(file, header)
             total = sums if total is None else total + sums
             if level != "video":
-                file.write(np.ascontiguousarray(getattr(part, LEVEL_ARRAYS[level])).data)
+                file.write(np.ascontiguousarray(part[LEVEL_ARRAYS[level]]).data)
         if level == "video" and total is not None:
             file.write((total / count).astype("<f4").data)
 
@@ -146,12 +146,14 @@ def save_npy(
     return dim
 
 
-def load(path: Path) -> Embeddings:
-    """Read what :func:`save` wrote as .npz or .safetensors; see :meth:`Embeddings.load`."""
-    import safetensors
+def read(path: Path) -> tuple[dict[str, np.ndarray], Any]:
+    """Return the arrays and the facts that :func:`write` put into a .npz or .safetensors.
 
-    from ..config import parse_dataclass
-    from .embeddings import EmbeddingProvenance, Embeddings
+    Raises:
+        InputError: Another kind of file, or a damaged one.
+        FileNotFoundError: No such file.
+    """
+    import safetensors
 
     if path.suffix not in (".npz", ".safetensors"):
         raise InputError(
@@ -159,26 +161,24 @@ def load(path: Path) -> Embeddings:
         )
     try:
         arrays, text = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-        facts = json.loads(text)
+        return arrays, json.loads(text)
     except (KeyError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         raise InputError(
             f"{path}: not embeddings that Embeddings.save() wrote, or damaged ({error}); "
             "make them again."
         ) from error
-    provenance = parse_dataclass(EmbeddingProvenance, facts, str(path))
-    return Embeddings(**arrays, provenance=provenance)
 
 
 def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], str]:
     import numpy as np
 
     with path.open("rb") as binary, np.load(binary, allow_pickle=False) as file:
-        return {name: file[name] for name in _ARRAYS}, str(file["provenance"])
+        return {name: file[name] for name in ARRAYS}, str(file["provenance"])
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        arrays = {name: file.get_tensor(name) for name in ARRAYS}
         return arrays, (file.metadata() or {})["provenance"]

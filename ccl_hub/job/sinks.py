@@ -8,7 +8,6 @@ from typing import Protocol
 
 from .._util.files import file_sha256, make_folder, write_atomically
 from ..embed.embeddings import Embeddings
-from ..embed.writers import write
 from ..errors import OutputError
 from ..inputs.names import output_name
 from .destination import remove_file
@@ -73,7 +72,7 @@ class FolderSink:
         make_folder(path.parent)
         write_atomically(
             path,
-            lambda file: write(embeddings, file, self._suffix, self._level),
+            lambda file: embeddings.write(file, self._suffix, self._level),
             self._state.temporary,
         )
         try:

@@ -33,7 +33,7 @@ from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
 from .rows import COLUMNS, Found, as_table, check_columns, join, paths_of, require
 
 if TYPE_CHECKING:
-    from ..batch.run import BatchItem, BatchOptions
+    from ..batch.options import BatchItem, BatchOptions
     from ..hub_options import HubOptions
 
 __all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths"]
@@ -135,7 +135,7 @@ class CCLEmbedder:
             InputError: No column of paths, one that is not text, or a name that is taken.
             OutputError: There is no place for copies of remote files.
         """
-        from ..embed.stream import make_provenance
+        from ..embed.results import make_provenance
 
         table = as_table(batch)
         found = self._embed(paths_of(table, self.path_column))

@@ -226,7 +226,7 @@ def of_b(plan: object, *_: object) -> bool:
 PLACES = {
     "plan": (pipeline, "_Attempt", lambda plan, *_: of_b(plan)),
     "assembling": (pipeline._Attempt, "add", lambda attempt, *_: of_b(attempt.plan)),
-    "gather": (pipeline.embed, "gather", lambda parts, plan, *_: of_b(plan)),
+    "gather": (pipeline, "gather", lambda parts, plan, *_: of_b(plan)),
 }
 
 
