@@ -34,7 +34,7 @@ from batch_parts import (
     with_damaged_frames,
 )
 from media import Recipe, cut, irregular_ticks, write_video
-from project import ROOT
+from project import PYTHONPATH
 from tiny_models import tiny_model
 
 from ccl_hub.backends import Engine, TorchEngine
@@ -480,7 +480,7 @@ def start(
     arguments: list[object], folder: Path, text: str | None = None, extra: Path | None = None
 ) -> subprocess.Popen[str]:
     """Start Python in a folder, with the project on its path."""
-    places = [str(place) for place in (extra, ROOT) if place is not None]
+    places = [PYTHONPATH] if extra is None else [str(extra), PYTHONPATH]
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
@@ -580,7 +580,8 @@ def test_memory_descriptors_and_threads_stay_flat(
     early, late = facts[count // 100], facts[-1]
     assert late[0] - early[0] < 20
     assert max(fds for _, fds, _ in facts) - early[1] <= 12  # workers are replaced meanwhile
-    assert {workers for *_, workers in facts} <= {1, 2}, [
+    # One more while a worker is replaced: the old one still ends.
+    assert {workers for *_, workers in facts} <= {1, 2, 3}, [
         (c, text_of(Path(f"/proc/{c}/cmdline"))) for c in children()
     ]
 
