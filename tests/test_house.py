@@ -9,11 +9,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
 
 import grimp
 import pytest
 from project import ROOT, module_of
+
+TOPS = ("ccl_hub", "training", "tools", "tests")
+FILES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
+FEWEST_FILES = 200  # a guard that looks at almost nothing always passes
+MOST_FILES = 14
 
 # The paths that users import from; each room's __init__ keeps them, wherever the module lies.
 PUBLIC = {
@@ -62,6 +68,13 @@ def graph() -> grimp.ImportGraph:
     found = grimp.build_graph("ccl_hub", "training", "tools", cache_dir=None)
     assert len(found.modules) > 120
     return found
+
+
+def test_no_room_is_crowded() -> None:
+    rooms = Counter(path.parent for path in FILES)
+    assert rooms.total() > FEWEST_FILES and len(rooms) > 30
+    crowded = {str(room.relative_to(ROOT)): n for room, n in rooms.items() if n > MOST_FILES}
+    assert not crowded, f"rooms of more than {MOST_FILES} Python files; part them by what they do"
 
 
 def test_the_library_imports_modules_and_not_rooms(graph: grimp.ImportGraph) -> None:

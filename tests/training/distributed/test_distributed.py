@@ -30,7 +30,7 @@ from training.distributed.world import (
 )
 from training.objective import CycleContrast, Objective
 
-PROGRAM = ROOT / "tests" / "support" / "distributed_program.py"
+PROGRAM = ROOT / "tests" / "support" / "training_runs" / "distributed_program.py"
 LIMIT_SECONDS = 240
 FROZEN = [n for n, c in CASES.items() if not c.training and not c.autocast]
 
