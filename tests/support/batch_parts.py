@@ -21,6 +21,7 @@ from faults import SITE_CUSTOMIZE
 from media import Recipe, numbered_frame, write_video
 
 from ccl_hub.backends import Engine, EngineInfo
+from ccl_hub.batch import BatchItem
 from ccl_hub.model import CCLModel
 from ccl_hub.network.frame_graph import FrameMaps
 
@@ -186,3 +187,10 @@ def spread_faults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITE_CUSTOMIZE)
     monkeypatch.syspath_prepend(str(site))
+
+
+def codes(items: list[BatchItem]) -> list[str]:
+    """Return the codes of items, each of which has a result or says why not."""
+    assert all((item.embeddings is None) == bool(item.code) for item in items)
+    assert all(bool(item.code) == bool(item.reason) for item in items)
+    return [item.code for item in items]
