@@ -37,7 +37,7 @@ from benchmarks.train_step import machine
 from ccl_hub import CCLModel
 from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, Engine, cores_to_use, make_engine
 from ccl_hub.backends.quantize import build_int8
-from ccl_hub.crop import centre_crop
+from ccl_hub.crop import center_crop
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import ClipPlan, sample_eval
 from training.evaluation.features import SetFeatures
@@ -57,7 +57,7 @@ def read(labelled: EvaluationSet, video: int, model: CCLModel, clips: int) -> tu
     pre = model.preprocessing
     plan = sample_eval(labelled.seconds(video), labelled.duration(video), pre, clips=clips)
     frames = labelled.read(video, np.unique(plan.indices))
-    return plan, np.ascontiguousarray(centre_crop(frames, pre.crop_px))
+    return plan, np.ascontiguousarray(center_crop(frames, pre.crop_px))
 
 
 def embed(engine: Engine, plan: ClipPlan, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

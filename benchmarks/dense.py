@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ccl_hub.backends import TorchEngine
-from ccl_hub.crop import centre_crop
+from ccl_hub.crop import center_crop
 from ccl_hub.embed import ClipStream
 from ccl_hub.model import CCLModel
 from ccl_hub.sampling import Sampling
@@ -75,7 +75,7 @@ def _windows(video: Path, model: CCLModel, indices: np.ndarray) -> np.ndarray:
     pre = model.preprocessing
     with VideoReader(video, resize=pre) as reader:
         frames = {
-            number: centre_crop(frame, pre.crop_px)
+            number: center_crop(frame, pre.crop_px)
             for number, frame in reader.frames(np.unique(indices))
         }
     return np.stack([np.stack([frames[i] for i in row]) for row in indices.tolist()])

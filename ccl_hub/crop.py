@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-__all__ = ["centre_crop"]
+__all__ = ["center_crop"]
 
 Pixels = TypeVar("Pixels", "Tensor", "npt.NDArray[np.uint8]")
 
 
-def centre_crop(frames: Pixels, crop_px: int) -> Pixels:
+def center_crop(frames: Pixels, crop_px: int) -> Pixels:
     """Cut the central square out of channels-last frames, as a view.
 
     An odd margin leaves the larger part at the bottom and at the right: the crop starts at
@@ -34,7 +34,7 @@ def centre_crop(frames: Pixels, crop_px: int) -> Pixels:
 
     Example:
         >>> import torch
-        >>> centre_crop(torch.zeros(2, 128, 171, 3, dtype=torch.uint8), 112).shape
+        >>> center_crop(torch.zeros(2, 128, 171, 3, dtype=torch.uint8), 112).shape
         torch.Size([2, 112, 112, 3])
     """
     if frames.ndim < 3 or frames.shape[-1] != 3:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .config import Preprocessing
-from .crop import centre_crop
+from .crop import center_crop
 from .errors import InputError
 
-__all__ = ["centre_crop", "to_clips"]
+__all__ = ["center_crop", "to_clips"]
 
 
 def to_clips(
@@ -49,7 +49,7 @@ def to_clips(
         )
     if not dtype.is_floating_point:
         raise InputError(f"dtype is {dtype}; allowed: a floating type such as torch.float32.")
-    crop = centre_crop(clips, preprocessing.crop_px).permute(0, 4, 1, 2, 3)  # (B, 3, T, h, w)
+    crop = center_crop(clips, preprocessing.crop_px).permute(0, 4, 1, 2, 3)  # (B, 3, T, h, w)
     mean = torch.tensor(preprocessing.mean, device=crop.device).view(3, 1, 1, 1)
     std = torch.tensor(preprocessing.std, device=crop.device).view(3, 1, 1, 1)
     pixels = crop.to(torch.float32, memory_format=torch.contiguous_format)

@@ -30,18 +30,8 @@ import numpy.typing as npt
 from ..errors import CCLError, MediaLimitError, code_and_reason
 from ..sampling import ClipPlan
 from ..video.info import SourceFacts
-from .messages import (
-    Decoded,
-    DecodeSettings,
-    Ended,
-    Failed,
-    Free,
-    FromWorker,
-    Job,
-    Planned,
-    Ready,
-    ToWorker,
-)
+from . import messages
+from .messages import DecodeSettings, Job
 from .shared_memory import SharedMemory
 
 __all__ = ["Block", "DecodeEvents", "DecodePool"]
@@ -121,7 +111,7 @@ class _Worker:
             waits = self.taken == slots
             self.used_seconds, self.since_seconds = 0.0, None if waits else time.monotonic()
 
-    def send(self, message: ToWorker) -> None:
+    def send(self, message: messages.ToWorker) -> None:
         """Send, unless it is dead, which the next look at it will find."""
         try:
             self.connection.send(message)
@@ -178,10 +168,11 @@ class DecodePool:
     # The thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        poll_seconds = min(_POLL_SECONDS, max(0.01, self._deadline_seconds / 4))
         try:
             while not self._closing:
                 self._assign()
-                wait([self._woken, *(w.connection for w in self._running)], self._poll_seconds())
+                wait([self._woken, *(w.connection for w in self._running)], poll_seconds)
                 while self._woken.poll():
                     self._woken.recv_bytes()
                 for worker in list(self._running):
@@ -197,9 +188,6 @@ class DecodePool:
             with self._wake_lock:
                 self._wake_up.close()
                 self._woken.close()
-
-    def _poll_seconds(self) -> float:
-        return min(_POLL_SECONDS, max(0.01, self._deadline_seconds / 4))
 
     def _assign(self) -> None:
         """Give videos to idle workers; start workers while there are more videos than workers."""
@@ -236,23 +224,23 @@ class DecodePool:
             _stop(worker)
         return None
 
-    def _hear(self, worker: _Worker, message: FromWorker) -> None:
+    def _hear(self, worker: _Worker, message: messages.FromWorker) -> None:
         match message:
-            case Ready():
+            case messages.Ready():
                 worker.ready, self._failed_starts = True, 0
-            case Planned(number, plan):
+            case messages.Planned(number, plan):
                 self._events.plan(number, plan)
-            case Decoded(number, slot, count):
+            case messages.Decoded(number, slot, count):
                 with worker.lock:
                     worker.taken += 1
                     if worker.taken == self._settings.slots and worker.since_seconds is not None:
                         worker.used_seconds, worker.since_seconds = worker.busy_seconds(), None
                 frames = worker.ring[slot, :count]
                 self._events.frames(number, Block(frames, lambda: self._release(worker, slot)))
-            case Ended(number, facts):
+            case messages.Ended(number, facts):
                 worker.job, worker.videos = None, worker.videos + 1
                 self._events.end(number, facts)
-            case Failed(number, code, reason):
+            case messages.Failed(number, code, reason):
                 worker.job, worker.videos = None, worker.videos + 1
                 if code == MediaLimitError.code:
                     worker.videos = self._recycle_videos  # its memory may be in pieces
@@ -264,7 +252,7 @@ class DecodePool:
             worker.taken -= 1
             if worker.since_seconds is None:
                 worker.since_seconds = time.monotonic()
-            worker.send(Free(slot))
+            worker.send(messages.Free(slot))
 
     def _wake(self) -> None:
         """Let the thread look at its workers; called from any thread, also after the end."""

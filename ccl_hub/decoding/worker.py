@@ -23,24 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from ..crop import centre_crop
+from ..crop import center_crop
 from ..errors import DecodeError, MediaError, MediaLimitError, code_and_reason
 from ..sampling import ClipPlan
 from ..video.info import SourceFacts
 from ..video.reader import VideoReader
-from .messages import (
-    BLOCK_FRAMES,
-    Decoded,
-    DecodeSettings,
-    Ended,
-    Failed,
-    Free,
-    FromWorker,
-    Job,
-    Planned,
-    Ready,
-    ToWorker,
-)
+from . import messages
+from .messages import BLOCK_FRAMES, DecodeSettings, Job
 from .shared_memory import SharedMemory
 
 __all__ = ["main"]
@@ -69,18 +58,18 @@ class _Worker:
         self.ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(settings.ring_shape)
         self.free = deque(range(settings.slots))
 
-    def send(self, message: FromWorker) -> None:
+    def send(self, message: messages.FromWorker) -> None:
         self.connection.send(message)
 
     def run(self) -> None:
         """Decode videos until told to end."""
-        self.send(Ready())
+        self.send(messages.Ready())
         while True:
-            message: ToWorker = self.connection.recv()
+            message: messages.ToWorker = self.connection.recv()
             match message:
                 case Job():
                     self.decode(message)
-                case Free(slot):
+                case messages.Free(slot):
                     self.free.append(slot)
                 case _:
                     return
@@ -91,15 +80,15 @@ class _Worker:
         try:
             facts = self.attempts(job)
         except MediaError as error:
-            self.send(Failed(number, error.code, error.reason))
+            self.send(messages.Failed(number, error.code, error.reason))
         except MemoryError:
-            self.send(Failed(number, MediaLimitError.code, _TOO_LITTLE_MEMORY))
+            self.send(messages.Failed(number, MediaLimitError.code, _TOO_LITTLE_MEMORY))
         except OSError as error:
-            self.send(Failed(number, "unreadable", error.strerror or str(error)))
+            self.send(messages.Failed(number, "unreadable", error.strerror or str(error)))
         except Exception as error:  # of a library, at input that nobody thought of
-            self.send(Failed(number, *code_and_reason(error)))
+            self.send(messages.Failed(number, *code_and_reason(error)))
         else:
-            self.send(Ended(number, facts))
+            self.send(messages.Ended(number, facts))
 
     def attempts(self, job: Job) -> SourceFacts:
         """Decode a video; if its index lists frames that cannot be decoded, again without them.
@@ -148,7 +137,7 @@ class _Worker:
                 settings.preprocessing,
                 settings.limits.max_windows,
             )
-            self.send(Planned(job.number, plan))
+            self.send(messages.Planned(job.number, plan))
             self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
         return SourceFacts.of(info)
@@ -157,7 +146,7 @@ class _Worker:
         """Put the frames of a plan into shared memory, block by block."""
         indices = np.unique(plan.indices)
         crop_px = self.settings.preprocessing.crop_px
-        frames = (centre_crop(frame, crop_px) for _, frame in reader.frames(indices))
+        frames = (center_crop(frame, crop_px) for _, frame in reader.frames(indices))
         for begin in range(0, len(indices), BLOCK_FRAMES):
             count = min(BLOCK_FRAMES, len(indices) - begin)
             block = list(islice(frames, count))  # before a slot is taken: it may fail
@@ -165,12 +154,12 @@ class _Worker:
                 raise DecodeError("a frame was promised by the index but never decoded.")
             slot = self.free_slot()
             self.ring[slot, :count] = block
-            self.send(Decoded(job.number, slot, count))
+            self.send(messages.Decoded(job.number, slot, count))
 
     def free_slot(self) -> int:
         """Wait until the network has taken a block."""
         while not self.free:
-            message: Free | None = self.connection.recv()
+            message: messages.Free | None = self.connection.recv()
             if message is None:
                 raise SystemExit
             self.free.append(message.slot)

@@ -15,7 +15,7 @@ from .._util.checks import whole_number
 from .._util.prefetch import in_order
 from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import make_engine
-from ..crop import centre_crop
+from ..crop import center_crop
 from ..errors import DecodeError
 from ..network.architecture import CCLNetwork
 from ..network.windows import ClipVectors, WindowAssembler
@@ -73,7 +73,7 @@ def assembled(
         ModelError: The model gives NaN or infinity.
     """
     crop_px = engine.model.preprocessing.crop_px
-    cropped = (centre_crop(frame, crop_px) for frame in frames)
+    cropped = (center_crop(frame, crop_px) for frame in frames)
     at_once = engine.calls_at_once
     # Several where each takes one core; one more waits, so that no core does.
     threads = 0 if at_once == 1 else at_once

@@ -78,13 +78,8 @@ class SourceFacts:
     @classmethod
     def of(cls, info: VideoInfo) -> SourceFacts:
         """Take them from what a reader knows after decoding."""
-        return cls(
-            info.size_bytes,
-            len(info.seconds),
-            info.duration_seconds,
-            info.completeness,
-            info.note,
-        )
+        frames = len(info.seconds)
+        return cls(info.size_bytes, frames, info.duration_seconds, info.completeness, info.note)
 
 
 @dataclass(frozen=True)
@@ -255,17 +250,11 @@ def _info(
         pixel_format=facts.pixel_format,
         seconds=seconds,
         duration_seconds=duration,
-        key_frames=_key_frames(index),
+        key_frames=np.flatnonzero(index.starts == index.shown) if index else np.zeros(1, np.int64),
         completeness=completeness,
         expected_frames=expected,
         note="; ".join((*problems, *times.mends)),
     )
-
-
-def _key_frames(index: PacketIndex | None) -> npt.NDArray[np.int64]:
-    if index is None:
-        return np.zeros(1, dtype=np.int64)
-    return np.flatnonzero(index.starts == index.shown)
 
 
 def _end(seconds: Seconds, stated: Fraction, nominal: float) -> float:

@@ -205,14 +205,6 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _sniff(path: Path) -> tuple[bytes, str | None]:
-    """Return the first 24 bytes of the file, and the demuxer if they are those of an image."""
-    with _readable(path):
-        with path.open("rb") as file:
-            head = file.read(24)
-        return head, still_format(path, head)
-
-
 def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
     """Return the width and height that the file states, without any decoder; 0 if none."""
     with _readable(path):
@@ -226,8 +218,10 @@ def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
 
 def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
     """Open the container by an absolute path and restricted formats, protocols and decoders."""
-    head, image = _sniff(path)
-    forced = image
+    with _readable(path):
+        with path.open("rb") as file:
+            head = file.read(24)
+        image = forced = still_format(path, head)
     if image == "jpeg_pipe" and path.suffix.lower() in (".mjpeg", ".mjpg"):
         forced = None  # a film after all, of images that differ or are damaged
     options = {

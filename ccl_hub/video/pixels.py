@@ -75,18 +75,15 @@ READING_RULES = 2
 alpha, mirrored orientations, range of monochrome, chroma of interlaced frames."""
 
 
-def _decoder_version() -> str:
-    versions = {
-        name: ".".join(map(str, number))
-        for name, number in sorted(av.library_versions.items())
-        if name in ("libavcodec", "libavformat", "libswscale")
-    }
-    release = getattr(av, "ffmpeg_version_info", "unknown version")
-    libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"PyAV {av.__version__} / FFmpeg {release} ({libraries}), rules {READING_RULES}"
-
-
-DECODER_VERSION = _decoder_version()
+_LIBRARIES = ", ".join(
+    f"{name} {'.'.join(map(str, number))}"
+    for name, number in sorted(av.library_versions.items())
+    if name in ("libavcodec", "libavformat", "libswscale")
+)
+DECODER_VERSION = (
+    f"PyAV {av.__version__} / FFmpeg {getattr(av, 'ffmpeg_version_info', 'unknown version')} "
+    f"({_LIBRARIES}), rules {READING_RULES}"
+)
 """Versions of everything that decides decoded pixels and their times, for provenance."""
 
 
@@ -174,7 +171,9 @@ class FrameResizer:
         transposed, flip_vertical, flip_horizontal = _orientation(frame)
         height, width = size[::-1] if transposed else size
         try:
-            small = self._resize(self._opaque(self._whole(frame)), height, width)
+            # Interlaced frames are called progressive: libswscale would split their fields.
+            whole = self._progressive(frame) if frame.interlaced_frame else frame
+            small = self._resize(self._opaque(whole), height, width)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             raise DecodeError(
                 f"a frame of {frame.width}x{frame.height} {frame.format.name} cannot be "
@@ -187,10 +186,6 @@ class FrameResizer:
         if flip_horizontal:
             small = small[:, ::-1]
         return np.ascontiguousarray(small)
-
-    def _whole(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Call an interlaced frame progressive, since libswscale would split its fields."""
-        return self._progressive(frame) if frame.interlaced_frame else frame
 
     def _resize(self, frame: av.VideoFrame, height: int, width: int) -> Frame:
         """Resize and convert to RGB24, in two passes where one does not reach."""

@@ -187,19 +187,11 @@ def iter_frames(
     """Decode a whole video in presentation order, with bounded memory.
 
     A video that is not complete gives what there is and logs a warning; use
-    :class:`VideoReader` to decide by :attr:`VideoInfo.completeness`.
-
-    Args:
-        path: A regular local file.
-        preprocessing: Says how to resize.
-        limits: Largest size; None for the defaults.
-        threads: Decoder threads; 0 for one per core.
+    :class:`VideoReader`, whose arguments and errors are the same, to decide by
+    :attr:`VideoInfo.completeness`.
 
     Yields:
         Seconds from the first frame, and (h, w, 3) uint8 RGB.
-
-    Raises:
-        MediaError: One of its kinds, naming the file.
 
     Example:
         >>> frames = list(iter_frames("video.mp4", Preprocessing()))  # doctest: +SKIP
@@ -215,12 +207,7 @@ def iter_frames(
 def load_image(
     path: PathLike, preprocessing: Preprocessing, limits: MediaLimits | None = None
 ) -> Frame:
-    """Read a still image, or the first frame of a video, by the same guarded decoder.
-
-    Args:
-        path: A regular local file.
-        preprocessing: Says how to resize.
-        limits: Largest size; None for the defaults.
+    """Read a still image, or the first frame of a video, by :class:`VideoReader`.
 
     Returns:
         (1, h, w, 3) uint8 RGB.

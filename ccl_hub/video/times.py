@@ -117,7 +117,7 @@ class FrameTimes:
     Args:
         seconds: (N,) float64, ascending, the first 0.
         source: Where they are from: "pts", "dts", or "durations".
-        end_tick: Stamp of the latest frame whose own stamp was believed; NO_TIME without one.
+        end_tick: Stamp of the latest frame whose stamp was believed; NO_TIME without one.
         durations_fit: The durations that frames state are about the distances between them.
         mends: What was mended, in words.
     """
@@ -147,16 +147,12 @@ def frame_times(stamps: Stamps, rules: ClockRules) -> FrameTimes:
     count = len(stamps.pts)
     if not count:
         return FrameTimes(np.zeros(0))
-    backs = {"pts": _backs(stamps.pts), "dts": _backs(stamps.dts)}
-    faults = {
-        "pts": _missing(stamps.pts) + backs["pts"],
-        "dts": _missing(stamps.dts) + backs["dts"],
-    }
-    source = min(faults, key=lambda name: (faults[name], backs[name]))  # the first of equals
+    faults = {"pts": _faults(stamps.pts), "dts": _faults(stamps.dts)}
+    source = min(faults, key=lambda name: faults[name])  # the first of equals
     back = int(np.sum(np.diff(stamps.pts[stamps.pts != NO_TIME]) < 0))
     ticks = stamps.pts if source == "pts" else stamps.dts
     known, steps = ticks != NO_TIME, stamps.steps(rules)
-    if 2 * faults[source] > count - 1:
+    if 2 * faults[source][0] > count - 1:
         counted = np.concatenate(([0.0], np.cumsum(steps[:-1])))
         words = "most time stamps stand still or are missing, so durations are counted"
         return FrameTimes(counted, "durations", mends=(words,) if known.any() else ())
@@ -174,15 +170,11 @@ def frame_times(stamps: Stamps, rules: ClockRules) -> FrameTimes:
     return FrameTimes(mended.seconds(), source, latest, mended.durations_fit, mends)
 
 
-def _missing(ticks: Ticks) -> int:
-    """Return how many frames have no stamp."""
-    return int(np.sum(ticks == NO_TIME))
-
-
-def _backs(ticks: Ticks) -> int:
-    """Return how many frames have a stamp that is not above the last one known."""
+def _faults(ticks: Ticks) -> tuple[int, int]:
+    """Return how many stamps are missing or not above the last one known; how many the latter."""
     known = ticks[ticks != NO_TIME]
-    return int(np.sum(known[1:] <= known[:-1]))
+    backs = int(np.sum(known[1:] <= known[:-1]))
+    return len(ticks) - len(known) + backs, backs
 
 
 def _is_sound(seconds: Seconds, rules: ClockRules) -> bool:

@@ -259,9 +259,9 @@ def test_every_frame_choice_of_the_configuration_has_a_rule() -> None:
 def test_windows_that_only_a_clock_asks_for_are_refused(
     times: np.ndarray, duration: float, pre: Preprocessing
 ) -> None:
-    wanted = sampling.Sampling(every_seconds=1.0)
+    every_second = sampling.Sampling(every_seconds=1.0)
     with pytest.raises(MediaLimitError, match=r"windows; allowed: 20000, .*max_windows") as caught:
-        wanted.plan(times, duration, pre, 20_000)
+        every_second.plan(times, duration, pre, 20_000)
     # What it says to do helps.
     words = str(caught.value).split("of at least ")[1]
     enough = sampling.Sampling(every_seconds=float(words.split(",")[0]))

@@ -8,7 +8,7 @@ import torch
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import InputError
-from ccl_hub.transforms import centre_crop, to_clips
+from ccl_hub.transforms import center_crop, to_clips
 
 PAPER = Preprocessing()
 
@@ -24,7 +24,7 @@ def random_frames(*shape: int) -> torch.Tensor:
 )
 def test_the_crop_is_central(height: int, width: int, crop: int, top: int, left: int) -> None:
     frames = random_frames(2, 3, height, width, 3)
-    got = centre_crop(frames, crop)
+    got = center_crop(frames, crop)
     assert torch.equal(got, frames[:, :, top : top + crop, left : left + crop])
     assert got.data_ptr() == frames[:, :, top:, left:].data_ptr()  # a view
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ccl_hub._util.prefetch import in_order
 from ccl_hub.config import Preprocessing
 from ccl_hub.sampling import ClipPlan, sample_eval
-from ccl_hub.transforms import centre_crop
+from ccl_hub.transforms import center_crop
 
 from ..frames.packed import FrameSource
 
@@ -57,7 +57,7 @@ def read_uniform_clips(
         seconds, duration = source.seconds(video), source.duration(video)
         plan = sample_eval(seconds, duration, preprocessing, clips=clips)
         frames, index = np.unique(plan.indices, return_inverse=True)
-        images = centre_crop(torch.from_numpy(source.read(video, frames)), preprocessing.crop_px)
+        images = center_crop(torch.from_numpy(source.read(video, frames)), preprocessing.crop_px)
         clip_frames = torch.from_numpy(index.reshape(plan.indices.shape))
         return UniformClips(video, plan, images.contiguous(), clip_frames)
 

@@ -1,5 +1,6 @@
 """Where a JPEG image ends, and whether a file of JPEG images is a film. Pure reading of markers.
 
+Files are open for reading in binary, and their first bytes begin an image.
 Photographs carry more behind their image: a short film, a gain map, previews, a depth map. All of
 it belongs to others, and may hold any bytes. Films are told from photographs by content:
 
@@ -47,11 +48,7 @@ class _Image:
 
 
 def is_film(file: BinaryIO) -> bool:
-    """Return True for a film of JPEG images, False for one image or a photograph.
-
-    Args:
-        file: Open for reading in binary; its first bytes begin an image.
-    """
+    """Return True for a film of JPEG images, False for one image or a photograph."""
     first = _image(file, 0)
     if first.has_index:
         return False
@@ -66,9 +63,6 @@ def is_whole(file: BinaryIO) -> bool:
 
     That is the one behind its own scans (ITU-T T.81, B.1). Thumbnails lie inside segments, which
     are skipped by their length. The file is read once or twice, in pieces.
-
-    Args:
-        file: Open for reading in binary; its first bytes begin an image.
     """
     image = _image(file, 0)
     if is_film(file):
@@ -78,11 +72,7 @@ def is_whole(file: BinaryIO) -> bool:
 
 
 def has_rare_coding(file: BinaryIO) -> bool:
-    """Return True for an image that is not sequential, progressive or lossless by Huffman codes.
-
-    Args:
-        file: Open for reading in binary; its first bytes begin an image.
-    """
+    """Return True for an image other than sequential, progressive or lossless by Huffman codes."""
     return _image(file, 0).frame > _LAST_COMMON_FRAME
 
 
@@ -97,8 +87,8 @@ def _next_image(file: BinaryIO, image: _Image) -> _Image:
     if image.end is None:
         return _Image()
     file.seek(image.end)
-    found = _START.match(file.read(_MAX_FILL_BYTES))
-    return _image(file, image.end + found.start(1)) if found else _Image()
+    start = _START.match(file.read(_MAX_FILL_BYTES))
+    return _image(file, image.end + start.start(1)) if start else _Image()
 
 
 def _image(file: BinaryIO, start: int) -> _Image:
@@ -133,8 +123,8 @@ def _next_marker(file: BinaryIO, position: int) -> tuple[int, int] | None:
     file.seek(position)
     length = _SMALL_BYTES
     while len(data := file.read(length)) > 1:
-        if found := _MARKER.search(data):
-            return position + found.end(), data[found.end() - 1]
+        if marker := _MARKER.search(data):
+            return position + marker.end(), data[marker.end() - 1]
         position += len(data) - 1  # a marker may lie across two pieces
         file.seek(position)
         length = min(2 * length, _LARGE_BYTES)

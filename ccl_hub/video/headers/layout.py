@@ -71,8 +71,9 @@ def track_crop(path: Path, track: int) -> Crop:
     size = path.stat().st_size
     with path.open("rb") as file:
         for trak in _inside(_boxes, file, (b"", 0, size), b"moov", b"trak"):
-            header = next(_inside(_boxes, file, trak, b"tkhd"), None)
-            if header is not None and _track_number(_read(file, header)) == track:
+            header = next((_read(file, box) for box in _inside(_boxes, file, trak, b"tkhd")), b"")
+            # Its version says how wide the times before the track_ID are.
+            if header and _number(header, 20 if header[:1] == b"\1" else 12) == track:
                 tables = _inside(_boxes, file, trak, b"mdia", b"minf", b"stbl", b"stsd")
                 return next((_entry_crop(file, table) for table in tables), NO_CROP)
     return NO_CROP
@@ -108,13 +109,15 @@ def image_layout(path: Path, item: int) -> Layout:
     with path.open("rb") as file:
         for _, start, end in _inside(_boxes, file, (b"", 0, size), b"meta"):
             meta = b"", start + 4, end
-            own = _item_properties(file, meta)
+            owned = _item_properties(file, meta)
             references = _references(file, meta)
             sources = dict.fromkeys(
                 source for kind, source, target in references if kind == b"auxl" and target == item
             )
-            alphas = (s for s in islice(sources, _MAX_SOURCES) if _is_alpha(file, own.get(s, [])))
-            crop, alpha = _item_crop(file, own.get(item, [])), next(alphas, None)
+            alphas = (
+                s for s in islice(sources, _MAX_SOURCES) if _is_alpha(file, owned.get(s, []))
+            )
+            crop, alpha = _item_crop(file, owned.get(item, [])), next(alphas, None)
             if alpha is None or (b"prem", item, alpha) in references:
                 return Layout(crop)
             return Layout(crop, alpha)
@@ -123,12 +126,12 @@ def image_layout(path: Path, item: int) -> Layout:
 
 def _inside(walk: Walk, file: BinaryIO, part: Part, *names: bytes) -> Iterator[Part]:
     """Yield the parts at the end of a path of names; an empty name stands for any."""
-    for found in walk(file, part[1], part[2]):
-        if names[0] in (b"", found[0]):
+    for inner in walk(file, part[1], part[2]):
+        if names[0] in (b"", inner[0]):
             if len(names) == 1:
-                yield found
+                yield inner
             else:
-                yield from _inside(walk, file, found, *names[1:])
+                yield from _inside(walk, file, inner, *names[1:])
 
 
 def _read(file: BinaryIO, part: Part, most_bytes: int = _MAX_BYTES) -> bytes:
@@ -145,7 +148,7 @@ def _number(data: bytes, position: int, width: int = 4) -> int:
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Part]:
-    """Yield the boxes between two places."""
+    """Yield the boxes between two positions."""
     for _ in range(_MAX_PARTS):
         file.seek(start)
         header = file.read(16)
@@ -159,11 +162,6 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Part]:
             return
         yield header[4:8], content, stop
         start = stop
-
-
-def _track_number(header: bytes) -> int:
-    """Return the track_ID of a tkhd box, whose version gives the width of the times before it."""
-    return _number(header, 20 if header[:1] == b"\1" else 12)
 
 
 def _entry_crop(file: BinaryIO, table: Part) -> Crop:
@@ -198,12 +196,12 @@ _ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:au
 def _item_properties(file: BinaryIO, meta: Part) -> dict[int, list[Part]]:
     """Return the properties of each item, by the boxes ipco (all of them) and ipma (whose)."""
     properties = list(_inside(_boxes, file, meta, b"iprp", b"ipco", b""))
-    own: dict[int, list[Part]] = {}
+    of_items: dict[int, list[Part]] = {}
     for box in _inside(_boxes, file, meta, b"iprp", b"ipma"):
         for item, indices in _associations(_read(file, box)):
             parts = [properties[i - 1] for i in indices if 0 < i <= len(properties)]
-            own.setdefault(item, []).extend(parts)
-    return own
+            of_items.setdefault(item, []).extend(parts)
+    return of_items
 
 
 def _associations(data: bytes) -> Iterator[tuple[int, list[int]]]:
@@ -218,21 +216,21 @@ def _associations(data: bytes) -> Iterator[tuple[int, list[int]]]:
         item = _number(data, position, item_bytes)
         first = position + item_bytes + 1
         position = first + index_bytes * _number(data, first - 1, 1)
-        places = range(first, position, index_bytes)
-        yield item, [_number(data, place, index_bytes) & mask for place in places]
+        starts = range(first, position, index_bytes)
+        yield item, [_number(data, start, index_bytes) & mask for start in starts]
 
 
 def _references(file: BinaryIO, meta: Part) -> list[tuple[bytes, int, int]]:
     """Return the references of the iref box: kind, from which item, to which."""
-    found: list[tuple[bytes, int, int]] = []
+    references: list[tuple[bytes, int, int]] = []
     for box in _inside(_boxes, file, meta, b"iref"):
         width = 4 if _read(file, box)[:1] == b"\1" else 2
         for part in _boxes(file, box[1] + 4, box[2]):
             data = _read(file, part)
             for i in range(min(_number(data, width, 2), len(data) // width)):
                 target = _number(data, width + 2 + i * width, width)
-                found.append((part[0], _number(data, 0, width), target))
-    return found
+                references.append((part[0], _number(data, 0, width), target))
+    return references
 
 
 def _is_alpha(file: BinaryIO, properties: list[Part]) -> bool:
@@ -258,13 +256,13 @@ _PIXEL_CROPS = b"\x54\xcc", b"\x54\xbb", b"\x54\xdd", b"\x54\xaa"  # left, top, 
 
 def _pixel_crop(file: BinaryIO, video: Part) -> Crop:
     """Return the crop by the elements of a Video element (RFC 9559, 5.1.4.1.28)."""
-    found = {part[0]: part for part in _elements(file, video[1], video[2])}
-    data = (_read(file, found[name]) if name in found else b"" for name in _PIXEL_CROPS)
+    parts = {part[0]: part for part in _elements(file, video[1], video[2])}
+    data = (_read(file, parts[name]) if name in parts else b"" for name in _PIXEL_CROPS)
     return Crop(*(int.from_bytes(value[:8], "big") for value in data))
 
 
 def _elements(file: BinaryIO, start: int, end: int) -> Iterator[Part]:
-    """Yield the elements between two places; one of unknown size reaches to the end."""
+    """Yield the elements between two positions; one of unknown size reaches to the end."""
     for _ in range(_MAX_PARTS):
         file.seek(start)
         header = file.read(12)

@@ -58,9 +58,9 @@ def test_a_missing_time_follows_the_frame_before() -> None:
 
 
 def test_a_clock_that_jumps_back_goes_on() -> None:
-    found = times([1000, 1040, 1080, 0, 40, 80])
-    assert found.seconds.round(6).tolist() == regular(6)
-    assert found.mends == (
+    result = times([1000, 1040, 1080, 0, 40, 80])
+    assert result.seconds.round(6).tolist() == regular(6)
+    assert result.mends == (
         "the clock breaks once, and times are counted on from the frame before",
     )
 
@@ -80,30 +80,30 @@ def test_decode_times_are_taken_where_only_they_ascend() -> None:
     """AVI with B-frames: PTS made of the order of decoding; no DTS for what is left at the end."""
     pts = [1, 4, 3, 5, 2, 8, 7, 9, 6, 10]
     dts = [2, 3, 4, 5, 6, 7, 8, 9, None, None]
-    found = times([40 * t for t in pts], [t and 40 * t for t in dts])
-    assert found.seconds.round(6).tolist() == regular(10)
-    assert found.source == "dts"
-    assert found.mends == ("presentation times go back 4 times, so decode times are used",)
+    result = times([40 * t for t in pts], [t and 40 * t for t in dts])
+    assert result.seconds.round(6).tolist() == regular(10)
+    assert result.source == "dts"
+    assert result.mends == ("presentation times go back 4 times, so decode times are used",)
 
 
 def test_decode_times_may_be_irregular() -> None:
-    found = times([0, 300, 100, 400], [100, 200, 300, 900])
-    assert found.seconds.round(6).tolist() == [0, 0.1, 0.2, 0.8]
+    result = times([0, 300, 100, 400], [100, 200, 300, 900])
+    assert result.seconds.round(6).tolist() == [0, 0.1, 0.2, 0.8]
 
 
 def test_presentation_times_win_a_tie() -> None:
-    found = times([0, 40, 120], [40, 80, 120])
-    assert (found.source, found.seconds.round(6).tolist()) == ("pts", [0, 0.04, 0.12])
+    result = times([0, 40, 120], [40, 80, 120])
+    assert (result.source, result.seconds.round(6).tolist()) == ("pts", [0, 0.04, 0.12])
 
 
 def test_a_stamp_that_is_missing_is_better_than_one_that_stands_still() -> None:
-    found = times([0, 40, 80, 80], [40, 80, 120, None])
-    assert (found.source, found.seconds.round(6).tolist()) == ("dts", regular(4))
+    result = times([0, 40, 80, 80], [40, 80, 120, None])
+    assert (result.source, result.seconds.round(6).tolist()) == ("dts", regular(4))
 
 
 def test_durations_that_do_not_fit_the_times_are_not_counted() -> None:
-    found = times([None] * 6, [0, 40, 80, 120, None, None], [20] * 6)
-    assert (found.seconds.round(6).tolist(), found.durations_fit) == (regular(6), False)
+    result = times([None] * 6, [0, 40, 80, 120, None, None], [20] * 6)
+    assert (result.seconds.round(6).tolist(), result.durations_fit) == (regular(6), False)
 
 
 def test_many_gaps_and_many_sounds_take_no_time() -> None:
@@ -114,18 +114,18 @@ def test_many_gaps_and_many_sounds_take_no_time() -> None:
 
 
 def test_missing_presentation_times_are_no_mend() -> None:
-    found = times([None, None, None, 120], [0, 40, 80, 120])
-    assert (found.source, found.mends) == ("dts", ())
+    result = times([None, None, None, 120], [0, 40, 80, 120])
+    assert (result.source, result.mends) == ("dts", ())
 
 
 @pytest.mark.parametrize("stamp", [MAD, -MAD, 0, 3_600_000, -1])
-@pytest.mark.parametrize("place", [1, 5, 8])
-def test_one_impossible_stamp_moves_one_frame(stamp: int, place: int) -> None:
+@pytest.mark.parametrize("position", [1, 5, 8])
+def test_one_impossible_stamp_moves_one_frame(stamp: int, position: int) -> None:
     stamps = [1000 + 40 * i for i in range(10)]
-    stamps[place] = stamp
-    found = times(stamps)
-    assert found.seconds.round(6).tolist() == regular(10)
-    assert found.mends == ("impossible time stamps are replaced (1)",)
+    stamps[position] = stamp
+    result = times(stamps)
+    assert result.seconds.round(6).tolist() == regular(10)
+    assert result.mends == ("impossible time stamps are replaced (1)",)
 
 
 @pytest.mark.parametrize("many", [2, 3])
@@ -143,27 +143,27 @@ def test_a_clock_that_returns_was_never_gone(many: int, ahead: int) -> None:
     stamps = [1000 + 40 * i for i in range(300)]
     for i in range(50, 50 + many):
         stamps[i] += ahead
-    found = times(stamps)
+    result = times(stamps)
     if abs(ahead) < 1000:  # nobody can tell it from irregular frames and a joint
-        assert np.all(np.diff(found.seconds) >= 0)
-        assert found.seconds[-1] == pytest.approx(299 * 0.04, abs=1.0)
+        assert np.all(np.diff(result.seconds) >= 0)
+        assert result.seconds[-1] == pytest.approx(299 * 0.04, abs=1.0)
         return
-    np.testing.assert_allclose(found.seconds, np.arange(300) / 25, atol=1e-9)
-    assert found.mends == (f"impossible time stamps are replaced ({many})",)
+    np.testing.assert_allclose(result.seconds, np.arange(300) / 25, atol=1e-9)
+    assert result.mends == (f"impossible time stamps are replaced ({many})",)
 
 
 def test_a_pause_before_a_joint_stays_a_pause() -> None:
     """The second recording begins before the pause of the first: it does not return to it."""
     stamps = [*range(0, 240, 40), *range(60_000, 60_200, 40), *range(0, 400, 40)]
-    found = times(stamps)
+    result = times(stamps)
     expected = [*regular(6), *(60 + np.arange(15) / 25)]
-    np.testing.assert_allclose(found.seconds, expected, atol=1e-9)
+    np.testing.assert_allclose(result.seconds, expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("place", [0, 9])
-def test_an_impossible_stamp_at_either_end(place: int) -> None:
+@pytest.mark.parametrize("position", [0, 9])
+def test_an_impossible_stamp_at_either_end(position: int) -> None:
     stamps = [1000 + 40 * i for i in range(10)]
-    stamps[place] = MAD
+    stamps[position] = MAD
     assert seconds(stamps) == regular(10)
 
 
@@ -196,9 +196,9 @@ def test_a_clock_that_may_restart_has_short_pauses() -> None:
 
 def test_pieces_joined_are_as_long_as_what_they_show() -> None:
     pieces = [range(start, start + 400, 40) for start in (126_000, 500_000, 0, 95_443_000, 3_000)]
-    found = times([tick for piece in pieces for tick in piece], rules=RESTARTS)
-    assert found.seconds.round(6).tolist() == regular(50)
-    assert found.mends[-1].startswith("the clock breaks 4 times")
+    result = times([tick for piece in pieces for tick in piece], rules=RESTARTS)
+    assert result.seconds.round(6).tolist() == regular(50)
+    assert result.mends[-1].startswith("the clock breaks 4 times")
 
 
 def test_a_missing_time_where_the_clock_breaks() -> None:
@@ -214,8 +214,8 @@ def test_mending_takes_time_linear_in_the_frames() -> None:
     generator = np.random.default_rng(0)
     stamps = np.arange(200_000) * 40
     stamps[generator.random(len(stamps)) < 0.1] = MAD
-    found = frame_times(
+    result = frame_times(
         Stamps(stamps, np.full_like(stamps, NO_TIME), np.zeros_like(stamps), MS, 0.04), PAUSES
     )
-    assert np.all(np.diff(found.seconds) >= 0)
-    assert found.seconds[-1] == pytest.approx(8000, rel=0.05)
+    assert np.all(np.diff(result.seconds) >= 0)
+    assert result.seconds[-1] == pytest.approx(8000, rel=0.05)

@@ -47,17 +47,17 @@ def shown(path: Path) -> tuple[tuple[int, int, int], list[int | None]]:
 def mp4_with(data: bytes, path: Sequence[bytes], box: bytes) -> bytes:
     """Put a box at the end of a path of boxes; the index must be the last box of the file."""
     out, start = bytearray(data), 0
-    places = []
+    boxes = []
     for name in path:
         while out[start + 4 : start + 8] != name:
             start += int.from_bytes(out[start : start + 4], "big")
-        places.append(start)
+        boxes.append(start)
         start += {b"stsd": 16, b"meta": 12}.get(name, 8)
-    end = places[-1] + int.from_bytes(out[places[-1] : places[-1] + 4], "big")
+    end = boxes[-1] + int.from_bytes(out[boxes[-1] : boxes[-1] + 4], "big")
     out[end:end] = box
-    for place in places:
-        size = int.from_bytes(out[place : place + 4], "big") + len(box)
-        out[place : place + 4] = size.to_bytes(4, "big")
+    for position in boxes:
+        size = int.from_bytes(out[position : position + 4], "big") + len(box)
+        out[position : position + 4] = size.to_bytes(4, "big")
     return bytes(out)
 
 
@@ -79,7 +79,7 @@ def mkv_with_crop(data: bytes, left: int, top: int, right: int, bottom: int) -> 
         for name, value in zip(names, (left, top, right, bottom), strict=True)
         if value
     )
-    out, start, places = bytearray(data), 0, []
+    out, start, elements = bytearray(data), 0, []
     for name in (b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"):
         while True:
             body = start + 9 - out[start].bit_length()
@@ -88,11 +88,11 @@ def mkv_with_crop(data: bytes, left: int, top: int, right: int, bottom: int) -> 
             if out[start:body] == name:
                 break
             start = body + width + size
-        places.append((body, width, size))
+        elements.append((body, width, size))
         start = body + width
-    end = places[-1][0] + places[-1][1] + places[-1][2]
+    end = sum(elements[-1])
     out[end:end] = crop
-    for body, width, size in places:
+    for body, width, size in elements:
         value = (1 << 7 * width) | (size + len(crop))
         out[body : body + width] = value.to_bytes(width, "big")
     return bytes(out)
@@ -197,10 +197,10 @@ def with_clap_property(data: bytes, box: bytes) -> bytes:
     out = bytearray(mp4_with(longer, (b"meta", b"iprp", b"ipma"), bytes([0x80 | count + 1])))
     out[out.index(b"ipma") + 14] += 1  # properties of the item
     grown, iloc = len(out) - len(data), out.index(b"iloc")
-    for place in range(iloc, iloc + int.from_bytes(out[iloc - 4 : iloc], "big") - 8):
-        old = int.from_bytes(out[place : place + 4], "big")
+    for position in range(iloc, iloc + int.from_bytes(out[iloc - 4 : iloc], "big") - 8):
+        old = int.from_bytes(out[position : position + 4], "big")
         if media <= old < len(data):
-            out[place : place + 4] = (old + grown).to_bytes(4, "big")
+            out[position : position + 4] = (old + grown).to_bytes(4, "big")
     return bytes(out)
 
 
@@ -271,9 +271,9 @@ def test_references_without_end_are_not_followed(
     """Each of 5000 references leads to an image with 5000 properties."""
     count = 5000
     kinds = box(b"ipco", *[box(b"auxC", b"\0\0\0\0other\0")] * 200)
-    own = box(b"ipma", bytes(4), b"\0\0\0\1\0\2", b"\xc8", bytes(range(1, 201)))
+    owners = box(b"ipma", bytes(4), b"\0\0\0\1\0\2", b"\xc8", bytes(range(1, 201)))
     one = box(b"auxl", b"\0\2", b"\0\1", b"\0\1")
-    meta = box(b"meta", bytes(4), box(b"iprp", kinds, own), box(b"iref", bytes(4), one * count))
+    meta = box(b"meta", bytes(4), box(b"iprp", kinds, owners), box(b"iref", bytes(4), one * count))
     path = tmp_path / "many.heif"
     path.write_bytes(box(b"ftyp", b"mif1") + meta)
     reads, read = [], video_layout._read
@@ -336,8 +336,8 @@ def test_alpha_with_key_frames_of_its_own_is_exact(tmp_path: Path) -> None:
         assert reader.info.key_frames.tolist() == [0, 30]
         whole = dict(reader.frames(range(60)))
         assert len({frame.tobytes() for frame in whole.values()}) == 60
-        for wanted in ([45], [22, 52]):
-            for number, frame in reader.frames(wanted):
+        for numbers in ([45], [22, 52]):
+            for number, frame in reader.frames(numbers):
                 np.testing.assert_array_equal(frame, whole[number])
 
 

@@ -1,4 +1,4 @@
-"""The right times whatever the container keeps: decode times, broken clocks, joined streams.
+"""The right times whatever the container keeps: decode times, or clocks that break.
 
 Every frame shows its own number, so that which frame is shown when can be read off its pixels.
 """
@@ -13,17 +13,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import Recipe, irregular_ticks, numbered_frame, read_number, write_video
+from media import Recipe, irregular_ticks, numbered_frame, write_video
+from timed_videos import B_FRAMES, H264, PAPER, assert_right, read_numbers, regular
 
-from ccl_hub.config import Preprocessing
 from ccl_hub.model import CCLModel
-from ccl_hub.video import MediaLimits, VideoInfo, VideoReader
+from ccl_hub.video import MediaLimits, VideoReader
 
-PAPER = Preprocessing()
-B_FRAMES = {"x264-params": "bframes=3:b-adapt=0:keyint=25:scenecut=0"}
-H264 = Recipe("source.mp4", "libx264", 75, options=B_FRAMES)
 HEVC = {"preset": "ultrafast", "x265-params": "keyint=25:bframes=3:b-adapt=0:log-level=none"}
-TS_TURN_SECONDS = 2**33 / 90_000
 HOUR = 3600
 
 WITHOUT_PTS = [
@@ -57,28 +53,6 @@ def decoded_when_shown(packet: av.Packet) -> None:
     packet.pts = packet.dts
 
 
-def seen(path: Path, **options) -> tuple[VideoInfo, list[int | None]]:
-    with VideoReader(path, resize=PAPER, **options) as reader:
-        indices = range(len(reader.info.seconds))
-        return reader.info, [read_number(frame) for _, frame in reader.frames(indices)]
-
-
-def assert_right(path: Path, seconds: Iterable[float], *, of_last: float = 0.04) -> VideoInfo:
-    """Compare every frame and its time, whichever way the file is read."""
-    wanted = np.asarray(list(seconds))
-    for decode_index in (False, True):
-        info, numbers = seen(path, decode_index=decode_index)
-        assert numbers == list(range(len(wanted)))
-        np.testing.assert_allclose(info.seconds, wanted, atol=0.0011)
-        assert info.duration_seconds == pytest.approx(wanted[-1] + of_last, abs=0.0021)
-        assert info.completeness != "incomplete"
-    return info
-
-
-def regular(count: int) -> np.ndarray:
-    return np.arange(count) / 25
-
-
 @pytest.mark.parametrize("recipe", WITHOUT_PTS, ids=lambda r: r.name)
 def test_containers_without_presentation_times(tmp_path: Path, recipe: Recipe) -> None:
     assert_right(write_video(tmp_path, recipe), regular(75))
@@ -106,12 +80,12 @@ def test_times_that_the_muxer_wrote_wrongly(tmp_path: Path, name: str) -> None:
 def test_irregular_times_that_are_those_of_decoding(tmp_path: Path) -> None:
     ticks = irregular_ticks(75)
     source = write_video(tmp_path, dataclasses.replace(H264, ticks=ticks))
-    info, numbers = seen(copied(source, tmp_path / "v.mov", decoded_when_shown))
+    info, numbers = read_numbers(copied(source, tmp_path / "v.mov", decoded_when_shown))
     shown = [n for n in numbers if n is not None]
     assert shown == sorted(shown) and len(shown) >= 73
     # No decode times come with the last frames, which then last as usual.
-    wanted = (np.array(ticks)[shown] - ticks[shown[0]]) / 1000
-    np.testing.assert_allclose(info.seconds[:-2], wanted[:-2], atol=0.0021)
+    expected = (np.array(ticks)[shown] - ticks[shown[0]]) / 1000
+    np.testing.assert_allclose(info.seconds[:-2], expected[:-2], atol=0.0021)
 
 
 def test_an_avi_whose_clock_ticks_twice_a_frame(tmp_path: Path) -> None:
@@ -227,21 +201,21 @@ def stamped(path: Path, changes: dict[int, int]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("place", [0, 1, 29, 74])
+@pytest.mark.parametrize("position", [0, 1, 29, 74])
 @pytest.mark.parametrize("stamp", [2**31 - 1, 5 * HOUR * 1000])
-def test_one_impossible_stamp_moves_one_frame(tmp_path: Path, place: int, stamp: int) -> None:
+def test_one_impossible_stamp_moves_one_frame(tmp_path: Path, position: int, stamp: int) -> None:
     flv = Recipe("v.flv", "flv", 75, options={"b": "2M"})
-    path = stamped(write_video(tmp_path, flv), {place: stamp})
-    if (place, stamp) == (74, 5 * HOUR * 1000):  # the last frame after five hours: a pause
-        info, _ = seen(path)
+    path = stamped(write_video(tmp_path, flv), {position: stamp})
+    if (position, stamp) == (74, 5 * HOUR * 1000):  # the last frame after five hours: a pause
+        info, _ = read_numbers(path)
         assert info.seconds[-1] == pytest.approx(5 * HOUR)
         return
     info = assert_right(path, regular(75))
     assert info.note
 
 
-@pytest.mark.parametrize("place", [1, 20, 48])
-def test_an_impossible_stamp_in_matroska(tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("position", [1, 20, 48])
+def test_an_impossible_stamp_in_matroska(tmp_path: Path, position: int) -> None:
     """Sorted by time, the frame would be the last one."""
     path = tmp_path / "v.mkv"
     source = at(regular(50), tmp_path / "source.mkv")
@@ -252,16 +226,16 @@ def test_an_impossible_stamp_in_matroska(tmp_path: Path, place: int) -> None:
                 if packet.size:
                     packet.stream, packet.is_keyframe = stream, True  # a cluster of its own
                     container.mux(packet)
-    assert late_cluster(path, place) == 50
+    assert late_cluster(path, position) == 50
     assert_right(path, regular(50))
 
 
-def late_cluster(path: Path, place: int) -> int:
+def late_cluster(path: Path, position: int) -> int:
     """Set all bits of the time of a cluster of Matroska; return how many clusters there are."""
     first, *clusters = path.read_bytes().split(b"\x1f\x43\xb6\x75")
-    head, stamp, rest = clusters[place].partition(b"\xe7")
+    head, stamp, rest = clusters[position].partition(b"\xe7")
     width = rest[0] & 0x7F
-    clusters[place] = head + stamp + rest[:1] + b"\xff" * width + rest[1 + width :]
+    clusters[position] = head + stamp + rest[:1] + b"\xff" * width + rest[1 + width :]
     path.write_bytes(b"\x1f\x43\xb6\x75".join([first, *clusters]))
     return len(clusters)
 
@@ -285,162 +259,7 @@ def test_an_impossible_stamp_near_the_end_among_reordered_frames(
     late_cluster(path, -from_end)
     lengths = set()
     for decode_index in (False, True):
-        info, numbers = seen(path, decode_index=decode_index)
+        info, numbers = read_numbers(path, decode_index=decode_index)
         assert numbers == list(range(75))
         lengths.add(round(info.duration_seconds, 3))
     assert lengths == {3.0}
-
-
-# Joined and interrupted streams ------------------------------------------------------------------
-
-
-def piece(folder: Path, name: str, start_seconds: float, first: int, count: int = 25) -> bytes:
-    """Return a stream of frames numbered from ``first``, whose clock starts as given."""
-    suffix = Path(name).suffix
-    recipe = Recipe(
-        f"{first}{suffix}",
-        "mpeg2video" if suffix == ".mpg" else "libx264",
-        count,
-        options={"b": "3M"} if suffix == ".mpg" else B_FRAMES,
-        shift=round(start_seconds * 25),
-        make=lambda number, *size: numbered_frame(first + number, *size),
-    )
-    return write_video(folder, recipe).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["v.ts", "v.mpg"])
-@pytest.mark.parametrize(
-    "starts",
-    [(0, 600, 1200), (600, 0, 0), (0, 40 * HOUR / 2, 5), (TS_TURN_SECONDS - 5, 30, 100)],
-    ids=["ahead", "back", "wild", "turned"],
-)
-def test_joined_streams_last_as_long_as_what_they_show(
-    tmp_path: Path, name: str, starts: tuple[float, ...]
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(
-        b"".join(piece(tmp_path, name, start, 25 * i) for i, start in enumerate(starts))
-    )
-    info, numbers = seen(path)
-    assert [n for n in numbers if n is not None] == [n for n in range(75) if n in numbers]
-    assert len(numbers) >= 70  # a decoder may drop pictures where pieces join
-    assert info.duration_seconds == pytest.approx(3.0, abs=0.25)
-    assert np.diff(info.seconds).max() < 0.25
-    assert "the clock breaks" in info.note
-    assert info.completeness == "unknown"  # a joint is no damage
-
-
-def test_a_piece_that_is_missing_is_damage(tmp_path: Path) -> None:
-    """Its packets are counted, and the clock does not start anew."""
-    data = piece(tmp_path, "v.ts", 0, 0, 75)
-    packets = [data[i : i + 188] for i in range(0, len(data), 188)]
-    path = tmp_path / "v.ts"
-    path.write_bytes(b"".join(packets[:100] + packets[121:]))  # they count to 16
-    with VideoReader(path, resize=PAPER) as reader:
-        assert reader.info.completeness == "incomplete"
-
-
-def test_a_clock_that_turns_over_goes_on(tmp_path: Path) -> None:
-    """33 bits of 90 kHz last for 26.5 hours."""
-    path = tmp_path / "v.ts"
-    path.write_bytes(piece(tmp_path, "v.ts", TS_TURN_SECONDS - 1.5, 0, 75))
-    assert_right(path, regular(75))
-
-
-def with_sound(path: Path, frames: list[float], sound: Iterable[tuple[float, float]]) -> Path:
-    """Write frames at given times, and sound over given (start, end), in order of time."""
-    tick = Fraction(1, 90_000)
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25, options={"tune": "zerolatency"})
-        video.width, video.height, video.pix_fmt = 160, 128, "yuv420p"
-        video.codec_context.time_base = tick
-        audio = container.add_stream("mp2", rate=48_000)
-        events: list[tuple[float, int | None]] = [(t, i) for i, t in enumerate(frames)]
-        for start, end in sound:
-            events += [(t, None) for t in np.arange(start, end, 1152 / 48_000).tolist()]
-        for second, number in sorted(events, key=lambda event: event[0]):
-            if number is None:
-                silence = np.zeros((1, 1152), np.int16)
-                frame = av.AudioFrame.from_ndarray(silence, format="s16", layout="mono")
-                frame.sample_rate, frame.time_base = 48_000, Fraction(1, 48_000)
-                frame.pts = round(second * 48_000)
-                container.mux(audio.encode(frame))
-                continue
-            picture = av.VideoFrame.from_ndarray(numbered_frame(number, 160, 128), "rgb24")
-            picture.pts, picture.time_base = round(second / tick), tick
-            container.mux(video.encode(picture))
-        container.mux(video.encode(None))
-        container.mux(audio.encode(None))
-    return path
-
-
-def test_a_pause_that_sound_fills_is_real_in_a_transport_stream(tmp_path: Path) -> None:
-    seconds = [*regular(25).tolist(), *(60 + regular(25)).tolist()]
-    path = with_sound(tmp_path / "v.ts", seconds, [(0.0, 61.0)])
-    info = assert_right(path, seconds)
-    assert "breaks" not in info.note
-
-
-def test_a_jump_of_picture_and_sound_is_a_break(tmp_path: Path) -> None:
-    seconds = [*regular(25).tolist(), *(60 + regular(25)).tolist()]
-    path = with_sound(tmp_path / "v.ts", seconds, [(0.0, 1.0), (60.0, 61.0)])
-    assert_right(path, regular(50))
-
-
-# Frames that are there ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
-def test_dropped_frames_of_an_avi_are_complete(tmp_path: Path, codec: str) -> None:
-    """A camera stores a dropped frame as an empty chunk: the picture before lasts longer."""
-    slots = [0, 1, 2, 5, 6, 7, 20, 21, 40, 60]
-    path = tmp_path / "dropped.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"bf": "0"})
-        stream.width, stream.height = 160, 128
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for number, slot in enumerate(slots):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, 160, 128), "rgb24")
-            frame.pts, frame.time_base = slot, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    info = assert_right(path, np.array(slots) / 25)
-    assert (info.completeness, info.note, info.expected_frames) == ("complete", "", 10)
-    data = path.read_bytes()
-    path.write_bytes(data[: len(data) * 6 // 10])
-    info, _ = seen(path)
-    assert info.completeness == "incomplete"
-
-
-def test_a_cut_file_gives_its_frames_whatever_the_interleaving(tmp_path: Path) -> None:
-    """All video, then all sound: the first sample that is missing is one of sound."""
-    fine = with_sound(tmp_path / "fine.mp4", regular(100).tolist(), [(0.0, 4.0)])
-    coarse = tmp_path / "coarse.mp4"
-    options = {"movflags": "faststart", "max_interleave_delta": "1"}
-    with av.open(str(coarse), "w", options=options) as target:
-        with av.open(str(fine)) as source:
-            copies = [target.add_stream_from_template(s) for s in source.streams]
-        for copy in copies:
-            with av.open(str(fine)) as source:
-                for packet in source.demux(source.streams[copy.index]):
-                    if packet.dts is not None:
-                        packet.stream = copy
-                        target.mux(packet)
-    with VideoReader(coarse, resize=PAPER) as reader:
-        assert reader.info.completeness == "complete"
-    with av.open(str(coarse)) as container:
-        cut_at = [p.pos for p in container.demux(video=0) if p.size][60]
-    path = tmp_path / "cut.mp4"
-    path.write_bytes(coarse.read_bytes()[:cut_at])
-    info, numbers = seen(path)
-    assert numbers == list(range(60))
-    assert (info.completeness, info.expected_frames) == ("incomplete", 100)
-    assert "60 of 100 frames are in the file" in info.note
-
-
-def test_what_decoding_finds_does_not_hide_what_was_mended(tmp_path: Path) -> None:
-    recipe = Recipe("v.avi", "mpeg4", 75, options={"bf": "2", "g": "12", "b": "2M"})
-    with VideoReader(write_video(tmp_path, recipe), resize=PAPER) as reader:
-        reader._listed_note = "told before"
-        reader._note_missing(3)
-        assert reader.info.note == "1 frame could not be decoded, the first is 3; told before"

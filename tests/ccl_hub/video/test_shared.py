@@ -25,12 +25,12 @@ for path in sys.stdin.read().split("\\0"):
     try:
         with VideoReader(path, resize=Preprocessing()) as reader:
             n = len(reader.info.seconds)
-            wanted = sorted({0, n // 3, n // 2, n - 1})
-            shapes = {f.shape for _, f in reader.frames(wanted, skip_missing=True)}
+            numbers = sorted({0, n // 3, n // 2, n - 1})
+            shapes = {f.shape for _, f in reader.frames(numbers, skip_missing=True)}
             assert shapes <= {(128, 171, 3)}, shapes
             outcome, info = reader.info.completeness, reader.info
             assert outcome == "complete" or info.note, path
-            assert outcome != "complete" or reader.report.decoded == len(wanted)
+            assert outcome != "complete" or reader.report.decoded == len(numbers)
             assert info.duration_seconds >= info.seconds[-1] >= 0
     except MediaError as error:
         assert str(path) in str(error), error

@@ -95,8 +95,8 @@ def test_a_seek_gives_the_frames_of_a_scan(tmp_path: Path, recipe: Recipe) -> No
     last = recipe.frames - 1
     with VideoReader(path, resize=PAPER) as reader:
         assert reader._index is not None
-        for wanted in ([last], [0, last], [last // 2, last // 2 + 1], [last // 3, 2 * last // 3]):
-            for number, frame in reader.frames(wanted):
+        for numbers in ([last], [0, last], [last // 2, last // 2 + 1], [last // 3, 2 * last // 3]):
+            for number, frame in reader.frames(numbers):
                 np.testing.assert_array_equal(frame, scanned[number])
 
 
@@ -110,8 +110,8 @@ def test_seeking_decodes_only_the_groups_that_are_touched(tmp_path: Path, monkey
     with VideoReader(path, resize=PAPER, threads=1) as reader:
         assert len(reader.info.key_frames) >= 8
         calls.clear()
-        wanted = [5, 120, 235]
-        assert [read_number(f) for _, f in reader.frames(wanted)] == wanted
+        numbers = [5, 120, 235]
+        assert [read_number(f) for _, f in reader.frames(numbers)] == numbers
     assert len(calls) < 120
 
 
@@ -122,13 +122,13 @@ def test_a_container_that_cannot_seek_is_scanned(tmp_path: Path, monkeypatch, li
     path = write_video(tmp_path, Recipe("v.mp4", "libx264", options=H264))
     seek, seeks = video_decode._seek, []
 
-    def lying(opened, index, start, found):
+    def lying(opened, index, start, scan):
         seeks.append(start)
         if lie == "fails":
             return None
         container, stream, _ = opened
         container.seek(10**9, stream=stream, backward=True)
-        return video_decode.packets_of(container, found, stream)
+        return video_decode.packets_of(container, scan, stream)
 
     monkeypatch.setattr(video_decode, "_seek", lying)
     assert seek is not video_decode._seek
