@@ -19,7 +19,7 @@ from project import ROOT, module_of
 TOPS = ("ccl_hub", "training", "tools", "tests")
 FILES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
 FEWEST_FILES = 200  # a guard that looks at almost nothing always passes
-MOST_FILES = 14
+MOST_FILES, MOST_LINES = 14, 450
 
 # The paths that users import from; each room's __init__ keeps them, wherever the module lies.
 PUBLIC = {
@@ -75,6 +75,26 @@ def test_no_room_is_crowded() -> None:
     assert rooms.total() > FEWEST_FILES and len(rooms) > 30
     crowded = {str(room.relative_to(ROOT)): n for room, n in rooms.items() if n > MOST_FILES}
     assert not crowded, f"rooms of more than {MOST_FILES} Python files; part them by what they do"
+
+
+def test_no_module_is_long() -> None:
+    product = [path for path in FILES if path.relative_to(ROOT).parts[0] != "tests"]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in product}
+    assert len(lines) > 130 and sum(lines.values()) > 20_000
+    long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > MOST_LINES}
+    assert not long, (
+        f"modules of more than {MOST_LINES} lines; give one of their jobs a new module"
+    )
+
+
+def test_no_module_imports_what_imports_it(graph: grimp.ImportGraph) -> None:
+    circles = [
+        f"{module} -> {imported}"
+        for module in graph.modules
+        for imported in graph.find_modules_directly_imported_by(module)
+        if graph.chain_exists(importer=imported, imported=module)
+    ]
+    assert not circles
 
 
 def test_the_library_imports_modules_and_not_rooms(graph: grimp.ImportGraph) -> None:

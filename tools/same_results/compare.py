@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors
+import yaml
 
 # Files that are not compared, by a regular expression of their path; and the reason.
 SKIPPED = {
@@ -101,6 +102,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(_flat("", json.loads(path.read_text(encoding="utf-8"))))
 
 
+def _read_card(path: Path) -> dict[str, Any]:
+    """A model card: what its YAML head says, however it is quoted, and the lines below."""
+    _, head, text = path.read_text(encoding="utf-8").split("---\n", 2)
+    return {**dict(_flat("head", yaml.safe_load(head))), "text": text}
+
+
 def _read_lines(path: Path) -> dict[str, Any]:
     """Lines of JSON, or of text."""
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -173,6 +180,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".json": _read_json,
     ".jsonl": _read_lines,
+    ".md": _read_card,
     ".out": _read_lines,
     ".npy": _read_numpy,
     ".npz": _read_numpy,
