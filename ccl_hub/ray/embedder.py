@@ -30,7 +30,7 @@ from ..errors import InputError, MediaError
 from ..registry import list_models
 from ..sampling import Sampling
 from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
-from .rows import COLUMNS, Found, as_table, check_columns, join, paths_of, require
+from .rows import COLUMNS, VideoRows, as_table, check_columns, join, paths_of, require
 
 if TYPE_CHECKING:
     from ..batch.options import BatchItem, BatchOptions
@@ -42,7 +42,7 @@ Table: TypeAlias = Any  # pyarrow.Table
 Dataset: TypeAlias = Any  # ray.data.Dataset; ray, too, is imported where it is used
 LEVELS = ("clip", "video")
 VIDEOS_PER_WORKER = 16
-"""Videos of a block for each decoding process. Processes start anew for each block, and with so
+"""Videos of a block for each decoding process. Each block starts new processes, and with so
 many that costs a few hundredths of the time even where nothing but decoding takes any."""
 
 
@@ -108,13 +108,13 @@ class CCLEmbedder:
         self.storage_options = storage_options
         cpus = _actor_cpus()
         remove_copies()  # of actors that were killed, such as this one before
-        own = options or BatchOptions()
+        options = options or BatchOptions()
         self.options = replace(
-            own,
-            workers=own.workers or cpus,
-            threads=own.threads or cpus,
+            options,
+            workers=options.workers or cpus,
+            threads=options.threads or cpus,
             # A share as if the whole machine decoded, for other actors are there too.
-            memory_bytes=own.memory_bytes or BatchOptions().worker_bytes,
+            memory_bytes=options.memory_bytes or BatchOptions().worker_bytes,
             frames=False,
         )
         self.engines = engines_for(model, revision, device, dtype, backend, self.options, hub=hub)
@@ -138,22 +138,22 @@ class CCLEmbedder:
         from ..embed.results import make_provenance
 
         table = as_table(batch)
-        found = self._embed(paths_of(table, self.path_column))
+        videos = self._embed(paths_of(table, self.path_column))
         made, model = make_provenance(self.engines[0], self.sampling), self.engines[0].model
         same = {name: getattr(made, name) for name in FACTS}
-        return join(table, found, model.config.architecture.feature_dim, same)
+        return join(table, videos, model.config.architecture.feature_dim, same)
 
-    def _embed(self, paths: Sequence[str | None]) -> list[Found]:
+    def _embed(self, paths: Sequence[str | None]) -> list[VideoRows]:
         """Embed each path, or say why it cannot be embedded; in the order of the paths."""
         from ..batch.run import embed_batch
 
-        found = [Found()] * len(paths)
+        videos = [VideoRows()] * len(paths)
         under_way: list[tuple[int, Path]] = []  # by the number that embed_batch gives a path
 
         def local_paths(copies: LocalCopies) -> Iterator[Path]:
             for position, local in copies.fetch(paths):
                 if isinstance(local, MediaError):
-                    found[position] = Found(code=local.code, reason=local.reason)
+                    videos[position] = VideoRows(code=local.code, reason=local.reason)
                 else:
                     under_way.append((position, local))
                     yield local
@@ -172,22 +172,22 @@ class CCLEmbedder:
             for item in items:
                 position, local = under_way[item.index]
                 copies.drop(local)
-                found[position] = self._found(item)
-        return found
+                videos[position] = self._rows_of(item)
+        return videos
 
-    def _found(self, item: BatchItem) -> Found:
-        """Return what is kept of a result."""
+    def _rows_of(self, item: BatchItem) -> VideoRows:
+        """Return the rows of one result."""
         result = item.embeddings
         if result is None:
-            return Found(code=item.code, reason=item.reason)
+            return VideoRows(code=item.code, reason=item.reason)
         made = result.provenance
         status = "incomplete" if result.incomplete else "ok"
-        found = Found(completeness=made.completeness, status=status, reason=made.note)
+        rows = VideoRows(completeness=made.completeness, status=status, reason=made.note)
         if self.level == "video":
             whole = (None, 0.0, made.duration_seconds)
-            return found._replace(vectors=result.video[None], times=[whole])  # (1,D)
+            return rows._replace(vectors=result.video[None], times=[whole])  # (1,D)
         spans = enumerate(result.clip_seconds.tolist())
-        return found._replace(vectors=result.clips, times=[(i, *span) for i, span in spans])
+        return rows._replace(vectors=result.clips, times=[(i, *span) for i, span in spans])
 
 
 def embed_paths(
@@ -271,7 +271,7 @@ def embed_paths(
     return dataset.repartition(target_num_rows_per_block=videos_per_task).map_batches(
         embedder,
         fn_constructor_kwargs={
-            "model": _found_anywhere(model),
+            "model": _model_anywhere(model),
             "revision": revision,
             "device": "cuda" if gpus_per_actor else "cpu",
             "dtype": dtype,
@@ -327,7 +327,7 @@ def _absolute(path: str | Path) -> str:
     return text if is_url(text) else absolute_path(text)
 
 
-def _found_anywhere(model: str | Path) -> str | Path:
+def _model_anywhere(model: str | Path) -> str | Path:
     """Return a name as it is, and a folder so that it means the same in every process."""
     if isinstance(model, str) and (model in list_models() or not Path(model).is_dir()):
         return model

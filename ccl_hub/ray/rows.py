@@ -11,7 +11,7 @@ import numpy as np
 from ..embed.embeddings import FACTS
 from ..errors import InputError
 
-__all__ = ["COLUMNS", "Found", "as_table", "check_columns", "join", "paths_of", "require"]
+__all__ = ["COLUMNS", "VideoRows", "as_table", "check_columns", "join", "paths_of", "require"]
 
 Table: TypeAlias = Any  # pyarrow.Table; pyarrow has no types and is imported where it is used
 
@@ -22,7 +22,7 @@ COLUMNS = (
 """What is added to the columns of the input."""
 
 
-class Found(NamedTuple):
+class VideoRows(NamedTuple):
     """The rows of one video: n vectors (n,D), or one row that says why there is none.
 
     ``times`` holds for each row the clip's index, its start and its end in seconds.
@@ -37,20 +37,20 @@ class Found(NamedTuple):
 
 
 def join(
-    table: Table, videos: Sequence[Found], embedding_dim: int, same: Mapping[str, str]
+    table: Table, videos: Sequence[VideoRows], embedding_dim: int, same: Mapping[str, str]
 ) -> Table:
     """Repeat each row of the batch for the rows of its video, and add :data:`COLUMNS`.
 
     Args:
         table: The batch, a row for each video.
-        videos: What was found in each.
+        videos: The rows of each.
         embedding_dim: D, needed where every video failed.
         same: Columns with one value in every row.
     """
     pa = require("pyarrow")
-    found = [video for video in videos for _ in video.times]
+    video_of_row = [video for video in videos for _ in video.times]
     times = [row for video in videos for row in video.times]
-    failed = [video.vectors is None for video in found]
+    failed = [video.vectors is None for video in video_of_row]
     nothing = np.zeros((1, embedding_dim), np.float32)
     vectors = [nothing if video.vectors is None else video.vectors for video in videos]
     flat = np.concatenate([*vectors, nothing[:0]]).reshape(-1)  # (n*D,)
@@ -63,9 +63,9 @@ def join(
         ),
     }
     for name, value in same.items():
-        added[name] = pa.array([value] * len(found), pa.string())
+        added[name] = pa.array([value] * len(video_of_row), pa.string())
     for name in ("completeness", "status", "code", "reason"):
-        added[name] = pa.array([getattr(video, name) for video in found], pa.string())
+        added[name] = pa.array([getattr(video, name) for video in video_of_row], pa.string())
     positions = [i for i, video in enumerate(videos) for _ in video.times]
     joined = table.take(pa.array(positions, pa.int64()))
     for name in COLUMNS:
