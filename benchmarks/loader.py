@@ -29,6 +29,7 @@ import torch
 
 from benchmarks.train_step import machine
 from ccl_hub._util.files import write_atomically
+from ccl_hub.config import Preprocessing
 from training.clips.augment import augment
 from training.clips.loader import ClipLoader, EpochSampler, ResidentFrames, draw_clips
 from training.data.datasets import VideoList
@@ -36,7 +37,7 @@ from training.data.sources import list_videos
 from training.frames.packed import FrameSource, FrameStore, VideoFolderStore
 from training.recipes.augmentation import Augment
 
-CLIP = {"clip_frames": 8, "frame_interval_seconds": 0.16, "frame_choice": "on_screen"}
+CLIP = Preprocessing(clip_frames=8, frame_interval_seconds=0.16, frame_choice="on_screen")
 
 
 @dataclass
@@ -97,7 +98,7 @@ class _Endless:
         epoch = 0
         while True:
             sampler = EpochSampler(len(self._store), 0, epoch, self._batch)
-            loader = ClipLoader(self._store, sampler, workers=self._workers, **CLIP)
+            loader = ClipLoader(self._store, sampler, CLIP, workers=self._workers)
             with loader:
                 yield from loader
             epoch += 1
@@ -122,7 +123,7 @@ class _Clips(torch.utils.data.Dataset):
     def __getitem__(self, video: int) -> np.ndarray:
         if self.store is None:
             self.store = FrameStore(self.pack)
-        indices = draw_clips(self.store, video, seed=0, epoch=0, views=1, **CLIP)
+        indices = draw_clips(self.store, video, CLIP, seed=0, epoch=0, views=1)
         return self.store.read(video, indices[0])
 
 
@@ -180,7 +181,7 @@ def loader_rows(options: argparse.Namespace) -> list[Row]:
             endless = _Endless(source, small, 2)
             rows.append(Row(f"{name}, 2 threads", lambda e=endless: e.take(few)))
     sampler = EpochSampler(len(store), 0, 0, batch)
-    held = next(iter(ClipLoader(resident, sampler, **CLIP)))
+    held = next(iter(ClipLoader(resident, sampler, CLIP)))
     for kind in ("paper", "strong"):
         for crop_px in options.crop_px:
             config = Augment(kind, crop_px=crop_px)

@@ -30,13 +30,8 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     plan = read_plan(arguments)
-
-    def command() -> int:
-        sys.stdout.write(run_ablation(plan))
-        return 0
-
     try:
-        return run(command)
+        return run(lambda: print(run_ablation(plan), end=""))
     except KeyboardInterrupt:  # a second Ctrl-C
         sys.stderr.write("error: interrupted; what ran was killed. The same command goes on.\n")
         return EXIT_INTERRUPTED

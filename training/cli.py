@@ -44,19 +44,20 @@ EXIT_CODES: dict[type[CCLError], int] = {
 
 
 def run(
-    main: Callable[[], int], *, level: int = logging.INFO, bad_input: int = EXIT_BAD_INPUT
+    main: Callable[[], object], *, level: int = logging.INFO, bad_input: int = EXIT_BAD_INPUT
 ) -> int:
     """Run a command and return its exit code; errors become one line on stderr.
 
     Args:
-        main: The command, its options already read.
+        main: The command, its options already read; returns an exit code, or anything else for 0.
         level: From which on messages are shown, on stderr; of the first of several processes.
         bad_input: Exit code of errors that are not in :data:`EXIT_CODES`.
     """
     level = level if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
-        return main()
+        code = main()
+        return code if isinstance(code, int) else 0
     except CCLError as error:
         sys.stderr.write(f"error: {error}\n")
         codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))

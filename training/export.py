@@ -9,6 +9,7 @@ codes: 0 written; 2 the checkpoint cannot be used; 1 the folder cannot be writte
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -38,21 +39,12 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
-    options = read_options(arguments)
-
-    def command() -> int:
-        export(
-            read_checkpoint(find_checkpoint(options.checkpoint)),
-            options.out,
-            dtype=options.dtype,
-            name=options.name,
-            trained_on=options.trained_on,
-            ema=options.ema,
-            licence=options.licence,
-        )
-        return 0
-
-    return run(command, level=logging.WARNING)
+    options = dataclasses.asdict(read_options(arguments))
+    checkpoint, out = options.pop("checkpoint"), options.pop("out")
+    return run(
+        lambda: export(read_checkpoint(find_checkpoint(checkpoint)), out, **options),
+        level=logging.WARNING,
+    )
 
 
 def read_options(arguments: Sequence[str] | None) -> Options:

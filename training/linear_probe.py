@@ -47,12 +47,7 @@ class Options(EvaluationOptions):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     options = read_options(arguments)
-
-    def command() -> int:
-        sys.stdout.write(classifier_table(measure_probe(options, options.probe)))
-        return 0
-
-    return run(command)
+    return run(lambda: print(classifier_table(measure_probe(options, options.probe)), end=""))
 
 
 def read_options(arguments: Sequence[str] | None) -> Options:

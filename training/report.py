@@ -24,12 +24,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     options = read_options(arguments)
-
-    def command() -> int:
-        write_report(options)
-        return 0
-
-    return run(command)
+    return run(lambda: write_report(options))
 
 
 def read_options(arguments: Sequence[str] | None) -> ReportOptions:

@@ -56,13 +56,8 @@ class Options(EvaluationOptions):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""
     options = read_options(arguments)
-
-    def command() -> int:
-        retrieval = Retrieval(options.ks, options.level, options.centre)
-        sys.stdout.write(retrieval_tables(measure_retrieval(options, retrieval)))
-        return 0
-
-    return run(command)
+    retrieval = Retrieval(options.ks, options.level, options.centre)
+    return run(lambda: print(retrieval_tables(measure_retrieval(options, retrieval)), end=""))
 
 
 def read_options(arguments: Sequence[str] | None) -> Options:

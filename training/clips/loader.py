@@ -10,17 +10,17 @@ frames need no copy between processes (measured by ``benchmarks/loader.py``).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ccl_hub._util.prefetch import in_order
+from ccl_hub.config import Preprocessing
 from ccl_hub.errors import CCLError, TrainingError
 from ccl_hub.sampling import sample_train
 
@@ -130,24 +130,22 @@ class EpochSampler:
 def draw_clips(
     store: FrameSource,
     video: int,
+    preprocessing: Preprocessing,
     *,
     seed: int,
     epoch: int,
     views: int,
-    clip_frames: int,
-    frame_interval_seconds: float,
-    frame_choice: str,
 ) -> np.ndarray:
     """Return the frame indices of a video's random clips in an epoch, int64 (views, T)."""
     key = np.random.SeedSequence((CLIP_KEY, seed, epoch, video))
     return sample_train(
         store.seconds(video),
         store.duration(video),
-        clip_frames,
-        frame_interval_seconds,
+        preprocessing.clip_frames,
+        preprocessing.frame_interval_seconds,
         np.random.Generator(np.random.Philox(key)),
         views=views,
-        frame_choice=frame_choice,
+        frame_choice=preprocessing.frame_choice,
     )
 
 
@@ -157,7 +155,7 @@ def clip_seeds(seed: int, epoch: int, video: int, views: int) -> np.ndarray:
     return (key.generate_state(views, np.uint64) >> np.uint64(1)).astype(np.int64)
 
 
-class ClipLoader:
+class ClipLoader(AbstractContextManager["ClipLoader"]):
     """Iterates over the batches of one epoch, reading ahead.
 
     Use it in a ``with`` statement or exhaust it; either way its threads end.
@@ -165,9 +163,8 @@ class ClipLoader:
     Args:
         store: Packed, resident, or video files.
         sampler: The order, and this process's share.
-        clip_frames: Frames T in a clip.
-        frame_interval_seconds: Length of the segments of a clip.
-        frame_choice: Which frame an instant takes; all three are of the preprocessing.
+        preprocessing: Gives the frames T in a clip, the length of its segments, and which frame an
+            instant takes.
         views: Clips per video, drawn independently.
         workers: Threads that read; 0 reads when asked.
         prefetch_batches: Batches ready or in the making.
@@ -180,8 +177,7 @@ class ClipLoader:
 
     Example:
         >>> sampler = EpochSampler(len(store), 0, epoch=0, global_batch=48)  # doctest: +SKIP
-        >>> with ClipLoader(store, sampler, clip_frames=8,  # doctest: +SKIP
-        ...                 frame_interval_seconds=0.16, frame_choice="on_screen") as batches:
+        >>> with ClipLoader(store, sampler, Preprocessing()) as batches:  # doctest: +SKIP
         ...     for batch in batches: ...
     """
 
@@ -189,10 +185,8 @@ class ClipLoader:
         self,
         store: FrameSource,
         sampler: EpochSampler,
+        preprocessing: Preprocessing,
         *,
-        clip_frames: int,
-        frame_interval_seconds: float,
-        frame_choice: str,
         views: int = 1,
         workers: int = 2,
         prefetch_batches: int = 3,
@@ -208,114 +202,79 @@ class ClipLoader:
             )
         if not 0 <= start_step <= sampler.steps:
             raise TrainingError(f"start_step {start_step}; allowed: 0 to {sampler.steps}.")
-        self.store = store
-        self.sampler = sampler
-        self.clip_frames = clip_frames
-        self.frame_interval_seconds = frame_interval_seconds
-        self.frame_choice = frame_choice
-        self.views = views
-        self.workers = workers
-        self.prefetch_batches = prefetch_batches
-        self.start_step = start_step
-        self.pin_memory = pin_memory
-        self._pool: ThreadPoolExecutor | None = None
+        self.store, self.sampler, self.preprocessing = store, sampler, preprocessing
+        self.views, self.workers, self.prefetch_batches = views, workers, prefetch_batches
+        self.start_step, self.pin_memory = start_step, pin_memory
+        self._read: Iterator[Batch] | None = None
 
     def __len__(self) -> int:
         return self.sampler.steps - self.start_step
 
-    def __enter__(self) -> ClipLoader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End the threads; batches read ahead are dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        if self._read is not None:
+            self._read.close()
 
     def __iter__(self) -> Iterator[Batch]:
         steps = range(self.start_step, self.sampler.steps)
-        if isinstance(self.store, ResidentFrames) or self.workers == 0:
-            for step in steps:
-                yield self._read_now(step)
+        if isinstance(self.store, ResidentFrames):
+            yield from map(self._gathered, steps)
             return
         self.close()
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clips")
-        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+        share = self.sampler.global_batch // self.sampler.world
+        # Whole batches behind the one that is taken; at the least, all clips of that one.
+        ahead = max((self.prefetch_batches - 1) * share, share - 1)
+        clips = self._clips(steps)
+        self._read = in_order(
+            self._read_clip, clips, threads=self.workers, ahead=ahead, name="clips"
+        )
         try:
-            for step in steps:
-                waiting.append(self._begin(step, self._pool))
-                if len(waiting) >= self.prefetch_batches:
-                    yield _finish(*waiting.popleft())
-            while waiting:
-                yield _finish(*waiting.popleft())
+            for done, batch in enumerate(self._read, start=1):
+                if done % share == 0:
+                    yield batch
         finally:
             self.close()
 
-    def _plan(self, step: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-        """Return video ids (b,), each video's frame indices (views, T), and seeds (views, b)."""
-        sampler = self.sampler
-        ids = sampler.step_ids(step)
-        indices = [
-            draw_clips(
-                self.store,
-                int(video),
-                seed=sampler.seed,
-                epoch=sampler.epoch,
-                views=self.views,
-                clip_frames=self.clip_frames,
-                frame_interval_seconds=self.frame_interval_seconds,
-                frame_choice=self.frame_choice,
-            )
-            for video in ids
-        ]
-        seeds = [clip_seeds(sampler.seed, sampler.epoch, int(v), self.views) for v in ids]
-        return ids, indices, np.stack(seeds, axis=1)
+    def _plan(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return video ids (b,), and each video's frame indices (views, T)."""
+        ids = self.sampler.step_ids(step)
+        draw = {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "views": self.views}
+        return ids, [draw_clips(self.store, int(v), self.preprocessing, **draw) for v in ids]
 
-    def _make_batch(self, step: int, ids: np.ndarray, frames: Tensor, seeds: np.ndarray) -> Batch:
+    def _batch(self, step: int, ids: np.ndarray, frames: Tensor) -> Batch:
+        seed, epoch = self.sampler.seed, self.sampler.epoch
+        seeds = [clip_seeds(seed, epoch, int(video), self.views) for video in ids]
         names = [self.store.names[video] for video in ids]
-        return Batch(frames, ids, names, seeds, self.sampler.epoch, step)
+        return Batch(frames, ids, names, np.stack(seeds, axis=1), epoch, step)
 
-    def _read_now(self, step: int) -> Batch:
-        """Return a batch read in this thread: from resident frames, or without workers."""
-        ids, indices, seeds = self._plan(step)
-        if isinstance(self.store, ResidentFrames):
-            places = [
-                self.store.flat_indices(int(v), i) for v, i in zip(ids, indices, strict=True)
-            ]
-            frames = self.store.gather(np.stack(places, axis=1))  # (views, b, T, h, w, 3)
-            return self._make_batch(step, ids, frames, seeds)
-        frames = self._empty(ids)
-        for place, (video, wanted) in enumerate(zip(ids, indices, strict=True)):
-            self._read_clip(int(video), wanted, frames[:, place])
-        return self._make_batch(step, ids, frames, seeds)
+    def _gathered(self, step: int) -> Batch:
+        """Return a batch of resident frames."""
+        ids, indices = self._plan(step)
+        flat = [self.store.flat_indices(int(v), i) for v, i in zip(ids, indices, strict=True)]
+        frames = self.store.gather(np.stack(flat, axis=1))  # (views, b, T, h, w, 3)
+        return self._batch(step, ids, frames)
 
-    def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-        """Set threads to read a batch; return it with the futures that fill it."""
-        ids, indices, seeds = self._plan(step)
-        frames = self._empty(ids)
-        futures = [
-            pool.submit(self._read_clip, int(video), wanted, frames[:, place])
-            for place, (video, wanted) in enumerate(zip(ids, indices, strict=True))
-        ]
-        return self._make_batch(step, ids, frames, seeds), futures
+    def _clips(self, steps: Iterable[int]) -> Iterator[tuple[Batch, int, np.ndarray]]:
+        """Yield each video's place in its batch, yet to be filled, with its frame indices."""
+        for step in steps:
+            ids, indices = self._plan(step)
+            batch = self._batch(step, ids, self._empty(ids))
+            for place, clips in enumerate(indices):
+                yield batch, place, clips
 
     def _empty(self, ids: np.ndarray) -> Tensor:
         """Return memory for a batch, uint8 (views, b, T, h, w, 3)."""
         size = self.store.frame_size(int(ids[0]))
-        shape = (self.views, len(ids), self.clip_frames, *size, 3)
+        shape = (self.views, len(ids), self.preprocessing.clip_frames, *size, 3)
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
 
-    def _read_clip(self, video: int, indices: np.ndarray, out: Tensor) -> None:
-        """Read a video's clips, (views, T) frame indices, into ``out`` (views, T, h, w, 3)."""
-        name = self.store.names[video]
+    def _read_clip(self, clip: tuple[Batch, int, np.ndarray]) -> Batch:
+        """Read a video's clips, (views, T) frame indices, into its place in the batch."""
+        batch, place, indices = clip
+        video, name, out = int(batch.video_ids[place]), batch.names[place], batch.frames[:, place]
         if self.store.frame_size(video) != tuple(out.shape[2:4]):
             raise TrainingError(
                 f"{name}: frames of {self.store.frame_size(video)} px among frames of "
@@ -326,10 +285,4 @@ class ClipLoader:
         except (CCLError, OSError, RuntimeError, ValueError) as error:
             raise TrainingError(f"{name}: its frames cannot be read: {error}") from error
         out.copy_(torch.from_numpy(frames).view(out.shape))
-
-
-def _finish(batch: Batch, futures: list[Future[None]]) -> Batch:
-    """Wait until a batch is whole; raise what its reading raised."""
-    for future in futures:
-        future.result()
-    return batch
+        return batch

@@ -95,9 +95,7 @@ class ClipSource:
         loader = ClipLoader(
             self._frames,
             self._sampler(epoch, world.rank, world.size),
-            clip_frames=recipe.preprocessing.clip_frames,
-            frame_interval_seconds=recipe.preprocessing.frame_interval_seconds,
-            frame_choice=recipe.preprocessing.frame_choice,
+            recipe.preprocessing,
             views=recipe.data.views,
             workers=recipe.data.workers,
             start_step=start_step,

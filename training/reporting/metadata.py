@@ -98,26 +98,17 @@ def model_index(
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for one in _of_model(label, results):
         task = "feature-extraction" if one.column[0] in RETRIEVAL else "video-classification"
-        known = (data or {}).get(one.data)
-        entry = entries.setdefault(
-            (one.column[0], one.data),
-            {
-                "task": {"type": task, "name": _task_name(one.column[0])},
-                "dataset": {
-                    "type": known.id if known else slug(one.data),
-                    "name": one.data,
-                    "split": "test",
-                },
-                "metrics": [],
-            },
-        )
-        entry["metrics"].append(
-            {
-                "type": _metric_type(one),
-                "value": round(100 * one.mean, 2),
-                "name": _describe(one),
-            }
-        )
+        name = TASK_NAMES.get(one.column[0], f"Nearest-neighbour retrieval, {one.column[0]}")
+        place = data[one.data].id if data and one.data in data else slug(one.data)
+        described = {
+            "task": {"type": task, "name": name},
+            "dataset": {"type": place, "name": one.data, "split": "test"},
+            "metrics": [],
+        }
+        entry = entries.setdefault((one.column[0], one.data), described)
+        value = round(100 * one.mean, 2)
+        metric = {"type": _metric_type(one), "value": value, "name": _describe(one)}
+        entry["metrics"].append(metric)
     return {"model-index": [{"name": label, "results": list(entries.values())}]}
 
 
@@ -143,13 +134,9 @@ def eval_results(
         place = data[one.data]
         parts = (one.data, task.replace("=>", "2"), metric, level, match)
         name = "_".join(slug(part).lower() for part in parts if part)
-        files[f"{name}.yaml"] = [
-            {
-                "dataset": {"id": place.id, "task_id": place.task},
-                "value": round(100 * one.mean, 2),
-                "notes": _describe(one),
-            }
-        ]
+        dataset = {"id": place.id, "task_id": place.task}
+        value = round(100 * one.mean, 2)
+        files[f"{name}.yaml"] = [{"dataset": dataset, "value": value, "notes": _describe(one)}]
     return files
 
 
@@ -198,10 +185,6 @@ def write_metadata(files: Mapping[str, Any], folder: Path) -> None:
 
 def _of_model(label: str, results: Sequence[Results]) -> list[Summary]:
     return [one for one in summarise(results) if one.label == label and not one.group]
-
-
-def _task_name(task: str) -> str:
-    return TASK_NAMES.get(task, f"Nearest-neighbour retrieval, {task}")
 
 
 def _metric_type(one: Summary) -> str:

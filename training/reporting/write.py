@@ -26,26 +26,7 @@ logger = logging.getLogger("training.report")
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a report shows.
-
-    Args:
-        results: Results files, or folders of them.
-        out: The folder to write.
-        title: Of the page.
-        runs: Training runs whose curves to draw.
-        hub_data: Data sets on the Hub, as :func:`hub_data` takes them.
-        gallery_model: Models whose nearest neighbours to show, as :func:`load_models` takes them.
-        data: Labelled sets of the galleries.
-        queries: Per direction.
-        neighbours: Per query.
-        seed: Of the draw, and of random rows.
-        clips: Per video.
-        batch_clips: Computed at once.
-        device: ``auto``, or as torch names it.
-        workers: Threads that read frames.
-        cache: Folder of embeddings; None keeps none.
-        test_share: Share of test videos where the data come without splits.
-    """
+    """What a report shows; see ``python -m training.report --help``."""
 
     results: tuple[Path, ...]
     out: Path

@@ -64,20 +64,7 @@ DEFAULT_ROWS = ("random", "mse", "lv", "lv-lf", "lv-lf-p", "tuned")
 
 @dataclass(frozen=True)
 class Plan:
-    """What an ablation makes.
-
-    Args:
-        recipe: Of the pretrainings: a TOML file, or a name.
-        changes: ``section.key=value`` texts on top of it, of every row.
-        data: Labelled sets to measure on.
-        out: Folder for runs and results.
-        rows: Of :data:`ROWS`.
-        seeds: Of every row.
-        jobs: Parts at a time.
-        launch: Words that start a pretraining or fine-tuning.
-        evaluation: Further words of the evaluations.
-        finetune: Recipe to fine-tune by; None trains a linear probe instead.
-    """
+    """What an ablation makes; see ``python -m training.ablation --help``."""
 
     recipe: str
     changes: tuple[str, ...]

@@ -173,16 +173,14 @@ def save_classifier(model: Classifier, record: ClassifierRecord, folder: Path) -
     finally:
         backbone.config = before
     tensors = {name: t.detach().float().cpu() for name, t in model.fc.state_dict().items()}
-    data = safetensors.torch.save(tensors)
-    write_atomically(folder / CLASSIFIER_NAME, data)
+    write_atomically(folder / CLASSIFIER_NAME, safetensors.torch.save(tensors))
     whole = dataclasses.replace(
         record,
         model_sha256=file_sha256(folder / WEIGHTS_NAME),
         classifier_sha256=file_sha256(folder / CLASSIFIER_NAME),
     )
     values = {"schema": RECORD_VERSION, **dataclasses.asdict(whole)}
-    text = json.dumps(values, indent=1) + "\n"
-    write_atomically(folder / RECORD_NAME, text)
+    write_atomically(folder / RECORD_NAME, json.dumps(values, indent=1) + "\n")
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, ClassifierRecord]:

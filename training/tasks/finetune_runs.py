@@ -44,22 +44,7 @@ DEFAULT_RECIPE = "paper"
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What ``python -m training.finetune`` is asked for.
-
-    Args:
-        recipe: A TOML file, or a name; None is :data:`DEFAULT_RECIPE`.
-        model: What to go on from, as :func:`load_models` takes it.
-        data: Labelled sets, as :func:`open_evaluation_set` takes them.
-        seeds: One run for each; None is the recipe's.
-        changes: ``section.key=value`` texts on top of the recipe.
-        metric: Short for a change of ``test.metric``.
-        average: Short for a change of ``test.average``.
-        resume: ``"auto"``, the path of a checkpoint, or None for fresh runs.
-        group: Experiment the results belong to.
-        out: Folder of the run, or of the runs.
-        results: Folder for the results files; None is ``out/results``.
-        evaluate: Folder of a finished run to test again; nothing is trained then.
-    """
+    """What the command line says; see ``python -m training.finetune --help``."""
 
     recipe: str | None
     model: tuple[str, ...]

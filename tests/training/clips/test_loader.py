@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, TrainingError
 from training.clips.loader import ClipLoader, EpochSampler, ResidentFrames, clip_seeds, draw_clips
 from training.data.datasets import VideoItem, VideoList
 
 HEIGHT, WIDTH = 4, 6
-CLIP = {"clip_frames": 4, "frame_interval_seconds": 0.08, "frame_choice": "nearest"}
+CLIP = Preprocessing(clip_frames=4, frame_interval_seconds=0.08, frame_choice="nearest")
 # A change of these breaks the repeatability of recorded runs.
 GOLDEN_ORDER = [11, 2, 1, 6, 3, 0, 8, 4, 9, 7, 5, 10]
 GOLDEN_SEEDS = [3166315632783659728, 2276710284198385660]
@@ -63,8 +64,7 @@ class CountedFrames:
 
 
 def load(store, sampler, **change):
-    options = {**CLIP, "views": 2, "workers": 0}
-    with ClipLoader(store, sampler, **{**options, **change}) as batches:
+    with ClipLoader(store, sampler, CLIP, **{"views": 2, "workers": 0, **change}) as batches:
         return list(batches)
 
 
@@ -146,14 +146,7 @@ def test_batches_hold_the_frames_drawn_for_their_videos():
         assert np.array_equal(batch.video_ids, sampler.step_ids(batch.step))
         assert batch.names == [f"video{i}" for i in batch.video_ids]
         for place, video in enumerate(batch.video_ids):
-            drawn = draw_clips(
-                store,
-                int(video),
-                seed=3,
-                epoch=1,
-                views=2,
-                **CLIP,
-            )
+            drawn = draw_clips(store, int(video), CLIP, seed=3, epoch=1, views=2)
             pixels = batch.frames[:, place]
             assert (pixels[..., 0] == int(video)).all()
             assert np.array_equal(pixels[:, :, 0, 0, 1].numpy(), drawn)
@@ -165,17 +158,16 @@ def test_batches_hold_the_frames_drawn_for_their_videos():
 def test_clips_are_drawn_by_the_frame_choice():
     store, some = CountedFrames(rate=3.0), {"seed": 3, "epoch": 1, "views": 5}
     drawn = [
-        draw_clips(store, 4, **some, **{**CLIP, "frame_choice": choice})
+        draw_clips(store, 4, dataclasses.replace(CLIP, frame_choice=choice), **some)
         for choice in ("nearest", "on_screen")
     ]
     assert 0 < (drawn[0] != drawn[1]).sum() < drawn[0].size
     assert set((drawn[0] - drawn[1]).ravel().tolist()) == {0, 1}  # nearest may be yet to come
-    loader = ClipLoader(store, EpochSampler(20, 3, 1, 20), **{**CLIP, "frame_choice": "on_screen"})
+    on_screen = dataclasses.replace(CLIP, frame_choice="on_screen")
+    loader = ClipLoader(store, EpochSampler(20, 3, 1, 20), on_screen)
     batch = next(iter(loader))
     place = batch.video_ids.tolist().index(4)
-    expected = draw_clips(
-        store, 4, **{**some, "views": 1}, **{**CLIP, "frame_choice": "on_screen"}
-    )
+    expected = draw_clips(store, 4, on_screen, **{**some, "views": 1})
     np.testing.assert_array_equal(batch.frames[0, place, :, 0, 0, 1].numpy(), expected[0])
     loader.close()
 
@@ -206,17 +198,7 @@ def test_resuming_within_an_epoch_gives_the_rest_of_it(start, workers):
     whole = load(CountedFrames(), sampler)
     rest = load(CountedFrames(), sampler, start_step=start, workers=workers)
     assert same(rest, whole[start:])
-    assert (
-        len(
-            ClipLoader(
-                CountedFrames(),
-                sampler,
-                **CLIP,
-                start_step=start,
-            )
-        )
-        == 5 - start
-    )
+    assert len(ClipLoader(CountedFrames(), sampler, CLIP, start_step=start)) == 5 - start
 
 
 def test_clips_change_from_epoch_to_epoch():
@@ -290,13 +272,12 @@ def test_errors_name_the_video_and_end_the_threads(workers, error):
 def test_leaving_early_ends_the_threads():
     before = threading.active_count()
     sampler = EpochSampler(20, 0, 0, 2)
-    options = {**CLIP, "workers": 4}
-    with ClipLoader(CountedFrames(), sampler, **options) as batches:
+    with ClipLoader(CountedFrames(), sampler, CLIP, workers=4) as batches:
         for _ in batches:
             assert threading.active_count() > before
             break
     assert threading.active_count() == before
-    iterator = iter(ClipLoader(CountedFrames(), sampler, **options))
+    iterator = iter(ClipLoader(CountedFrames(), sampler, CLIP, workers=4))
     next(iterator)
     del iterator
     gc.collect()
@@ -306,8 +287,7 @@ def test_leaving_early_ends_the_threads():
 def test_reading_ahead_is_bounded():
     store = CountedFrames(count=40)
     sampler = EpochSampler(40, 0, 0, 2)
-    options = CLIP
-    with ClipLoader(store, sampler, workers=2, prefetch_batches=3, **options) as batches:
+    with ClipLoader(store, sampler, CLIP, workers=2, prefetch_batches=3) as batches:
         iterator = iter(batches)
         next(iterator)
         time.sleep(0.2)
@@ -315,7 +295,7 @@ def test_reading_ahead_is_bounded():
 
 
 def test_a_loader_serves_again_from_its_start():
-    loader = ClipLoader(CountedFrames(), EpochSampler(20, 0, 0, 4), **CLIP)
+    loader = ClipLoader(CountedFrames(), EpochSampler(20, 0, 0, 4), CLIP)
     assert same(list(loader), list(loader))
 
 
