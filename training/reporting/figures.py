@@ -36,16 +36,8 @@ LINES = tuple(f"#0102{number:02x}" for number in range(16, 24))
 COLOURS = {TEXT: "currentColor", GRID: "var(--rule)"} | {
     colour: f"var(--line-{i})" for i, colour in enumerate(LINES)
 }
-DASHES = (
-    "-",
-    "--",
-    "-.",
-    ":",
-    (0, (7, 2)),
-    (0, (1, 1)),
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (9, 3, 3, 3)),
-)
+FINE_DASHES = ((7, 2), (1, 1), (5, 1, 1, 1, 1, 1), (9, 3, 3, 3))
+DASHES = ("-", "--", "-.", ":", *((0, lengths) for lengths in FINE_DASHES))
 # Numbers in a training line that are no loss terms.
 NO_LOSS = frozenset(
     "step epoch lr crop_px clips_per_second data_wait_share seconds cycle_rate accuracy "
@@ -261,7 +253,8 @@ def result_charts(results: Sequence[Results]) -> list[Chart]:
         parts = (result.kind, result.group, result.data.name)
         where = " · ".join(part for part in parts if part)
         for name, values in result.curves.items():
-            points = _curve(values)
+            numbered = enumerate(values if isinstance(values, (list, tuple)) else (), start=1)
+            points = [(i, value) for i, value in numbered if _is_number(value)]
             if points:
                 lines = panels.setdefault((where, name), {})
                 lines.setdefault(result.model.label, []).append(points)
@@ -283,22 +276,15 @@ def _lines_of(label: str, runs: Sequence[Points]) -> list[tuple[str, Points]]:
     return [(label, list(zip(steps[0], means, strict=True)))]
 
 
-def _curve(values: object) -> list[tuple[float, float]]:
-    """Return the points of a list of numbers; of anything else none."""
-    if not isinstance(values, (list, tuple)):
-        return []
-    return [(i, value) for i, value in enumerate(values, start=1) if _is_number(value)]
-
-
 def matrices(results: Sequence[Results]) -> list[Matrix]:
     """Return the confusion matrices, the counts of a row's seeds added."""
-    sums: dict[tuple[str, str, str, str, tuple[str, ...]], list[np.ndarray]] = {}
+    rows: dict[tuple[str, str, str, str, tuple[str, ...]], list[np.ndarray]] = {}
     for result in results:
         if result.confusion is not None:
             row = (result.kind, result.group, result.model.label, result.data.name)
             counts = _checked_counts(result)
-            sums.setdefault((*row, result.confusion.classes), []).append(counts)
-    return [_matrix(row, found) for row, found in sums.items()]
+            rows.setdefault((*row, result.confusion.classes), []).append(counts)
+    return [_matrix(row, of_seeds) for row, of_seeds in rows.items()]
 
 
 def _checked_counts(result: Results) -> np.ndarray:
@@ -313,27 +299,25 @@ def _checked_counts(result: Results) -> np.ndarray:
     return np.array(confusion.counts, np.int64)
 
 
-def _matrix(row: tuple[str, str, str, str, tuple[str, ...]], found: list[np.ndarray]) -> Matrix:
+def _matrix(row: tuple[str, str, str, str, tuple[str, ...]], of_seeds: list[np.ndarray]) -> Matrix:
     kind, group, label, data, classes = row
-    counts = np.sum(found, axis=0)
+    counts = np.sum(of_seeds, axis=0)
     totals = counts.sum(1)
     shares = counts / np.maximum(totals, 1)[:, None]
-    rows: tuple[tuple[tuple[int, float], ...], ...] = ()
-    if len(classes) <= MAX_MATRIX_CLASSES:
-        rows = tuple(
-            tuple((int(n), float(share)) for n, share in zip(*pair, strict=True))
-            for pair in zip(counts, shares, strict=True)
-        )
+    rows = tuple(
+        tuple(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)
+    )
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
-    places = [divmod(int(place), len(classes)) for place in order]
     worst = tuple(
         (classes[i], classes[j], int(wrong[i, j]), int(totals[i]))
-        for i, j in places
+        for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[i, j]
     )
-    seeds = f"sum over {len(found)} seeds" if len(found) > 1 else "one run"
+    seeds = f"sum over {len(of_seeds)} seeds" if len(of_seeds) > 1 else "one run"
     right = int(np.trace(counts))
     caption = f"{int(counts.sum())} predictions for test videos ({seeds}), {right} of them right."
     title = " · ".join(part for part in (label, data, kind, group) if part)
-    return Matrix(title, caption, classes, rows, worst)
+    return Matrix(
+        title, caption, classes, rows if len(classes) <= MAX_MATRIX_CLASSES else (), worst
+    )

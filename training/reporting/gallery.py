@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +29,7 @@ __all__ = ["Answer", "Gallery", "Query", "Thumbnail", "galleries"]
 THUMBNAIL_HEIGHT_PX = 72
 STRIP_FRAMES = 3
 JPEG_QUALITY = 70
-# Verdict -> (mark, words); the mark stands beside the colour, never the colour alone.
+Verdict = tuple[str, str]  # one of the next line; a mark, never the colour alone, with words
 RIGHT, NEAR, WRONG = "right", "near", "wrong"
 
 
@@ -130,7 +132,7 @@ class _Drawer:
         splits = np.array([item.split for item in source.videos])[features.video_ids]
         self._test, self._train = (np.flatnonzero(splits == name) for name in ("test", "train"))
         self._labels = [item.label or "no class" for item in source.videos]
-        self._made: dict[tuple[int, tuple[int, ...]], Thumbnail] = {}
+        self._thumbnail = cache(self._draw_thumbnail)
 
     def draw(self, queries: int, seed: int) -> list[Gallery]:
         generator = np.random.default_rng(seed)
@@ -162,60 +164,61 @@ class _Drawer:
         ]
 
     def _frame_to_video(self, clips: np.ndarray, frames: np.ndarray) -> tuple[Query, ...]:
-        vectors = self._features.frames[clips, frames]
-        found, cosines = self._search(vectors, self._features.video[self._test])
-        made = []
-        for i, (clip, frame) in enumerate(zip(clips, frames, strict=True)):
-            answers = [
-                self._answer(self._clip(one), self._instance(clip, one), cosine)
-                for one, cosine in zip(self._test[found[i]], cosines[i], strict=True)
-            ]
-            made.append(Query(self._frame(clip, frame), tuple(answers)))
-        return tuple(made)
+        vectors, shown = self._features.frames[clips, frames], map(self._frame, clips, frames)
+        gallery = self._features.video[self._test]
+
+        def answer(clip: int, place: int) -> tuple[Thumbnail, Verdict]:
+            other = self._test[place]
+            return self._clip(other), self._instance(clip, other)
+
+        return self._answered(clips, shown, vectors, gallery, answer)
 
     def _video_to_frame(self, clips: np.ndarray) -> tuple[Query, ...]:
-        pool = self._features.frames[self._test]  # (M,T,D)
-        length = pool.shape[1]
-        found, cosines = self._search(self._features.video[clips], pool.flatten(0, 1))
-        made = []
-        for i, clip in enumerate(clips):
-            answers = []
-            for place, cosine in zip(found[i], cosines[i], strict=True):
-                one, frame = self._test[place // length], place % length
-                verdict = self._instance(clip, one)
-                answers.append(self._answer(self._frame(one, frame), verdict, cosine))
-            made.append(Query(self._clip(clip), tuple(answers)))
-        return tuple(made)
+        gallery = self._features.frames[self._test]  # (M,T,D)
+
+        def answer(clip: int, place: int) -> tuple[Thumbnail, Verdict]:
+            other, frame = self._test[place // gallery.shape[1]], place % gallery.shape[1]
+            return self._frame(other, frame), self._instance(clip, other)
+
+        vectors, shown = self._features.video[clips], map(self._clip, clips)
+        return self._answered(clips, shown, vectors, gallery.flatten(0, 1), answer)
 
     def _video_to_video(self, clips: np.ndarray) -> tuple[Query, ...]:
-        gallery = self._features.video[self._train]
-        found, cosines = self._search(self._features.video[clips], gallery)
-        made = []
-        for i, clip in enumerate(clips):
-            wanted = self._labels[self._features.video_ids[clip]]
+        def answer(clip: int, place: int) -> tuple[Thumbnail, Verdict]:
+            other = self._train[place]
+            asked, seen = (self._labels[self._features.video_ids[one]] for one in (clip, other))
+            verdict = (RIGHT, f"✓ {seen}") if seen == asked else (WRONG, f"✗ {seen}")
+            return self._clip(other), verdict
+
+        vectors, shown = self._features.video[clips], map(self._clip, clips)
+        return self._answered(clips, shown, vectors, self._features.video[self._train], answer)
+
+    def _answered(
+        self,
+        clips: np.ndarray,
+        shown: Iterable[Thumbnail],
+        vectors: torch.Tensor,
+        gallery: torch.Tensor,
+        answer: Callable[[int, int], tuple[Thumbnail, Verdict]],
+    ) -> tuple[Query, ...]:
+        """Search with a vector of each clip; ``answer`` judges a clip and a place it finds."""
+        places, cosines = nearest(vectors, gallery, min(self._neighbours, len(gallery)))
+        queries = []
+        for i, (clip, thumbnail) in enumerate(zip(clips, shown, strict=True)):
             answers = []
-            for one, cosine in zip(self._train[found[i]], cosines[i], strict=True):
-                seen = self._labels[self._features.video_ids[one]]
-                verdict = (RIGHT, f"✓ {seen}") if seen == wanted else (WRONG, f"✗ {seen}")
-                answers.append(self._answer(self._clip(one), verdict, cosine))
-            made.append(Query(self._clip(clip), tuple(answers)))
-        return tuple(made)
+            for place, cosine in zip(places[i], cosines[i], strict=True):
+                neighbour, verdict = answer(clip, place)
+                answers.append(Answer(neighbour, *verdict, float(cosine)))
+            queries.append(Query(thumbnail, tuple(answers)))
+        return tuple(queries)
 
-    def _search(
-        self, queries: torch.Tensor, gallery: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return nearest(queries, gallery, min(self._neighbours, len(gallery)))
-
-    def _instance(self, wanted: int, found: int) -> tuple[str, str]:
-        if wanted == found:
+    def _instance(self, asked: int, found: int) -> Verdict:
+        if asked == found:
             return RIGHT, "✓ this very clip"
         ids = self._features.video_ids
-        if ids[wanted] == ids[found]:
+        if ids[asked] == ids[found]:
             return NEAR, "≈ same video, another clip"
         return WRONG, "✗ another video"
-
-    def _answer(self, thumbnail: Thumbnail, verdict: tuple[str, str], cosine: float) -> Answer:
-        return Answer(thumbnail, *verdict, float(cosine))
 
     def _frame(self, clip: int, frame: int) -> Thumbnail:
         return self._thumbnail(int(clip), (int(frame),))
@@ -224,11 +227,6 @@ class _Drawer:
         length = self._features.frames.shape[1]
         shown = sorted({int(place) for place in np.linspace(0, length - 1, STRIP_FRAMES)})
         return self._thumbnail(int(clip), tuple(shown))
-
-    def _thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
-        if (clip, frames) not in self._made:
-            self._made[clip, frames] = self._draw_thumbnail(clip, frames)
-        return self._made[clip, frames]
 
     def _draw_thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
         video = int(self._features.video_ids[clip])

@@ -18,7 +18,7 @@ from ..evaluation.results import DataRecord, ModelRecord, Results
 from ..evaluation.tables import markdown_table
 from .figures import Chart, Matrix, matrices, result_charts
 from .gallery import Gallery
-from .rows import Table
+from .rows import Cell, Table
 from .tables import missing_data, paper_tables
 
 __all__ = ["TITLE", "Page", "markdown", "page_of", "render"]
@@ -249,31 +249,23 @@ def _markdown_table(table: Table) -> list[str]:
             (
                 _marked(row.label, row.marks) + (f" [{row.note}]" if row.note else ""),
                 row.seeds or "not stated",
-                *(cell.text for cell in row.cells),
+                *row.cells,
             )
             for row in group.rows
         ]
-        bold = {
-            (i, j + 2)
-            for i, row in enumerate(group.rows)
-            for j, c in enumerate(row.cells)
-            if c.best
-        }
-        lines += _markdown_rows(("row", "seeds", *columns), rows, bold)
+        lines += _markdown_rows(("row", "seeds", *columns), rows)
     return [*lines, *(f"- {_plain(note)}" for note in table.notes)]
 
 
-def _markdown_rows(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    bold: frozenset[tuple[int, int]] | set[tuple[int, int]] = frozenset(),
-) -> list[str]:
+def _markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> list[str]:
     """Return one table, every text escaped, and an empty line."""
-    texts = (
-        [f"**{_plain(t)}**" if (i, j) in bold else _plain(t) for j, t in enumerate(row)]
-        for i, row in enumerate(rows)
-    )
-    return [markdown_table(map(_plain, head), texts), ""]
+    return [markdown_table(map(_plain, head), (map(_cell, row) for row in rows)), ""]
+
+
+def _cell(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return _plain(cell)
+    return f"**{_plain(cell.text)}**" if cell.best else _plain(cell.text)
 
 
 def _marked(label: str, marks: Sequence[str]) -> str:
