@@ -318,6 +318,5 @@ def _matrix(row: tuple[str, str, str, str, tuple[str, ...]], of_seeds: list[np.n
     right = int(np.trace(counts))
     caption = f"{int(counts.sum())} predictions for test videos ({seeds}), {right} of them right."
     title = " · ".join(part for part in (label, data, kind, group) if part)
-    return Matrix(
-        title, caption, classes, rows if len(classes) <= MAX_MATRIX_CLASSES else (), worst
-    )
+    shown = rows if len(classes) <= MAX_MATRIX_CLASSES else ()
+    return Matrix(title, caption, classes, shown, worst)
