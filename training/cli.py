@@ -129,7 +129,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-clips", type=count, default=32, help="clips computed at once")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--threads", type=count, help="CPU threads of torch (default: torch's)")
+    parser.add_argument("--threads", type=count, help="CPU threads that compute (default: all)")
     parser.add_argument("--workers", type=count, default=2, help="threads that read frames")
     parser.add_argument("--cache", type=Path, help="folder that keeps embeddings for later runs")
     parser.add_argument("--group", default="", help="experiment the results belong to")

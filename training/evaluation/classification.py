@@ -8,19 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn import metrics
 
 from ccl_hub.errors import InputError
 
 from .results import Confusion, Measurement
 
-__all__ = [
-    "AVERAGES",
-    "average_clips",
-    "confusion_matrix",
-    "f_measure",
-    "measure",
-    "top_k",
-]
+__all__ = ["AVERAGES", "average_clips", "confusion_matrix", "measure", "top_k"]
 
 AVERAGES = ("macro", "micro")
 SUM_TOLERANCE = 1e-3
@@ -42,24 +36,26 @@ def average_clips(probabilities: np.ndarray, video_ids: np.ndarray) -> np.ndarra
     Source:
         Section 4.3: centre crops of 10 clips, predictions averaged.
     """
-    wide = np.asarray(probabilities, np.float64)
+    of_clips = np.asarray(probabilities, np.float64)
     ids = np.asarray(video_ids)
-    if wide.ndim != 2 or len(wide) == 0 or ids.shape != (len(wide),):
+    if of_clips.ndim != 2 or len(of_clips) == 0 or ids.shape != (len(of_clips),):
         raise InputError(
-            f"probabilities have shape {wide.shape} and video ids {ids.shape}; "
+            f"probabilities have shape {of_clips.shape} and video ids {ids.shape}; "
             "allowed: (M, C) and (M,), one id for each clip."
         )
-    bad = ~((wide >= 0).all(1) & (np.abs(wide.sum(1) - 1) < SUM_TOLERANCE))  # NaN is bad too
+    bad = ~(
+        (of_clips >= 0).all(1) & (np.abs(of_clips.sum(1) - 1) < SUM_TOLERANCE)
+    )  # NaN is bad too
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise InputError(
             f"row {first} ({int(bad.sum())} of {len(bad)} rows) holds no probabilities: from "
-            f"{wide[first].min()} to {wide[first].max()}, sum {wide[first].sum()}; "
+            f"{of_clips[first].min()} to {of_clips[first].max()}, sum {of_clips[first].sum()}; "
             "give softmax outputs."
         )
-    _, place, counts = np.unique(ids, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(counts), wide.shape[1]))
-    np.add.at(sums, place, wide)
+    _, video_of, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), of_clips.shape[1]))
+    np.add.at(sums, video_of, of_clips)
     return sums / counts[:, None]
 
 
@@ -90,43 +86,10 @@ def top_k(
         )
     classes = _positions(truth, scores.shape[1], "truth")
     _same_length(scores, classes)
-    own = np.take_along_axis(scores, classes[:, None], 1)  # (V,1)
+    of_truth = np.take_along_axis(scores, classes[:, None], 1)  # (V,1)
     earlier = np.arange(scores.shape[1]) < classes[:, None]  # (V,C)
-    rank = ((scores > own) | ((scores == own) & earlier)).sum(1)  # (V,)
+    rank = ((scores > of_truth) | ((scores == of_truth) & earlier)).sum(1)  # (V,)
     return {k: float((rank < k).mean()) for k in ks}
-
-
-def f_measure(
-    predicted: np.ndarray, truth: np.ndarray, classes: int, average: str = "macro"
-) -> float:
-    """F-measure, the harmonic mean of precision and recall, over classes.
-
-    Args:
-        predicted: (V,) class positions.
-        truth: (V,) class positions.
-        classes: Number of classes.
-        average: ``"macro"``, the mean over the classes that occur in ``truth`` or ``predicted``
-            (0 for one that is never right); or ``"micro"``, from the counts of all classes
-            together, which for one label per video is the accuracy.
-
-    Returns:
-        A value in [0, 1], equal to scikit-learn's ``f1_score``.
-
-    Raises:
-        InputError: Lengths differ, a class is out of range, or the average is unknown.
-
-    Source:
-        Table 6; the paper does not say which average.
-    """
-    if average not in AVERAGES:
-        raise InputError(f"average is {average!r}; allowed: {', '.join(AVERAGES)}.")
-    counts = _counts(predicted, truth, classes)
-    right = np.diag(counts).astype(np.float64)
-    both = counts.sum(0) + counts.sum(1)  # predicted as it, and truly it
-    if average == "micro":
-        return float(2 * right.sum() / both.sum())
-    there = both > 0
-    return float((2 * right[there] / both[there]).mean())
 
 
 def confusion_matrix(
@@ -140,10 +103,13 @@ def confusion_matrix(
         classes: Names in order of positions.
 
     Raises:
-        InputError: As :func:`f_measure`.
+        InputError: Lengths differ, or a class is out of range.
     """
-    counts = _counts(predicted, truth, len(classes))
-    return Confusion(tuple(classes), tuple(tuple(row) for row in counts.tolist()))
+    count = len(classes)
+    rows, columns = _positions(truth, count, "truth"), _positions(predicted, count, "guess")
+    _same_length(rows, columns)
+    counts = metrics.confusion_matrix(rows, columns, labels=np.arange(count))
+    return Confusion(tuple(classes), tuple(map(tuple, counts.tolist())))
 
 
 def measure(
@@ -155,33 +121,32 @@ def measure(
         task: ``linear`` or ``finetune``.
         probabilities: (V, C), from :func:`average_clips`.
         truth: (V,) class positions.
-        averages: F-measures to add, of :data:`AVERAGES`.
+        averages: F-measures to add: ``"macro"``, the mean over the classes that occur in
+            ``truth`` or are predicted (0 for one that is never right); ``"micro"``, from the
+            counts of all classes together, which for one label per video is the accuracy.
 
     Returns:
         ``top-1``; ``top-5`` where there are more than five classes; ``macro-F1``, ``micro-F1``.
 
     Raises:
-        InputError: As :func:`top_k` and :func:`f_measure`.
+        InputError: As :func:`top_k`, or an average is unknown.
+
+    Source:
+        Tables 4 to 6; the paper does not say which average its F-measure is.
     """
     scores = np.asarray(probabilities)
     ks = (1, 5) if scores.shape[1] > 5 else (1,)
     values = {f"top-{k}": share for k, share in top_k(scores, truth, ks).items()}
-    predicted = scores.argmax(1)
     for average in averages:
-        values[f"{average}-F1"] = f_measure(predicted, truth, scores.shape[1], average)
+        if average not in AVERAGES:
+            raise InputError(f"average is {average!r}; allowed: {', '.join(AVERAGES)}.")
+        values[f"{average}-F1"] = float(
+            metrics.f1_score(truth, scores.argmax(1), average=average, zero_division=0)
+        )
     return tuple(
         Measurement(task, metric, value, level="video", queries=len(scores))
         for metric, value in values.items()
     )
-
-
-def _counts(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Return int64 (C, C): rows are true classes, columns predicted ones."""
-    rows, columns = _positions(truth, classes, "truth"), _positions(predicted, classes, "guess")
-    _same_length(rows, columns)
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (rows, columns), 1)
-    return counts
 
 
 def _positions(values: np.ndarray, classes: int, what: str) -> np.ndarray:

@@ -9,29 +9,33 @@ videos.
 from __future__ import annotations
 
 import logging
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ccl_hub.errors import InputError, TrainingError
 
 from .classification import average_clips
 
-__all__ = ["L2_GRID", "Choice", "LinearClassifier", "choose_l2", "fit_logistic", "fit_sgd"]
+__all__ = ["L2_GRID", "Choice", "LinearClassifier", "Logistic", "choose_l2", "fit_sgd"]
 
 logger = logging.getLogger(__name__)
 
 L2_GRID = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # strongest first
 FOLDS = 5
-ROUNDS, ROUND_STEPS = 40, 50
-WORST_GRADIENT = 1e-4
 PATIENCE = 2  # weaker penalties, worse than the best, after which none is tried
+MAX_STEPS = 10_000  # of L-BFGS
 SEARCH_TOLERANCE = 1e-5  # of a gradient, while penalties are compared
+WORST_GRADIENT = 1e-4
 LEAST_PROBABILITY = 1e-12
 # The paper's fine-tuning, for the one layer that is trained: 35 epochs, a tenth every 20.
 SGD_EPOCHS, SGD_BATCH, SGD_RATE, SGD_DECAY, SGD_STEP_EPOCHS = 35, 48, 0.01, 1e-4, 20
@@ -43,7 +47,7 @@ class LinearClassifier:
 
     Args:
         weight: (C, D) float64.
-        bias: (C,) float64.
+        bias: (C,) float64; -inf for a class that no training clip is of.
     """
 
     weight: Tensor
@@ -59,7 +63,7 @@ class LinearClassifier:
             (M, C) float64; rows sum to 1.
         """
         logits = features.to(self.weight) @ self.weight.T + self.bias  # (M,C)
-        return logits.softmax(1).cpu().numpy()
+        return logits.softmax(1).numpy()
 
 
 @dataclass(frozen=True)
@@ -79,116 +83,65 @@ class Choice:
     held_out: str
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """Training features in the coordinates in which the problem is easy.
-
-    Scaled to mean 0 and standard deviation 1, then turned into their principal axes, which leaves
-    the penalty as it is and makes the objective's curvature nearly diagonal.
-    """
-
-    rotated: Tensor  # (M,D) float64
-    variances: Tensor  # (D,) of its columns
-    axes: Tensor  # (D,D): scaled = rotated @ axes.T
-    mean: Tensor  # (D,)
-    scale: Tensor  # (D,)
-
-    def classifier(self, solution: Tensor) -> LinearClassifier:
-        """Return the classifier for unscaled features of a (C,D+1) solution."""
-        weight = solution[:, :-1] @ self.axes.T / self.scale
-        return LinearClassifier(weight, solution[:, -1] - weight @ self.mean)
-
-
-def _prepare(features: Tensor) -> _Prepared:
-    mean, scale = _moments(features)
-    scaled = (features.double() - mean) / scale  # (M,D)
-    variances, axes = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
-    return _Prepared(scaled @ axes, variances.clamp(min=0), axes, mean, scale)
-
-
-def fit_logistic(features: Tensor, classes: np.ndarray, count: int, l2: float) -> LinearClassifier:
-    """Fit multinomial logistic regression to its optimum, in float64 by L-BFGS.
+class Logistic:
+    """Multinomial logistic regression, fitted to its optimum in float64 by L-BFGS.
 
     Minimises mean cross-entropy + l2/2 * sum of squared weights, on features scaled to mean 0 and
-    standard deviation 1 (of ``features``); the bias is free. scikit-learn's ``C`` is 1/(l2 * M).
+    standard deviation 1; the bias is free. A fit starts where the last one ended.
 
     Args:
-        features: (M, D) floats, on the device to compute on.
+        features: (M, D) floats.
         classes: (M,) positions, 0 to count - 1.
         count: Number of classes C.
-        l2: Above 0.
-
-    Returns:
-        The classifier, for features as they are given.
+        tolerance: Largest gradient at which a fit ends.
 
     Raises:
-        InputError: Shapes, ``l2`` or values are not allowed.
-        TrainingError: No optimum was found.
+        InputError: Shapes or values are not allowed.
     """
-    _check(features, classes, l2)
-    prepared = _prepare(features)
-    return prepared.classifier(_solve(prepared, classes, count, l2))
 
+    def __init__(
+        self, features: Tensor, classes: np.ndarray, count: int, tolerance: float = 1e-7
+    ) -> None:
+        _check(features, classes)
+        self.scaler = StandardScaler()
+        self.scaled = self.scaler.fit_transform(features.double().numpy())  # (M,D)
+        self.classes, self.count = np.asarray(classes), count
+        self.solver = LogisticRegression(tol=tolerance, max_iter=MAX_STEPS, warm_start=True)
 
-def _solve(
-    prepared: _Prepared,
-    classes: np.ndarray,
-    count: int,
-    l2: float,
-    start: Tensor | None = None,
-    tolerance: float = 1e-7,
-) -> Tensor:
-    """Return the (C,D+1) optimum on prepared features, from ``start`` or from zeros."""
-    rotated = prepared.rotated
-    target = torch.from_numpy(np.asarray(classes, np.int64)).to(rotated.device)
-    found = rotated.new_zeros((count, rotated.shape[1] + 1)) if start is None else start
-    worst = math.inf
-    for _ in range(ROUNDS):
-        found, worst = _descend(prepared, target, l2, found, tolerance)
-        if worst <= tolerance:
-            break
-    if not worst < WORST_GRADIENT:  # NaN too
-        raise TrainingError(
-            f"logistic regression with l2 = {l2:g} ended with a gradient of {worst:.1e}; allowed: "
-            f"below {WORST_GRADIENT}. Look at the features, or give a larger --l2."
-        )
-    return found
+    def fit(self, l2: float) -> LinearClassifier:
+        """Return the classifier for features as they are given.
 
-
-def _descend(
-    prepared: _Prepared, target: Tensor, l2: float, start: Tensor, tolerance: float
-) -> tuple[Tensor, float]:
-    """Take up to a round of L-BFGS steps; return where it ends and the largest gradient there.
-
-    Along each axis the unit is the root of the objective's curvature at ``start``, which makes
-    all axes about alike. Classifiers that have become sure have another one, hence the rounds.
-    """
-    rotated = prepared.rotated
-    shares = (rotated @ start[:, :-1].T + start[:, -1]).softmax(1)  # (M,C)
-    variances = torch.cat([prepared.variances, rotated.new_ones(1)])
-    unit = ((shares * (1 - shares)).mean() * variances + l2).sqrt()  # (D+1,)
-    solution = (start * unit).requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [solution],
-        max_iter=ROUND_STEPS,
-        tolerance_grad=tolerance,
-        tolerance_change=0.0,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def objective() -> Tensor:
-        optimizer.zero_grad()
-        natural = solution / unit
-        weight, bias = natural[:, :-1], natural[:, -1]
-        loss = F.cross_entropy(rotated @ weight.T + bias, target) + l2 / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(objective)
-    objective()
-    worst = math.nan if solution.grad is None else float(solution.grad.abs().max())
-    return (solution / unit).detach(), worst
+        Raises:
+            InputError: ``l2`` is not above 0.
+            TrainingError: No optimum was found.
+        """
+        if not l2 > 0:
+            raise InputError(f"l2 is {l2}; allowed: above 0, such as 0.01.")
+        present = np.unique(self.classes)
+        weight = np.zeros((self.count, self.scaled.shape[1]))
+        bias = np.where(np.isin(np.arange(self.count), present), 0.0, -np.inf)
+        if len(present) > 1:
+            # Of two classes scikit-learn fits the difference, whose penalty is half of theirs.
+            pair = len(present) == 2
+            self.solver.set_params(C=(2 if pair else 1) / (l2 * len(self.scaled)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient says it below
+                self.solver.fit(self.scaled, self.classes)
+            rows, offsets = self.solver.coef_, self.solver.intercept_
+            weight[present] = np.vstack([-rows, rows]) / 2 if pair else rows
+            bias[present] = np.append(-offsets, offsets) / 2 if pair else offsets
+        excess = softmax(self.scaled @ weight.T + bias, 1)  # (M,C)
+        excess[np.arange(len(excess)), self.classes] -= 1
+        gradient = excess.T @ self.scaled / len(excess) + l2 * weight  # (C,D)
+        worst = max(np.abs(gradient).max(), np.abs(excess.mean(0)).max())
+        if not worst < WORST_GRADIENT:  # NaN too
+            raise TrainingError(
+                f"logistic regression with l2 = {l2:g} ended with a gradient of {worst:.1e}; "
+                f"allowed: below {WORST_GRADIENT}. Look at the features, or give a larger --l2."
+            )
+        weight /= self.scaler.scale_
+        bias -= weight @ self.scaler.mean_
+        return LinearClassifier(torch.from_numpy(weight), torch.from_numpy(bias))
 
 
 def choose_l2(
@@ -217,9 +170,9 @@ def choose_l2(
 
     Raises:
         InputError: There are fewer than two videos.
-        TrainingError: As :func:`fit_logistic`.
+        TrainingError: As :meth:`Logistic.fit`.
     """
-    _check(features, classes, min(grid))
+    _check(features, classes)
     ids, targets = np.asarray(video_ids), np.asarray(classes)
     names = np.array(
         [f"group {g}" if g else f"video {v}" for g, v in zip(groups, ids, strict=True)]
@@ -233,19 +186,17 @@ def choose_l2(
         raise InputError(
             f"{len(set(ids))} training videos; cross-validation needs two. Give more, or --l2."
         )
-    parts = [(fold_of != fold, fold_of == fold) for fold in folds]
-    prepared = [_prepare(features[torch.from_numpy(inside)]) for inside, _ in parts]
-    starts: list[Tensor | None] = [None] * len(parts)
+    parts = []
+    for fold in folds:
+        inside, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        training = Logistic(features[inside], targets[inside], count, SEARCH_TOLERANCE)
+        parts.append((training, features[held], targets[held], ids[held]))
     losses: dict[float, float] = {}
     for l2 in grid:
-        total = 0.0
-        for i, (inside, outside) in enumerate(parts):
-            # Each solution is a good start for the next, weaker penalty.
-            found = _solve(prepared[i], targets[inside], count, l2, starts[i], SEARCH_TOLERANCE)
-            held = features[torch.from_numpy(outside)]
-            predicted = prepared[i].classifier(found).probabilities(held)
-            total += _log_loss(predicted, targets[outside], ids[outside])
-            starts[i] = found
+        total = sum(
+            _log_loss(training.fit(l2).probabilities(held), truth, videos)
+            for training, held, truth, videos in parts
+        )
         losses[l2] = total / len(np.unique(ids))
         best = min(losses, key=lambda tried: losses[tried])  # the strongest of equals
         if list(losses).index(best) < len(losses) - PATIENCE:
@@ -256,19 +207,19 @@ def choose_l2(
 
 
 def fit_sgd(
-    features: Tensor, classes: np.ndarray, count: int, *, norm: bool = False, seed: int = 0
+    features: Tensor, classes: np.ndarray, count: int, *, norm: bool = False
 ) -> LinearClassifier:
     """Train the layer by SGD with the paper's settings for fine-tuning.
 
     Learning rate 0.01, a tenth every 20 of 35 epochs, batch 48, momentum 0.9, weight decay 1e-4,
-    on the features as they are. An epoch passes over every clip.
+    on the features as they are. An epoch passes over every clip. Initial weights and order have a
+    fixed seed.
 
     Args:
-        features: (M, D) floats, on the device to compute on.
+        features: (M, D) floats.
         classes: (M,) positions.
         count: Number of classes C.
         norm: Put a BatchNorm before the layer.
-        seed: Initial weights and order.
 
     Raises:
         InputError: Shapes or values are not allowed.
@@ -277,31 +228,31 @@ def fit_sgd(
     Source:
         Section 4.3, fine-tune phase.
     """
-    _check(features, classes, 1.0)
-    device, plain = features.device, features.float()
-    target = torch.from_numpy(np.asarray(classes, np.int64)).to(device)
-    generator = torch.Generator().manual_seed(seed)
+    _check(features, classes)
+    single, target = features.float(), torch.from_numpy(np.asarray(classes, np.int64))
+    generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         layer = nn.Linear(features.shape[1], count)
-    before = nn.BatchNorm1d(features.shape[1]) if norm else nn.Identity()
-    model = nn.Sequential(before, layer).to(device).train()
+    before = nn.BatchNorm1d(features.shape[1])
+    model = nn.Sequential(before, layer) if norm else layer
     optimizer = torch.optim.SGD(model.parameters(), SGD_RATE, momentum=0.9, weight_decay=SGD_DECAY)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, SGD_STEP_EPOCHS)
     for _ in range(SGD_EPOCHS):
-        for rows in torch.randperm(len(plain), generator=generator).to(device).split(SGD_BATCH):
+        for rows in torch.randperm(len(single), generator=generator).split(SGD_BATCH):
             if norm and len(rows) < 2:
                 continue  # a batch of one has no variance
-            loss = F.cross_entropy(model(plain[rows]), target[rows])
+            loss = F.cross_entropy(model(single[rows]), target[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
-    if isinstance(before, nn.BatchNorm1d):
-        gain = before.weight.double() / (before.running_var.double() + before.eps).sqrt()
-        shift = before.bias.double() - before.running_mean.double() * gain
-        weight, bias = (weight * gain).detach(), (bias + weight @ shift).detach()
+    if norm:
+        with torch.no_grad():
+            gain = before.weight.double() / (before.running_var.double() + before.eps).sqrt()
+            shift = before.bias.double() - before.running_mean.double() * gain
+            weight, bias = weight * gain, bias + weight @ shift
     if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise TrainingError(
             "SGD diverged: weights hold NaN or infinity. Features of this size need --norm, or "
@@ -310,7 +261,7 @@ def fit_sgd(
     return LinearClassifier(weight, bias)
 
 
-def _check(features: Tensor, classes: np.ndarray, l2: float) -> None:
+def _check(features: Tensor, classes: np.ndarray) -> None:
     if features.ndim != 2 or len(features) == 0 or np.shape(classes) != (len(features),):
         raise InputError(
             f"features have shape {tuple(features.shape)} and classes {np.shape(classes)}; "
@@ -318,39 +269,29 @@ def _check(features: Tensor, classes: np.ndarray, l2: float) -> None:
         )
     if not bool(torch.isfinite(features).all()):
         raise InputError("features hold NaN or infinity; no classifier can be fitted to them.")
-    if not l2 > 0:
-        raise InputError(f"l2 is {l2}; allowed: above 0, such as 0.01.")
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (D,) float64; 1 for dimensions that are constant."""
-    variance, mean = torch.var_mean(features.double(), 0, correction=0)
-    scale = variance.sqrt()
-    constant = scale <= 1e-12 * mean.abs()
-    return mean, torch.where(constant, torch.ones_like(scale), scale)
 
 
 def _folds(names: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     """Return the fold of every clip, int64 (M,): groups stay whole, classes are spread.
 
     Groups go, the largest first, to the fold that has least of the group's classes, then to the
-    smallest fold.
+    smallest fold. (scikit-learn's StratifiedGroupKFold refuses classes of fewer clips than folds.)
     """
-    unique, place = np.unique(names, return_inverse=True)
+    unique, group_of = np.unique(names, return_inverse=True)
     table = np.zeros((len(unique), count), np.int64)
-    np.add.at(table, (place, classes), 1)
+    np.add.at(table, (group_of, classes), 1)
     folds = np.zeros((min(FOLDS, len(unique)), count), np.int64)
     fold_of = np.zeros(len(unique), np.int64)
     for group in np.argsort(-table.sum(1), kind="stable"):
         cost = zip(folds @ table[group], folds.sum(1), range(len(folds)), strict=True)
         fold_of[group] = min(cost)[2]
         folds[fold_of[group]] += table[group]
-    return fold_of[place]
+    return fold_of[group_of]
 
 
 def _log_loss(probabilities: np.ndarray, classes: np.ndarray, video_ids: np.ndarray) -> float:
     """Return the sum over videos of -log of the averaged probability of the true class."""
     averaged = average_clips(probabilities, video_ids)  # (V,C)
     _, first = np.unique(video_ids, return_index=True)
-    own = averaged[np.arange(len(first)), classes[first]]
-    return float(-np.log(np.maximum(own, LEAST_PROBABILITY)).sum())
+    of_truth = averaged[np.arange(len(first)), classes[first]]
+    return float(-np.log(np.maximum(of_truth, LEAST_PROBABILITY)).sum())

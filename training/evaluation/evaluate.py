@@ -35,7 +35,7 @@ class EvaluationOptions:
         batch_clips: Computed at once.
         precision: ``fp32`` or ``bf16``.
         device: ``auto``, or as torch names it.
-        threads: Of torch on the CPU; None leaves them as they are.
+        threads: On the CPU; None leaves them as they are.
         workers: Threads that read frames.
         cache: Folder that keeps embeddings; None keeps none.
         group: Experiment the results belong to.

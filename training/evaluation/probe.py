@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ccl_hub.errors import ConfigError
 
 from .classification import average_clips, confusion_matrix, measure
-from .classifiers import LinearClassifier, choose_l2, fit_logistic, fit_sgd
+from .classifiers import LinearClassifier, Logistic, choose_l2, fit_sgd
 from .evaluate import EvaluationOptions, Found, evaluate
 from .features import SetFeatures
 from .labelled_sets import EvaluationSet
@@ -32,7 +33,7 @@ class Probe:
     Args:
         feature: ``"video"``, the clip's 512-d vector (the paper's); or ``"frames"``, the mean of
             its frames' vectors, which is what the trunk sees without conv6.
-        optimiser: ``"logistic"`` (:func:`fit_logistic`) or ``"sgd"`` (:func:`fit_sgd`).
+        optimiser: ``"logistic"`` (:class:`Logistic`) or ``"sgd"`` (:func:`fit_sgd`).
         norm: A BatchNorm before the layer; for ``"sgd"`` alone, as ``"logistic"`` scales features
             anyway.
         l2: Strength of the penalty of ``"logistic"``; None chooses it by cross-validation.
@@ -92,7 +93,6 @@ def probe(
     features: SetFeatures,
     labelled: EvaluationSet,
     how: Probe,
-    device: torch.device | None = None,
 ) -> Probed:
     """Fit a linear classifier to the train split and judge it on the test split.
 
@@ -100,7 +100,6 @@ def probe(
         features: Of every clip of ``labelled``.
         labelled: Gives classes, groups and splits.
         how: The probe.
-        device: Where to fit, the CPU if None; MPS has no float64, so there it is the CPU too.
 
     Raises:
         InputError: Features cannot be used.
@@ -109,11 +108,10 @@ def probe(
     Source:
         Section 4.3, Tables 5 and 6.
     """
-    place = torch.device("cpu") if device is None or device.type == "mps" else device
     names = labelled.videos.classes
     train, test = (features.of_split(labelled, split) for split in ("train", "test"))
-    classifier, settings = _fit(train, labelled, how, place)
-    probabilities = classifier.probabilities(_vectors(test, how.feature).to(place))  # (M,C)
+    classifier, settings = _fit(train, labelled, how)
+    probabilities = classifier.probabilities(_vectors(test, how.feature))  # (M,C)
     averaged = average_clips(probabilities, test.video_ids)  # (V,C)
     truth = labelled.videos.targets()[np.unique(test.video_ids)]
     return Probed(
@@ -125,11 +123,11 @@ def probe(
 
 
 def _fit(
-    train: SetFeatures, labelled: EvaluationSet, how: Probe, device: torch.device
+    train: SetFeatures, labelled: EvaluationSet, how: Probe
 ) -> tuple[LinearClassifier, dict[str, Any]]:
     """Return the classifier and the settings that decided it; sees training clips only."""
     settings: dict[str, Any] = {"feature": how.feature, "optimiser": how.optimiser}
-    vectors = _vectors(train, how.feature).to(device)
+    vectors = _vectors(train, how.feature)
     classes = labelled.videos.targets()[train.video_ids]
     count = len(labelled.videos.classes)
     if how.optimiser == "sgd":
@@ -144,7 +142,7 @@ def _fit(
             "held_out": choice.held_out,
             "log_loss": {f"{strength:g}": round(v, 6) for strength, v in choice.losses.items()},
         }
-    return fit_logistic(vectors, classes, count, l2), settings | {"l2": l2}
+    return Logistic(vectors, classes, count).fit(l2), settings | {"l2": l2}
 
 
 def _vectors(features: SetFeatures, feature: str) -> Tensor:
@@ -163,8 +161,9 @@ def measure_probe(options: EvaluationOptions, how: Probe) -> list[Results]:
         CCLError: A model, set or place cannot be used.
     """
 
-    def measure_set(features: SetFeatures, labelled: EvaluationSet, device: torch.device) -> Found:
-        probed = probe(features, labelled, how, device)
+    def measure_set(features: SetFeatures, labelled: EvaluationSet, _: torch.device) -> Found:
+        with threadpool_limits(options.threads):  # those of scikit-learn; torch has its own
+            probed = probe(features, labelled, how)
         return Found(probed.measurements, probed.settings, probed.confusion, how.variant)
 
     return evaluate(options, "linear-probe", measure_set)

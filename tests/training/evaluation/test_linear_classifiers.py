@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
+import torch.nn.functional as F
 
 from ccl_hub.errors import InputError, TrainingError
+from training.evaluation import classifiers
 from training.evaluation.classifiers import (
     L2_GRID,
     LinearClassifier,
+    Logistic,
     choose_l2,
-    fit_logistic,
     fit_sgd,
 )
 
@@ -30,18 +30,36 @@ def blobs(seed: int, items: int = 120, classes: int = 4, size: int = 6, spread: 
 
 @pytest.mark.parametrize("l2", [1.0, 0.03, 1e-4])
 @pytest.mark.parametrize("items", [120, 20])  # 20: separable, so the penalty alone holds it
-def test_scikit_learn_finds_the_same_optimum(l2, items):
-    features, target = blobs(0, items, size=30)
-    ours = fit_logistic(features, target, 4, l2).probabilities(features)
-    scaler = StandardScaler().fit(features.numpy())
-    theirs = LogisticRegression(C=1 / (l2 * items), tol=1e-8, max_iter=5000)
-    theirs.fit(scaler.transform(features.numpy()), target)
-    wanted = theirs.predict_proba(scaler.transform(features.numpy()))
-    np.testing.assert_allclose(ours, wanted, atol=1e-3)
-    other, _ = blobs(1, 50, size=30)
-    wanted = theirs.predict_proba(scaler.transform(other.numpy()))
-    ours = fit_logistic(features, target, 4, l2).probabilities(other)
-    np.testing.assert_allclose(ours, wanted, atol=1e-3)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_fit_is_the_optimum_of_the_objective_on_scaled_features(l2, items, classes):
+    features, target = blobs(0, items, classes, size=30)
+    fitted = Logistic(features, target, classes).fit(l2)
+    mean, std = features.mean(0), features.std(0, correction=0)
+    weight = (fitted.weight * std).requires_grad_()
+    bias = (fitted.bias + fitted.weight @ mean).requires_grad_()
+    logits = (features - mean) / std @ weight.T + bias
+    loss = F.cross_entropy(logits, torch.from_numpy(target)) + l2 / 2 * weight.square().sum()
+    loss.backward()
+    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 1e-6
+    np.testing.assert_allclose(
+        fitted.probabilities(features), logits.softmax(1).detach(), atol=1e-9
+    )
+
+
+def test_fits_of_one_set_give_what_each_gives_alone():
+    features, target = blobs(0)
+    logistic = Logistic(features, target, 4)
+    for l2 in (1.0, 0.01):
+        alone = Logistic(features, target, 4).fit(l2).probabilities(features)
+        np.testing.assert_allclose(logistic.fit(l2).probabilities(features), alone, atol=1e-4)
+
+
+def test_a_fit_that_ends_early_is_an_error(monkeypatch):
+    monkeypatch.setattr(classifiers, "MAX_STEPS", 2)
+    features, target = blobs(0)
+    text = r"l2 = 0.01 ended with a gradient of .+; allowed: below 0.0001.* a larger --l2"
+    with pytest.raises(TrainingError, match=text):
+        Logistic(features, target, 4).fit(0.01)
 
 
 def test_the_result_is_a_layer_on_features_as_they_are():
@@ -58,28 +76,30 @@ def test_constant_repeated_and_huge_features_do_no_harm():
     odd = torch.cat(
         [features, features[:, :1], torch.full((len(features), 1), 1e6), features * 1e9], 1
     )
-    found = fit_logistic(odd, target, 4, 0.01).probabilities(odd)
+    found = Logistic(odd, target, 4).fit(0.01).probabilities(odd)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found.sum(1), 1)
     moved = odd.clone()
     moved[:, 7] += 1  # the constant one says nothing
     np.testing.assert_allclose(
-        fit_logistic(moved, target, 4, 0.01).probabilities(moved), found, atol=1e-6
+        Logistic(moved, target, 4).fit(0.01).probabilities(moved), found, atol=1e-6
     )
 
 
-def test_a_class_without_a_training_clip_is_hardly_predicted():
+def test_a_class_without_a_training_clip_is_never_predicted():
     features, target = blobs(3)
-    found = fit_logistic(features, target, 5, 0.01).probabilities(features)
-    assert found[:, 4].max() < 0.05
+    found = Logistic(features, target, 5).fit(0.01).probabilities(features)
+    assert (found[:, 4] == 0).all() and (found[:, :4] > 0).all()
+    found = Logistic(features, np.full(len(target), 2), 4).fit(0.01).probabilities(features)
+    assert (found == np.eye(4)[2]).all()
 
 
 def test_one_set_of_features_gives_one_set_of_weights():
     features, target = blobs(4)
-    one, two = (fit_logistic(features, target, 4, 0.01) for _ in range(2))
+    one, two = (Logistic(features, target, 4).fit(0.01) for _ in range(2))
     assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
-    turned = fit_logistic(features[order], target[order], 4, 0.01)
+    turned = Logistic(features[order], target[order], 4).fit(0.01)
     np.testing.assert_allclose(
         turned.probabilities(features), one.probabilities(features), atol=1e-5
     )
@@ -181,4 +201,4 @@ def test_batchnorm_is_folded_into_the_layer_and_undoes_scale():
 )
 def test_what_cannot_be_fitted_is_refused(features, classes, l2, text):
     with pytest.raises(InputError, match=text):
-        fit_logistic(features, classes, 2, l2)
+        Logistic(features, classes, 2).fit(l2)
