@@ -47,6 +47,9 @@ def engine(request: pytest.FixtureRequest, model: CCLModel) -> Engine:
     return make_engine(model, request.param, threads=2)
 
 
+# float32 ----------------------------------------------------------------------------------------
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.slow
 def test_no_thread_is_bound_to_a_core() -> None:
@@ -164,9 +167,6 @@ def test_bfloat16_is_refused_where_the_cpu_lacks_it() -> None:
 
     with pytest.raises(InputError, match=r"no bfloat16 \(it has FP32, INT8\); allowed here"):
         _require_bfloat16(["INT8", "FP32"])
-
-
-# int8 -------------------------------------------------------------------------------------------
 
 
 # Errors -----------------------------------------------------------------------------------------

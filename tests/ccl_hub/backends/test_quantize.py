@@ -44,9 +44,6 @@ def built(
     return build_int8(model, videos, cache=cache), cache
 
 
-# float32 ----------------------------------------------------------------------------------------
-
-
 def test_int8_is_close_to_float32_on_frames_it_has_not_seen(
     built: tuple[Int8Model, Path], model: CCLModel, videos: list[Path]
 ) -> None:

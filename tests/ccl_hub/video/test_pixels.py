@@ -285,3 +285,41 @@ def test_a_filter_keeps_time_and_tags() -> None:
         out = FrameFilter(("crop", "w=in_w-3:x=1:exact=1"))(frame)
         assert (out.width, out.height, out.pts, out.time_base) == (61, 48, 7, Fraction(1, 90000))
         assert (out.colorspace, out.color_range) == (BT709, FULL)
+
+
+# HD without a colour tag is BT.709, as players show it; see "Colours" in docs/concepts.md.
+
+YUV = (120, 90, 200)
+LUMA_601, LUMA_709 = (0.299, 0.114), (0.2126, 0.0722)  # weights of red and blue in luma
+
+
+def flat_video(path: Path, size: tuple[int, int]) -> Path:
+    """Write a film of one colour that says nothing of its matrix."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number in range(3):
+            frame = flat_yuv(*YUV, size, "yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((1280, 720), LUMA_709), ((640, 480), LUMA_601)])
+def test_the_matrix_of_a_film_without_a_tag(
+    size: tuple[int, int], matrix: tuple[float, float], tmp_path: Path
+) -> None:
+    path = flat_video(tmp_path / "flat.avi", size)
+    with VideoReader(path, resize=PAPER) as reader:
+        ((_, small),) = reader.frames(np.array([0]))
+    assert np.abs(small - rgb_of(*YUV, *matrix, full=False)).max() <= 2
+
+
+def test_plain_conversions_take_the_other_matrix(tmp_path: Path) -> None:
+    """What the docs say of OpenCV and of conversions by FFmpeg: the default of libswscale."""
+    with av.open(str(flat_video(tmp_path / "flat.avi", (1280, 720)))) as container:
+        plain = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(plain - rgb_of(*YUV, *LUMA_601, full=False)).max() <= 2
+    difference = np.abs(plain[0, 0] - rgb_of(*YUV, *LUMA_709, full=False))
+    assert difference.max() > 10, "and that is not a trifle"
