@@ -72,21 +72,22 @@ def read_shard(path: Path, plan: str, items: Sequence[VideoItem]) -> PackedShard
 
 def _row(batch: Any, file_address: int) -> PackedRow:
     """Return the row of a one-video batch that is a view of the mapped file."""
-    value = {name: batch.column(name)[0].as_py() for name in ("id", "sha256")}
-    code = batch.column("problem_code")[0].as_py()
-    text = batch.column("problem_text")[0].as_py()
+    names = [name for name in batch.schema.names if name not in ("seconds", "frames")]
+    value = {name: batch.column(name)[0].as_py() for name in names}
+    name, code = value["id"], value["problem_code"]
     frames = batch.column("frames").values
     _, offsets, data = frames.buffers()
     ends = np.frombuffer(offsets, np.int64) if len(frames) else np.zeros(1, np.int64)
     first = 0 if data is None else data.address - file_address
     return PackedRow(
-        **value,
-        size_px=(batch.column("height_px")[0].as_py(), batch.column("width_px")[0].as_py()),
-        duration_seconds=batch.column("duration_seconds")[0].as_py(),
+        id=name,
+        sha256=value["sha256"],
+        size_px=(value["height_px"], value["width_px"]),
+        duration_seconds=value["duration_seconds"],
         seconds=np.array(batch.column("seconds").values.to_numpy(), np.float64),
         start_bytes=first + ends[: len(frames)],
         size_bytes=np.diff(ends[: len(frames) + 1]),
-        problem=None if code is None else Problem(value["id"], code, text),
+        problem=None if code is None else Problem(name, code, value["problem_text"]),
     )
 
 
@@ -108,10 +109,10 @@ def write_index(path: Path, videos: VideoList, shards: Sequence[PackedShard]) ->
 
     batch = pa.record_batch(
         {
-            "id": pa.array([item.id for item in videos], pa.string()),
-            "label": pa.array([item.label for item in videos], pa.string()),
-            "group": pa.array([item.group for item in videos], pa.string()),
-            "split": pa.array([item.split for item in videos], pa.string()),
+            **{
+                name: pa.array([getattr(item, name) for item in videos], pa.string())
+                for name in ("id", "label", "group", "split")
+            },
             "sha256": pa.array([row.sha256 for _, row in rows], pa.string()),
             "shard": pa.array([number for number, _ in rows], pa.int64()),
             "height_px": pa.array([row.size_px[0] for _, row in rows], pa.int64()),

@@ -22,12 +22,7 @@ from ..data.checks import Problem
 from ..data.datasets import VideoItem
 from .codec import CODECS, encode_frame
 
-__all__ = [
-    "PackOptions",
-    "serve",
-    "shard_schema",
-    "write_shard",
-]
+__all__ = ["PackOptions", "serve", "shard_schema", "write_shard"]
 
 
 @dataclass(frozen=True)
@@ -126,15 +121,12 @@ def _batch(item: VideoItem, row: _Packed, schema: Any) -> Any:
     import pyarrow as pa
 
     values = {
+        **vars(row),
         "id": item.id,
-        "sha256": row.sha256,
         "problem_code": None if row.problem is None else row.problem.code,
         "problem_text": None if row.problem is None else row.problem.text,
         "height_px": row.size_px[0],
         "width_px": row.size_px[1],
-        "duration_seconds": row.duration_seconds,
-        "seconds": row.seconds,
-        "frames": row.frames,
     }
     arrays = [pa.array([values[field.name]], field.type) for field in schema]
     return pa.record_batch(arrays, schema=schema)

@@ -31,13 +31,7 @@ from ..data.datasets import VideoItem, VideoList
 from .codec import CODECS, decode_frames
 from .files import VideoFolderStore
 
-__all__ = [
-    "STORE_VERSION",
-    "FrameSource",
-    "FrameStore",
-    "VideoFolderStore",
-    "require_same_frames",
-]
+__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore", "require_same_frames"]
 
 logger = logging.getLogger(__name__)
 
@@ -288,14 +282,9 @@ def _read_index(path: Path, meta: dict[str, Any]) -> tuple[VideoList, _Index]:
         return batch.column(name).values.to_numpy(zero_copy_only=True)
 
     index = _Index(
-        shard=numbers("shard"),
-        height_px=numbers("height_px"),
-        width_px=numbers("width_px"),
-        duration_seconds=numbers("duration_seconds"),
+        **{key: numbers(key) for key in ("shard", "height_px", "width_px", "duration_seconds")},
         first=batch.column("seconds").offsets.to_numpy(zero_copy_only=True),
-        seconds=values("seconds"),
-        start_bytes=values("start_bytes"),
-        size_bytes=values("size_bytes"),
+        **{key: values(key) for key in ("seconds", "start_bytes", "size_bytes")},
     )
     return videos, index
 

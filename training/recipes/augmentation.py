@@ -7,7 +7,7 @@ learning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
@@ -59,11 +59,8 @@ class Augment:
     def __post_init__(self) -> None:
         require(self.kind in ("paper", "strong"), "kind", self.kind, "'paper' or 'strong'")
         require(16 <= self.crop_px <= 1024, "crop_px", self.crop_px, "16 to 1024")
-        for name in ("jitter", "grey", "blur"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, name, value, "0 to 1")
         require(self.flip is None or 0 <= self.flip <= 1, "flip", self.flip, "0 to 1")
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, value, "0 to 1")
         require(0 <= self.hue <= 0.5, "hue", self.hue, "0 to 0.5")
@@ -85,7 +82,7 @@ class Augment:
 
 
 _STRONG_ONLY = {
-    name: Augment.__dataclass_fields__[name].default
-    for name in Augment.__dataclass_fields__
-    if name not in ("kind", "crop_px", "flip")
+    field.name: field.default
+    for field in fields(Augment)
+    if field.name not in ("kind", "crop_px", "flip")
 }

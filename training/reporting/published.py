@@ -75,10 +75,8 @@ class PublishedRow:
 
     def per_cent(self, data: str, task: str, metric: str) -> float | None:
         """Return the figure of a column, or None where none was printed."""
-        for figure in self.figures:
-            if (figure.data, figure.task, figure.metric) == (data, task, metric):
-                return figure.per_cent
-        return None
+        columns = {(one.data, one.task, one.metric): one.per_cent for one in self.figures}
+        return columns.get((data, task, metric))
 
 
 def _read_published() -> tuple[PublishedRow, ...]:

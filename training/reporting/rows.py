@@ -20,7 +20,6 @@ __all__ = [
     "Line",
     "Row",
     "Table",
-    "measured_rows",
     "none_measured",
     "printed_rows",
     "rows_of",
@@ -140,26 +139,21 @@ class Figures:
         return line in self._references
 
 
-def measured_rows(
-    figures: Figures, lines: Sequence[Line], keys: Sequence[tuple[str, Column]]
-) -> list[Row]:
-    """Make a row of each line, with one cell per key (data set and column)."""
-    found = [(line, "", [figures.get(line, *key) for key in keys]) for line in lines]
-    return rows_of(figures, found, len(keys))
-
-
 def rows_of(
     figures: Figures,
-    found: Sequence[tuple[Line, str, Sequence[Summary | None]]],
+    lines: Sequence[tuple[Line, str, Sequence[Summary | None]]],
     width: int,
     with_group: bool = True,
 ) -> list[Row]:
-    """Make rows of summaries; one row that says so where nothing was measured."""
-    if all(one is None for _, _, summaries in found for one in summaries):
+    """Make rows of lines, suffixes of their labels and summaries, one for each of the columns.
+
+    Where nothing was measured there is one row that says so.
+    """
+    if all(one is None for _, _, summaries in lines for one in summaries):
         return none_measured(width)
-    best = [_leader([summaries[i] for _, _, summaries in found]) for i in range(width)]
+    best = [_leader([summaries[i] for _, _, summaries in lines]) for i in range(width)]
     rows = []
-    for place, ((experiment, label), suffix, summaries) in enumerate(found):
+    for place, ((experiment, label), suffix, summaries) in enumerate(lines):
         known = [one for one in summaries if one is not None]
         cells = tuple(
             Cell(NOT_MEASURED, "missing")

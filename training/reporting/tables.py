@@ -24,7 +24,6 @@ from .rows import (
     Line,
     Row,
     Table,
-    measured_rows,
     none_measured,
     printed_rows,
     rows_of,
@@ -61,11 +60,8 @@ def paper_tables(results: Sequence[Results]) -> list[Table]:
     """
     figures = Figures(_told_from_official(results))
     return [
-        _retrieval_table(2, figures),
-        _retrieval_table(3, figures),
-        _classifier_table(4, figures),
-        _classifier_table(5, figures),
-        _classifier_table(6, figures),
+        *(_retrieval_table(number, figures) for number in (2, 3)),
+        *(_classifier_table(number, figures) for number in (4, 5, 6)),
         _ablation_table(figures),
     ]
 
@@ -117,7 +113,8 @@ def _retrieval_table(number: int, figures: Figures) -> Table:
     for block in blocks:
         for data, variant in _retrieval_groups(figures, block, MATCHES[number]):
             keys = [_column(task, metric, variant) for task in block for metric in metrics]
-            rows = measured_rows(figures, lines, [(data, key) for key in keys])
+            cells = [(line, "", [figures.get(line, data, key) for key in keys]) for line in lines]
+            rows = rows_of(figures, cells, len(keys))
             if published_data(data) == "ucf101" and variant == _variant(MATCHES[number]):
                 wanted = [("ucf101", key[0], key[4]) for key in keys]
                 rows += printed_rows(published_rows(number), wanted)

@@ -13,9 +13,9 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import ConfigError, OutputError
@@ -54,7 +54,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-class RunLog:
+class RunLog(AbstractContextManager["RunLog"]):
     """Writes ``log.jsonl`` and TensorBoard files; use it as a context manager.
 
     Args:
@@ -83,21 +83,12 @@ class RunLog:
         path = make_folder(folder) / LOG_NAME
         last = {"train": start_step, "validation": validated_step}
         kept = [line for line in read_log(path) if line["step"] <= last[line["kind"]]]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomically(path, text)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         if tensorboard:
             self._board = _summary_writer(folder / "tensorboard", start_step)
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
         if self._board is not None:

@@ -33,14 +33,7 @@ from .environment import software
 from .logs import ProgressLine, RunLog
 from .schedule import learning_rate
 
-__all__ = [
-    "Loop",
-    "NonFiniteError",
-    "Outcome",
-    "RunRecipe",
-    "Task",
-    "check_batch",
-]
+__all__ = ["Loop", "NonFiniteError", "Outcome", "RunRecipe", "Task", "check_batch"]
 
 logger = logging.getLogger(__name__)
 
