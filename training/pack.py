@@ -60,15 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pack(options: Options) -> int:
-    videos = list_videos(
-        options.source,
-        options.format,
-        root=options.root,
-        lists=options.lists,
-        fold=options.fold,
-        protocol=options.protocol,
-        split=options.split,
-    )
+    which = {key: getattr(options, key) for key in ("root", "lists", "fold", "protocol", "split")}
+    videos = list_videos(options.source, options.format, **which)
     missing = missing_videos(videos)
     if missing:
         print(f"before packing:\n{problem_table(missing)}", file=sys.stderr)

@@ -38,7 +38,7 @@ def content(folder):
 
 
 def test_a_store_holds_every_frame_at_its_time(videos, packed):
-    store = FrameStore.open(packed)
+    store = FrameStore(packed)
     assert store.names == [item.id for item in videos]
     assert (len(store), store.frames) == (5, 5 * FRAMES)
     for video, item in enumerate(videos):

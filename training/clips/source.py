@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -170,25 +170,23 @@ def cached_frames(
     height_width = data.resident_size_px
     size_px = (height_width[0], height_width[1]) if height_width else None
     return ResidentFrames(
-        frames, place, size_px, threads=max(2, data.workers), progress=_Loading(frames).advance
+        frames, place, size_px, threads=max(2, data.workers), progress=_loading(frames)
     )
 
 
-class _Loading:
-    """Logs, now and then, how many frames are resident: large sets take minutes."""
+def _loading(frames: FrameSource) -> Callable[[int], None]:
+    """Return what logs, now and then, how many frames are resident: large sets take minutes."""
+    every = sum(frames.frames_of(video) for video in range(len(frames)))
+    done, logged = 0, time.monotonic()
 
-    def __init__(self, frames: FrameSource) -> None:
-        self._all = sum(frames.frames_of(video) for video in range(len(frames)))
-        self._done = 0
-        self._said = time.monotonic()
+    def advance(count: int) -> None:
+        nonlocal done, logged
+        done += count
+        if time.monotonic() - logged >= LOADING_SECONDS:
+            logged = time.monotonic()
+            logger.info("%d of %d frames resident", done, every)
 
-    def advance(self, count: int) -> None:
-        """Count ``count`` more frames."""
-        self._done += count
-        now = time.monotonic()
-        if now - self._said >= LOADING_SECONDS:
-            self._said = now
-            logger.info("%d of %d frames resident", self._done, self._all)
+    return advance
 
 
 def _open_frames(recipe: Recipe) -> FrameSource:

@@ -72,10 +72,7 @@ def ucf101(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
     """
     _require_fold(fold)
     files, place = _Files(require_folder(folder, "UCF101")), require_folder(lists, "UCF101 lists")
-    classes = []
-    for line in _lines(place / "classInd.txt"):
-        _, _, name = line.partition(" ")
-        classes.append(name)
+    classes = tuple(line.partition(" ")[2] for line in _lines(place / "classInd.txt"))
     items = []
     for split in ("train", "test"):
         path = place / f"{split}list{fold:02d}.txt"
@@ -86,7 +83,7 @@ def ucf101(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
                 raise TrainingError(f"{path}: {line!r} is not a line of the official list.")
             label, group = matched.groups()
             items.append(VideoItem(relative, files.find(relative), label, group, split))
-    return VideoList(f"UCF101 split {fold}", tuple(items), tuple(classes))
+    return VideoList(f"UCF101 split {fold}", tuple(items), classes)
 
 
 def hmdb51(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
@@ -109,10 +106,8 @@ def hmdb51(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
     paths = sorted(place.glob(f"*{ending}"))
     if not paths:
         raise TrainingError(f"{place}: no list named <class>{ending}; give the official folder.")
-    items, classes = [], []
-    for path in paths:
-        label = path.name.removesuffix(ending)
-        classes.append(label)
+    items, classes = [], tuple(path.name.removesuffix(ending) for path in paths)
+    for path, label in zip(paths, classes, strict=True):
         for line in _lines(path):
             name, _, code = line.rpartition(" ")
             if code not in HMDB51_SPLITS or not name:
@@ -121,7 +116,7 @@ def hmdb51(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
             items.append(
                 VideoItem(relative, files.find(relative), label, split=HMDB51_SPLITS[code])
             )
-    return VideoList(f"HMDB51 split {fold}", tuple(items), tuple(classes))
+    return VideoList(f"HMDB51 split {fold}", tuple(items), classes)
 
 
 def kinetics400(folder: str | Path, table: str | Path) -> VideoList:
@@ -210,10 +205,8 @@ def mmact(folder: str | Path, protocol: str = "cross-subject") -> VideoList:
     }
     items = []
     for relative, subject, session, action in found:
-        if protocol == "cross-subject":
-            train = subject <= MMACT_TRAIN_SUBJECTS
-        else:
-            train = session in trains[subject]
+        by_subject = protocol == "cross-subject"
+        train = subject <= MMACT_TRAIN_SUBJECTS if by_subject else session in trains[subject]
         group = f"subject{subject}/session{session}"
         split = "train" if train else "test"
         items.append(VideoItem(relative, root / relative, action, group, split))

@@ -46,8 +46,9 @@ class VideoFolderStore:
 
     Args:
         videos: The videos, or a folder or manifest to list
-        (:func:`training.data.sources.list_videos`). preprocessing: The resize; the defaults for
-        None. workers: Threads that look at the videos when opening.
+            (:func:`training.data.sources.list_videos`).
+        preprocessing: The resize; the defaults for None.
+        workers: Threads that look at the videos when opening.
         allow_problems: Leave out missing, unreadable, duplicate and incomplete videos, logging
             them in one table, instead of refusing to start.
 

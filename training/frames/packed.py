@@ -123,11 +123,6 @@ class FrameStore:
             logger.warning("%s: found when it was packed\n%s", self.folder, table)
         self._shards = [_map_shard(self.folder, shard) for shard in self.meta["shards"]]
 
-    @classmethod
-    def open(cls, folder: str | Path) -> FrameStore:
-        """Open the store in ``folder``; the same as the constructor."""
-        return cls(folder)
-
     def __len__(self) -> int:
         return len(self.videos)
 

@@ -226,8 +226,7 @@ def _finish(
         "problems": [dataclasses.asdict(problem) for problem in problems],
     }
     write_index(folder / "index.arrow", kept, shards)
-    text = (json.dumps(meta, indent=2) + "\n").encode()
-    write_atomically(folder / "store.json", text)
+    write_atomically(folder / "store.json", json.dumps(meta, indent=2) + "\n")
     size = sum(shard["bytes"] for shard in meta["shards"])
     failed = len(rows) - len(kept)
     return PackReport(folder, len(kept), meta["frames"], size, tuple(problems), failed)

@@ -35,15 +35,9 @@ RIGHT, NEAR, WRONG = "right", "near", "wrong"
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A frame, or three frames of a clip side by side.
+    """A frame, or three frames of a clip side by side, as a JPEG in a data URI.
 
-    Args:
-        image: JPEG as a data URI.
-        alt: What it is, in words.
-        width_px: Of the image.
-        height_px: Of the image.
-        caption: Video and time.
-        frames: How many frames it shows.
+    ``alt`` says in words what it is, ``caption`` names video and time.
     """
 
     image: str
@@ -56,14 +50,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Answer:
-    """A neighbour.
-
-    Args:
-        thumbnail: What was found.
-        verdict: ``right``, ``near`` or ``wrong``.
-        words: The verdict in words, with a mark.
-        cosine: Similarity to the query.
-    """
+    """A neighbour with its cosine; verdicts are ``right``, ``near``, ``wrong``, or marked words."""
 
     thumbnail: Thumbnail
     verdict: str

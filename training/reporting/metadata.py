@@ -84,16 +84,11 @@ def slug(text: str) -> str:
 def model_index(
     label: str, results: Sequence[Results], data: Mapping[str, HubData] | None = None
 ) -> dict[str, Any]:
-    """Return the ``model-index`` of one model.
+    """Return the ``model-index`` of one model, as plain values to dump as YAML or JSON.
 
-    Args:
-        label: The model; only its results outside experiments such as ablations are taken.
-        results: Of any models.
-        data: Data sets that have a Hub id; the others are named by their own name.
-
-    Returns:
-        ``{"model-index": [...]}``, plain values to dump as YAML or JSON. Values are per cent:
-        the mean over seeds. Spread and number of seeds stand in each metric's ``name``.
+    It takes the model's results outside experiments such as ablations. Data sets without a Hub id
+    in ``data`` keep their own name. Values are per cent, the mean over seeds; spread and number of
+    seeds stand in each metric's ``name``.
     """
     entries: dict[tuple[str, str], dict[str, Any]] = {}
     for one in _of_model(label, results):
@@ -115,15 +110,9 @@ def model_index(
 def eval_results(
     label: str, results: Sequence[Results], data: Mapping[str, HubData]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the ``.eval_results`` files of one model.
+    """Return the ``.eval_results`` files of one model by name, for the data sets in ``data``.
 
-    Args:
-        label: The model.
-        results: Of any models.
-        data: Data sets that have a Hub id; the others get no file.
-
-    Returns:
-        File name -> its entries. Only first choices: top-1 or an F-measure, 512-d, not centred.
+    They hold first choices alone: top-1 or an F-measure, 512-d, not centred.
     """
     files: dict[str, list[dict[str, Any]]] = {}
     for one in _of_model(label, results):
@@ -141,14 +130,10 @@ def eval_results(
 
 
 def metadata_files(results: Sequence[Results], data: Mapping[str, HubData]) -> dict[str, Any]:
-    """Return both formats, one folder per model that is no reference row.
+    """Return both formats, with plain values, one folder per model that is no reference row.
 
-    Args:
-        results: Of any models.
-        data: Data sets that have a Hub id.
-
-    Returns:
-        ``MODEL/model_index.yml`` and ``MODEL/.eval_results/*.yaml``, each with its plain values.
+    Names are ``MODEL/model_index.yml`` and ``MODEL/.eval_results/*.yaml``; ``data`` are the data
+    sets that have a Hub id.
 
     Raises:
         ConfigError: Two models differ only in letters that a folder's name cannot have.

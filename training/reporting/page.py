@@ -47,21 +47,11 @@ class ModelRow:
 class Page:
     """Everything that report.html and report.md show; plain values, not yet escaped.
 
-    Args:
-        title: Of the page.
-        intro: One paragraph on how to read it.
-        honest: What was not measured, in one sentence.
-        models: Rows of the results.
-        data: Data sets of the results.
-        settings: ``kind``, ``settings`` and ``rows`` of evaluations that were set up alike.
-        notes: Sentences below those.
-        tables: Tables 2 to 7.
-        charts: Curves.
-        matrices: Confusion matrices.
-        galleries: Nearest neighbours.
-        hub: What was written for the Hub, or why not.
-        hub_files: Paths written, relative to the folder.
-        made: With which software the figures were measured.
+    ``intro`` is one paragraph on how to read it, ``honest`` says in one sentence what was not
+    measured, ``made`` with which software the figures were. ``settings`` holds ``kind``,
+    ``settings`` and ``rows`` of evaluations that were set up alike, ``notes`` sentences below
+    those. ``hub`` says what was written for the Hub, or why not; ``hub_files`` are relative to the
+    report's folder.
     """
 
     title: str
@@ -101,12 +91,7 @@ def page_of(
 ) -> Page:
     """Arrange everything for the page.
 
-    Args:
-        results: At least one.
-        title: Of the page.
-        charts: Curves of training runs; those of the results are added.
-        drawn: Galleries.
-        hub_files: What was written for the Hub.
+    It needs at least one result; to ``charts`` of training runs it adds those of the results.
 
     Raises:
         TrainingError: The results do not fit together.

@@ -214,7 +214,7 @@ def _classifier_table(number: int, figures: Figures) -> Table:
     def belongs(one: Summary) -> bool:
         return one.column[0] in tasks and one.column[4].endswith("F1") == by_f1
 
-    printed = _place("video", "macro-F1" if by_f1 else "top-1")
+    printed = ("macro-F1" if by_f1 else "top-1", "video", "", False)
     columns = [(data, printed) for data in CLASSIFIER_DATA[number]]
     columns = unique([*columns, *(_classifier_column(s) for s in figures.all if belongs(s))])
     names = unique(data for data, _ in columns)
@@ -264,17 +264,12 @@ def _by_place(summaries: Iterable[Summary]) -> dict[tuple[Line, str, str, Place]
 Place = tuple[str, str, str, bool]  # metric, level, space, centred
 
 
-def _place(level: str, metric: str, space: str = "", centred: bool = False) -> Place:
-    return (metric, level, space, centred)
-
-
 def _classifier_column(one: Summary) -> tuple[str, Place]:
     """Data set and place of a figure; the published name where there is one."""
     _, space, level, _, metric, centred = one.column
     known = published_data(one.data)
-    return known or one.data, _place(
-        level or "video", metric, "" if space == "512" else space, centred
-    )
+    place = (metric, level or "video", "" if space == "512" else space, centred)
+    return known or one.data, place
 
 
 def _place_text(place: Place) -> str:

@@ -109,8 +109,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
         "sha256": content_sha256(plain, text),
     }
     make_folder(path.parent)
-    payload = serialize(plain, header)
-    write_atomically(path, payload)
+    write_atomically(path, serialize(plain, header))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -162,5 +162,4 @@ def set_precision(precision: Precision) -> None:
 
 def write_recipe(recipe: PlainRecipe, folder: Path) -> None:
     """Keep the recipe, with every default filled in, beside the run."""
-    text = json.dumps(recipe.to_dict(), indent=2) + "\n"
-    write_atomically(folder / "recipe.json", text)
+    write_atomically(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")

@@ -86,8 +86,7 @@ def _write_records(
 ) -> None:
     """Write what stands beside the weights and the configuration."""
     write_texts(folder, config, render(config, model_card(record, licence)))
-    content = _json(record).encode()
-    write_atomically(folder / PROVENANCE_NAME, content)
+    write_atomically(folder / PROVENANCE_NAME, json.dumps(record, indent=2) + "\n")
     golden.write(CCLModel.from_pretrained(folder), folder)
 
 
@@ -171,7 +170,3 @@ def _per_cent(accuracies: Mapping[str, float] | None) -> str:
     if accuracies is None:
         return "not measured"
     return " / ".join(f"{100 * accuracies[k]:.1f}" for k in ("1", "5", "10"))
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2) + "\n"

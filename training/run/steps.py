@@ -139,8 +139,7 @@ class _Runner:
             words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
             last = f": {' / '.join(words)}" if words else ""
             raise StepFailedError(f"{step.name} ended with {code}{last} (see {log})")
-        text = json.dumps(step.remembered)
-        write_atomically(_mark(step, self.folder), text)
+        write_atomically(self.folder / f"{step.name}.json", json.dumps(step.remembered))
 
     @property
     def stopping(self) -> bool:
@@ -185,13 +184,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def _mark(step: Step, folder: Path) -> Path:
-    return folder / f"{step.name}.json"
-
-
 def _is_done(step: Step, folder: Path) -> bool:
     """Whether a step has succeeded before, by the same command."""
-    mark = _mark(step, folder)
+    mark = folder / f"{step.name}.json"
     if not mark.is_file():
         return False
     try:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccl_hub import CCLModel
-from ccl_hub.config import Preprocessing
+from ccl_hub.config import Preprocessing, parse_dataclass
 from ccl_hub.errors import TrainingError
 from ccl_hub.transforms import to_clips
 
@@ -48,19 +48,12 @@ class Figures:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, for a checkpoint."""
-        return {
-            "measurements": [dataclasses.asdict(one) for one in self.measurements],
-            "confusion": dataclasses.asdict(self.confusion),
-        }
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Figures:
         """Rebuild from :meth:`to_dict`."""
-        counts = tuple(tuple(row) for row in values["confusion"]["counts"])
-        return cls(
-            tuple(Measurement(**one) for one in values["measurements"]),
-            Confusion(tuple(values["confusion"]["classes"]), counts),
-        )
+        return parse_dataclass(cls, values, "the figures of the test")
 
 
 class Finetuning:
