@@ -50,7 +50,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Answer:
-    """A neighbour with its cosine; verdicts are ``right``, ``near``, ``wrong``, or marked words."""
+    """A neighbour: its verdict is ``right``, ``near`` or ``wrong``, its words have a mark."""
 
     thumbnail: Thumbnail
     verdict: str

@@ -17,7 +17,7 @@ from ccl_hub.config import parse_dataclass
 from ccl_hub.errors import ConfigError
 
 from ..evaluation.labelled_sets import open_evaluation_sets
-from ..evaluation.results import read_results, summarise
+from ..evaluation.results import Results, read_results, summarise
 from ..evaluation.tables import ablation_table
 from ..recipes.finetuning import FinetuneRecipe, read_finetune_recipe
 from ..recipes.pretraining import Recipe, differing_keys, frame_choice_of, read_recipe
@@ -101,12 +101,7 @@ def run_ablation(plan: Plan) -> str:
         _require_complete(read_finetune_recipe(plan.finetune).budget, plan.finetune)
     _run_missing_steps(plan)
     labels = [ROWS[name].label for name in plan.rows]
-    results = [  # of this plan: the folder may hold more rows and seeds
-        result
-        for result in read_results([plan.out / "results"])
-        if result.model.label in labels and result.model.seed in plan.seeds
-    ]
-    table = ablation_table(summarise(results), labels)
+    table = ablation_table(summarise(_results_of(plan)), labels)
     write_atomically(plan.out / "table7.md", table)
     return table
 
@@ -235,3 +230,13 @@ def _commands(plan: Plan, name: str, seed: int) -> Iterator[tuple[str, list[str]
 def _short(place: str) -> str:
     """A name for a data set that is a file name too, and differs for different places."""
     return f"{Path(place).stem}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
+
+
+def _results_of(plan: Plan) -> list[Results]:
+    """Read the results of this plan's rows and seeds; the folder may hold more of either."""
+    labels = {ROWS[name].label for name in plan.rows}
+    return [
+        result
+        for result in read_results([plan.out / "results"])
+        if result.model.label in labels and result.model.seed in plan.seeds
+    ]
