@@ -30,7 +30,7 @@ Series = Mapping[str, Points]
 
 MAX_POINTS = 400
 MAX_LABEL = 40
-# Drawn colour -> what the page gives for it.
+# Drawn color -> what the page gives for it; the colors themselves stand in colors.css.
 TEXT, GRID = "#010203", "#010204"
 LINES = tuple(f"#0102{number:02x}" for number in range(16, 24))
 COLOURS = {TEXT: "currentColor", GRID: "var(--rule)"} | {

@@ -190,15 +190,15 @@ def render(page: Page) -> str:
         ConfigError: Jinja2 is not installed.
     """
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
     except ImportError as error:
         raise ConfigError(
             f"the page needs Jinja2, which cannot be imported ({error}); "
             "pip install 'ccl-hub[training]'."
         ) from error
-    text = Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    return environment.from_string(text).render(page=page)
+    here = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=here, autoescape=True, undefined=StrictUndefined)
+    return environment.get_template(TEMPLATE).render(page=page)
 
 
 def markdown(page: Page) -> str:
