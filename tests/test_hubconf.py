@@ -284,7 +284,7 @@ def test_the_entries_are_those_of_the_registry() -> None:
 
 def test_dependencies_are_what_the_package_imports() -> None:
     """All of them but what the commands, the extras, other libraries and PIL images need."""
-    elsewhere = {"cli", "ray", "hf_transformers.py", "job/dataset.py", "inputs/lists.py"}
+    elsewhere = {"cli", "ray", "hf_transformers.py", "job/parquet.py", "inputs/lists.py"}
     elsewhere |= {
         f"backends/{name}.py"
         for name in ("export", "onnx_engine", "openvino_engine", "quantize", "tracing")

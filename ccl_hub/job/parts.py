@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..embed.embeddings import Embeddings
-from . import dataset
+from . import parquet
 from .destination import is_part, remove_file
 from .manifest import Part, Row
 from .sinks import Prepared, has_hash
@@ -45,7 +45,7 @@ class DatasetSink:
     """
 
     def __init__(self, state: JobState, level: str, part_rows: int = PART_ROWS) -> None:
-        dataset.check_pyarrow()
+        parquet.check_pyarrow()
         self._state, self._level, self._part_rows = state, level, part_rows
         self._folder, self._manifest = state.destination.path, state.manifest
         self._rows = self._manifest.spooled_rows()
@@ -71,14 +71,14 @@ class DatasetSink:
 
     def prepare(self, id: str, embeddings: Embeddings) -> Prepared:
         """Make the rows."""
-        rows, data = dataset.rows_bytes(id, embeddings, self._level)
+        rows, data = parquet.rows_bytes(id, embeddings, self._level)
         return Prepared(rows=rows, data=data)
 
     def keep(self, row: Row, prepared: Prepared | None) -> None:
         """See :class:`Sink`."""
         part = None
         if prepared is not None and len(prepared.data) > MOST_SPOOLED_BYTES:
-            part = self._written(dataset.part_bytes([prepared.data]))
+            part = self._written(parquet.part_bytes([prepared.data]))
         with self._manifest.together():
             # As it is now: its part may have been rewritten since the video was looked up.
             before = self._manifest.find(row.id)
@@ -109,9 +109,9 @@ class DatasetSink:
         stale = sorted(self._manifest.stale().items(), key=lambda one: -len(one[1]))
         rewritten: dict[str, Part | None] = {}
         for name, ids in stale[:most]:
-            rewritten[name] = self._written(dataset.without(self._folder / name, ids))
+            rewritten[name] = self._written(parquet.without(self._folder / name, ids))
         spooled = self._manifest.spool()
-        new = self._written(dataset.part_bytes(data for _, data in spooled) if spooled else None)
+        new = self._written(parquet.part_bytes(data for _, data in spooled) if spooled else None)
         self._manifest.replace_parts(new, [id for id, _ in spooled], rewritten)
         # A part with the same rows has the name that it had.
         for name in rewritten.keys() - {part.name for part in self._manifest.parts()}:
@@ -122,5 +122,5 @@ class DatasetSink:
         if data is None:
             return None
         label = self._state.shard.label
-        name, sha256 = dataset.write_part(self._folder, label, data, self._state.temporary)
+        name, sha256 = parquet.write_part(self._folder, label, data, self._state.temporary)
         return Part(name, len(data), sha256)

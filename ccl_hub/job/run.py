@@ -28,12 +28,12 @@ from ..inputs.find import VideoInput
 from ..inputs.names import as_text
 from ..sampling import Sampling
 from ..video.open import MediaLimits
-from .dataset import check_pyarrow
 from .destination import Destination, remove_file
 from .events import JobSummary, VideoEvent
-from .look import STORAGE_CODES, TRANSIENT_CODES, Look
+from .lookup import STORAGE_CODES, TRANSIENT_CODES, Look
 from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .options import JobInputs, JobOptions
+from .parquet import check_pyarrow
 from .parts import DatasetSink
 from .sinks import FolderSink, Prepared, Sink
 from .state import JobState, open_state

@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_hashed_is_unreadable_and_loses_nothing(
         return file_sha256(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ccl_hub.job.look.file_sha256", broken)
+        patch.setattr("ccl_hub.job.lookup.file_sha256", broken)
         done = job(videos, out, checksum=True)
     assert done.now == ["001.mp4"] and done.codes["001.mp4"] == "unreadable"
     assert _rows_or_files(outputs(out), out) == before

@@ -26,7 +26,7 @@ from ccl_hub.batch import BatchOptions, engines_for
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError
 from ccl_hub.inputs.shards import Shard
-from ccl_hub.job import dataset
+from ccl_hub.job import parquet
 from ccl_hub.job.destination import Destination
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
@@ -193,7 +193,7 @@ def test_a_dataset_is_not_touched_where_it_cannot_be_written(
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # what find_spec answers None for
     with pytest.raises(OutputError, match=r"needs pyarrow, .*ccl-hub\[parquet\]"):
-        dataset.check_pyarrow()
+        parquet.check_pyarrow()
 
 
 def test_weights_changed_in_memory_are_another_model(videos: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from embed_jobs import engines, ids, job, known, rows, tiny_folder, write_tiny
 
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import OutputError
-from ccl_hub.job import dataset, parts
+from ccl_hub.job import parquet, parts
 
 COUNT, CLIPS, DIM, FRAMES = 5, 3, 16, 8
 
@@ -197,7 +197,7 @@ def test_parts_roll_over_and_the_folder_holds_nothing_else(
     out = tmp_path / "feats.parquet"
     monkeypatch.setattr(parts.DatasetSink.__init__, "__defaults__", (4,))
     seen: list[set[str]] = []
-    inner = dataset.write_atomically
+    inner = parquet.write_atomically
 
     def watched(path: Path, write: object, temporary_folder: Path) -> None:
         def filling(file: object) -> None:
@@ -206,7 +206,7 @@ def test_parts_roll_over_and_the_folder_holds_nothing_else(
 
         inner(path, filling, temporary_folder)
 
-    monkeypatch.setattr(dataset, "write_atomically", watched)
+    monkeypatch.setattr(parquet, "write_atomically", watched)
     job(folder, out, clips=CLIPS)
     assert len(seen) == 3
     everything = set().union(*seen) | {path.name for path in out.iterdir()}
@@ -284,10 +284,10 @@ def test_a_part_that_nobody_named_is_removed(folder: Path, tmp_path: Path) -> No
 def test_an_unreadable_part_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no part")
     with pytest.raises(OutputError, match=r"x\.parquet: this part .* cannot be read"):
-        dataset.without(tmp_path / "x.parquet", ["a"])
+        parquet.without(tmp_path / "x.parquet", ["a"])
 
 
 def test_without_pyarrow_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # what find_spec answers None for
     with pytest.raises(OutputError, match=r"pip install 'ccl-hub\[parquet\]'"):
-        dataset.check_pyarrow()
+        parquet.check_pyarrow()
