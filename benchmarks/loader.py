@@ -303,9 +303,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"{'' if cpu is None else f'{cpu:9.1f} clips per CPU second'}",
             file=sys.stderr,
         )
-    text = (json.dumps(report, indent=2) + "\n").encode()
     if options.out:
-        write_atomically(options.out, lambda file: file.write(text))
+        write_atomically(options.out, json.dumps(report, indent=2) + "\n")
     return 0
 
 

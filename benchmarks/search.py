@@ -91,9 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
         "k": options.k,
         "results": found,
     }
-    text = (json.dumps(report, indent=2) + "\n").encode()
     if options.out:
-        write_atomically(options.out, lambda file: file.write(text))
+        write_atomically(options.out, json.dumps(report, indent=2) + "\n")
     return 0
 
 

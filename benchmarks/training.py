@@ -139,9 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     for row in report["rows"]:
         low, high = row["spread"]
         print(f"{row['name']:8} {row['clips_per_second']:9.2f} clips/s ({low:.2f} to {high:.2f})")
-    text = (json.dumps(report, indent=2) + "\n").encode()
     if options.out:
-        write_atomically(options.out, lambda file: file.write(text))
+        write_atomically(options.out, json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -75,5 +75,4 @@ def reference() -> str:
 
 
 if __name__ == "__main__":
-    data = reference().encode()
-    write_atomically(PAGE, lambda file: file.write(data))
+    write_atomically(PAGE, reference())

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,8 +38,6 @@ from .progress import ClipProgress, JobProgress, summary_facts, summary_table
 if TYPE_CHECKING:
     from ..backends.engine import Engine
     from ..batch.options import BatchOptions
-    from ..hub_options import HubOptions
-    from ..job.options import JobInputs, JobOptions
     from ..sampling import Sampling
 
 __all__ = ["embed_app", "embed_main"]
@@ -55,38 +54,6 @@ BATCH_ONLY = (
     *("memory_bytes", "shard", "checksum", "retry_failed", "fail_fast", "overwrite"),
 )
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-@dataclass(frozen=True)
-class Computing:
-    """How vectors are computed: the model, what runs it, and which clips it takes."""
-
-    model: str
-    revision: str | None
-    device: str
-    dtype: str
-    backend: Backend
-    hub: HubOptions
-    batch: BatchOptions
-    sampling: Sampling
-
-    def engines(
-        self, most: int | None = None, calibration: list[Path] | None = None
-    ) -> list[Engine]:
-        """Load the model; see :func:`ccl_hub.backends.make.engines_for`."""
-        from ..backends.make import engines_for
-
-        return engines_for(
-            self.model,
-            self.revision,
-            self.device,
-            self.dtype,
-            self.backend,
-            self.batch,
-            most=most,
-            calibration=calibration,
-            hub=self.hub,
-        )
 
 
 @dataclass(frozen=True)
@@ -265,39 +232,36 @@ def embed(
         from ..batch.options import BatchOptions
         from ..sampling import Sampling
 
-        computing = Computing(
-            model=model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            backend=backend,
-            hub=hub_options(token_env, cache_dir, local_files_only, force_download, subfolder),
-            batch=BatchOptions(
-                workers=workers,
-                threads=threads,
-                deadline_seconds=deadline_seconds,
-                memory_bytes=memory_bytes,
-                batch_clips=batch_clips,
-            ),
-            sampling=Sampling(clips, every_seconds),
+        hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
+        batch = BatchOptions(
+            workers=workers,
+            threads=threads,
+            deadline_seconds=deadline_seconds,
+            memory_bytes=memory_bytes,
+            batch_clips=batch_clips,
         )
+        sampling = Sampling(clips, every_seconds)
+
+        def engines(**choice: Any) -> list[Engine]:
+            from ..backends.make import engines_for
+
+            return engines_for(model, revision, device, dtype, backend, batch, hub=hub, **choice)
+
         report = Report(quiet, as_json)
         video = _single_video(inputs or [], out)
         if video is not None:
             _refuse_batch_options(context, out)
-            return _embed_one(video, out, level, computing, report)
+            return _embed_one(video, out, level, engines, sampling, batch, report)
         share = parse_shard(shard, os.environ)
         if shard is not None and not quiet:
             typer.echo(f"shard {share.index} of {share.count}", err=True)
+        from ..job.destination import Destination
         from ..job.options import JobInputs, JobOptions
+        from ..job.run import run_job
 
-        what = JobInputs(
-            inputs or [],
-            lists or [],
-            root,
-            None if extensions is None else [one.strip() for one in extensions.split(",")],
-        )
-        kept = JobOptions(
+        endings = None if extensions is None else [one.strip() for one in extensions.split(",")]
+        videos = JobInputs(inputs or [], lists or [], root, endings)
+        options = JobOptions(
             suffix=f".{format}",
             level=level,
             shard=share,
@@ -311,7 +275,21 @@ def embed(
                 f"--format is {format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
                 "leave it out, or give a folder."
             )
-        return _embed_all(what, out, computing, kept, report)
+        # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
+        options.has_frames(Destination.at(out))
+        check_folder(out)
+        videos.search.check()
+        calibration = None
+        if backend == "openvino-int8":  # used unless the cache has an int8 model
+            calibration = videos.search.first(CALIBRATION_VIDEOS)
+        computing = engines(calibration=calibration)
+        with JobProgress(quiet, typer.echo if as_json else None) as progress:
+            tell_total = progress.set_total if progress.shown else None
+            summary = run_job(
+                videos, out, computing, sampling, options, batch, progress.update, tell_total
+            )
+        report.tell(summary_facts(summary), summary_table(summary))
+        return DONE if summary.all_done else USAGE_OR_PARTIAL
 
     is_file = out.suffix in SUFFIXES
     stopped = "nothing was written" if is_file else "run the same command again to go on"
@@ -357,7 +335,13 @@ def _single_video(inputs: list[Path], out: Path) -> Path | None:
 
 
 def _embed_one(
-    video: Path, out: Path, level: str | None, computing: Computing, report: Report
+    video: Path,
+    out: Path,
+    level: str | None,
+    engines: Callable[..., list[Engine]],
+    sampling: Sampling,
+    batch: BatchOptions,
+    report: Report,
 ) -> int:
     """Embed one video into one file."""
     check_output(out, level, source=video)
@@ -365,16 +349,16 @@ def _embed_one(
     began = time.perf_counter()
     from ..embed.stream import write_video
 
-    (engine,) = computing.engines(most=1)
+    (engine,) = engines(most=1)
     with ClipProgress(report.quiet) as progress:
         provenance, shapes = write_video(
             engine,
             video,
             out,
             level,
-            clips=computing.sampling.clips,
-            every_seconds=computing.sampling.every_seconds,
-            batch_size=computing.batch.batch_clips,
+            clips=sampling.clips,
+            every_seconds=sampling.every_seconds,
+            batch_size=batch.batch_clips,
             progress=progress.update,
         )
     facts = {
@@ -388,36 +372,6 @@ def _embed_one(
         typer.echo(f"ccl-embed: {video}: incomplete: {provenance.note}", err=True)
         return USAGE_OR_PARTIAL
     return DONE
-
-
-def _embed_all(
-    inputs: JobInputs, out: Path, computing: Computing, options: JobOptions, report: Report
-) -> int:
-    """Embed any number of videos into a folder or dataset."""
-    from ..job.destination import Destination
-    from ..job.run import run_job
-
-    # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
-    options.has_frames(Destination.at(out))
-    check_folder(out)
-    inputs.search.check()
-    calibration = None
-    if computing.backend == "openvino-int8":  # used unless the cache has an int8 model
-        calibration = inputs.search.first(CALIBRATION_VIDEOS)
-    engines = computing.engines(calibration=calibration)
-    with JobProgress(report.quiet, typer.echo if report.as_json else None) as progress:
-        summary = run_job(
-            inputs,
-            out,
-            engines,
-            computing.sampling,
-            options,
-            computing.batch,
-            progress.update,
-            progress.set_total if progress.shown else None,
-        )
-    report.tell(summary_facts(summary), summary_table(summary))
-    return DONE if summary.all_done else USAGE_OR_PARTIAL
 
 
 def _summary(out: Path, level: str | None, facts: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TypeAlias, TypeVar
 
 from ..backends.engine import Engine
@@ -101,12 +100,7 @@ class ClipStream:
     def __enter__(self) -> ClipStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._reader.close()
 
 

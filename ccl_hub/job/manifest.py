@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import OutputError
 
@@ -292,12 +291,7 @@ class Manifest:
     def __enter__(self) -> Manifest:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Commit, unless changes that belong together were interrupted, and close."""
         try:
             if self._whole:

@@ -130,7 +130,7 @@ def write_part(
     """
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"part-{label}-{sha256[:16]}.parquet"
-    write_atomically(folder / name, lambda file: file.write(data), temporary_folder)
+    write_atomically(folder / name, data, temporary_folder)
     return name, sha256
 
 

@@ -329,6 +329,5 @@ def _write_failures(state: JobState) -> Path | None:
     if not count:
         remove_file(path)
         return None
-    data = text.getvalue().encode()
-    write_atomically(path, lambda file: file.write(data), state.temporary)
+    write_atomically(path, text.getvalue(), state.temporary)
     return path

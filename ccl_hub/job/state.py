@@ -175,9 +175,9 @@ def _claim(
         if other.count != shard.count:  # what is listed there is taken over, and listed again
             remove_file(destination.failures(other))
     if _read_settings(destination) != settings:
-        data = (json.dumps(settings, indent=2) + "\n").encode()
+        text = json.dumps(settings, indent=2) + "\n"
         path, folder = destination.state / "settings.json", destination.temporary(shard)
-        write_atomically(path, lambda file: file.write(data), folder)
+        write_atomically(path, text, folder)
     return root
 
 

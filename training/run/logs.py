@@ -251,7 +251,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         flat = [{"step": line["step"], **_numbers(line.get("retrieval", {}))} for line in checks]
         names = sorted({name for line in flat for name in line if name.endswith("/1")})
         _plot(panels[1, 1], flat, names, "retrieval, top-1")
-    write_atomically(path, lambda file: canvas.print_png(file))
+    write_atomically(path, canvas.print_png)
 
 
 def _plot(

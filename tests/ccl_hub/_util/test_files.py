@@ -32,7 +32,7 @@ def test_failure_while_writing_keeps_the_old_file_and_no_rubbish(tmp_path: Path)
 
 def test_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="check that the folder exists"):
-        write_atomically(tmp_path / "no" / "x.npy", lambda file: file.write(b"x"))
+        write_atomically(tmp_path / "no" / "x.npy", b"x")
 
 
 def test_full_disk_is_a_clear_error_and_keeps_the_old_file(tmp_path: Path) -> None:
@@ -51,20 +51,20 @@ def test_symbolic_link_is_followed(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"old")
     link.symlink_to(target)
-    write_atomically(link, lambda file: file.write(b"new"))
+    write_atomically(link, b"new")
     assert link.is_symlink() and target.read_bytes() == b"new"
 
 
 def test_longest_allowed_name(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 125 + ".npy")  # 254 of 255 bytes
-    write_atomically(path, lambda file: file.write(b"x"))
+    write_atomically(path, b"x")
     assert path.read_bytes() == b"x"
 
 
 def test_a_file_in_place_of_the_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(OutputError, match="check that the folder exists"):
-        write_atomically(tmp_path / "file" / "x.npy", lambda file: file.write(b"x"))
+        write_atomically(tmp_path / "file" / "x.npy", b"x")
 
 
 def test_a_folder_that_cannot_be_synced_is_no_failure_of_the_written_file(
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure_of_the_written_file(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("ccl_hub._util.files.os.open", refuse)
-    write_atomically(tmp_path / "x.npy", lambda file: file.write(b"x"))
+    write_atomically(tmp_path / "x.npy", b"x")
     assert asked == [tmp_path.resolve()]
     monkeypatch.undo()
     assert (tmp_path / "x.npy").read_bytes() == b"x"
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure_of_the_written_file(
 
 def test_zero_byte_in_a_name_is_a_clear_error() -> None:
     with pytest.raises(OutputError, match="null"):
-        write_atomically(Path("a\0b.npy"), lambda file: file.write(b"x"))
+        write_atomically(Path("a\0b.npy"), b"x")
 
 
 def test_places_where_nothing_can_be_written_are_known_before_the_work(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_is_no_file_is_never_replaced(
             path.symlink_to(there)
         for refuse in (
             check_place,
-            lambda path: write_atomically(path, lambda file: file.write(b"x")),
+            lambda path: write_atomically(path, b"x"),
         ):
             with pytest.raises(OutputError) as caught:
                 refuse(path)
