@@ -110,39 +110,22 @@ class Preprocessing:
     frame_choice: str = "nearest"
 
     def __post_init__(self) -> None:
-        require(self.clip_frames >= 1, "clip_frames", self.clip_frames, "a whole number >= 1")
-        require(
-            0 < self.frame_interval_seconds <= 3600,
-            "frame_interval_seconds",
-            self.frame_interval_seconds,
-            "more than 0 and at most 3600",
-        )
-        require(
-            self.resize in ("stretch", "short_side"),
-            "resize",
-            self.resize,
-            "'stretch' or 'short_side'",
-        )
-        smallest = min(self.resize_height_px, self.resize_width_px)
-        if self.resize == "short_side":
-            smallest = self.resize_height_px
-        require(
-            32 <= self.crop_px <= smallest,
-            "crop_px",
-            self.crop_px,
-            f"32 to {smallest} (the resized side)",
-        )
+        sides = (self.resize_height_px, self.resize_width_px)
+        smallest = sides[0] if self.resize == "short_side" else min(sides)
+        interval, choices = self.frame_interval_seconds, tuple(FRAME_CHOICES)
+        for name, ok, allowed in (
+            ("clip_frames", self.clip_frames >= 1, "a whole number >= 1"),
+            ("frame_interval_seconds", 0 < interval <= 3600, "more than 0 and at most 3600"),
+            ("resize", self.resize in ("stretch", "short_side"), "'stretch' or 'short_side'"),
+            ("crop_px", 32 <= self.crop_px <= smallest, f"32 to {smallest} (the resized side)"),
+            ("frame_choice", self.frame_choice in choices, " or ".join(map(repr, choices))),
+        ):
+            require(ok, name, getattr(self, name), allowed)
         for name in ("mean", "std"):
             value = getattr(self, name)
             require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
             require(all(map(math.isfinite, value)), name, value, "finite numbers")
         require(all(s > 0 for s in self.std), "std", self.std, "3 numbers above 0")
-        require(
-            self.frame_choice in tuple(FRAME_CHOICES),
-            "frame_choice",
-            self.frame_choice,
-            " or ".join(map(repr, FRAME_CHOICES)),
-        )
 
     @property
     def clip_seconds(self) -> float:
@@ -232,9 +215,8 @@ class CCLConfig:
         except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"{where}: not JSON ({error}); fetch or export it again.") from error
         if not isinstance(values, dict):
-            raise ConfigError(
-                f"{where}: holds a JSON {type(values).__name__}, expected an object."
-            )
+            kind = type(values).__name__
+            raise ConfigError(f"{where}: holds a JSON {kind}, expected an object.")
         return cls.from_dict(values, where)
 
     @classmethod
@@ -292,20 +274,18 @@ def parse_dataclass(kind: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def _parse(hint: Any, value: Any, where: str) -> Any:
     """Return ``value`` as the annotated type ``hint``, or raise ConfigError."""
-    if dataclasses.is_dataclass(hint):
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) or origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} is {value!r}, expected a table of keys.")
+        if origin is dict:
+            return dict(value)
         return parse_dataclass(typing.cast("type[Any]", hint), value, where)
-    origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where} is {value!r}, expected a list.")
         item = typing.get_args(hint)[0]
         return tuple(_parse(item, v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} is {value!r}, expected a table of keys.")
-        return dict(value)
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None

@@ -127,7 +127,7 @@ def check_place(path: Path) -> None:
 
 def write_atomically(
     path: Path,
-    content: bytes | str | Callable[[BinaryIO], object],
+    content: bytes | memoryview | str | Callable[[BinaryIO], object],
     temporary_folder: Path | None = None,
 ) -> None:
     """Write a file by temporary file, fsync and rename.

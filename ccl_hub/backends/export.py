@@ -38,13 +38,7 @@ from ..errors import ExportError, InputError
 from ..network.architecture import SMALLEST_SIDE_PX, CCLNetwork
 from .tracing import ONNX_PACKAGES, TOLERANCE, onnx_proto, relative_difference, trace
 
-__all__ = [
-    "SUFFIXES",
-    "Exported",
-    "check_target",
-    "describe",
-    "export_model",
-]
+__all__ = ["SUFFIXES", "Exported", "check_target", "describe", "export_model"]
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 METADATA_NAME = "ccl.json"  # of a .pt2; an ONNX file has the same keys in its metadata

@@ -121,18 +121,11 @@ def engines_for(
     calibration: Sequence[str | Path] | None = None,
     hub: HubOptions | None = None,
 ) -> list[Engine]:
-    """Load a model once and put it on every device to be used; see :func:`ccl_hub.embed_many`.
+    """Load a model once and put it on every device to be used.
 
-    Args:
-        model: See :func:`ccl_hub.embed_many`.
-        revision: Likewise.
-        device: Likewise.
-        dtype: Likewise.
-        backend: Likewise.
-        options: Gives the threads and the size of batches.
-        most: Devices to use at most.
-        calibration: Videos for openvino-int8; see :func:`ccl_hub.backends.make_engine`.
-        hub: See :func:`ccl_hub.embed_many`.
+    The arguments are those of :func:`ccl_hub.embed_many`, of whose ``options`` the threads and the
+    size of batches count, and of :func:`ccl_hub.backends.make_engine`, whose ``calibration`` takes
+    videos here. At most ``most`` devices are used.
     """
     of_torch = backend in TORCH_BACKENDS
     threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
@@ -147,7 +140,8 @@ def engines_for(
     engines = [make_engine(net, backend, threads, calibration, frames)]
     if device in ("auto", "cuda") and net.device.type == "cuda":
         for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
-            engines.append(_copied(net, number, backend, frames))
+            copied = copy.deepcopy(net).to(f"cuda:{number}")
+            engines.append(make_engine(copied, backend, batch_frames=frames))
     return engines
 
 
@@ -155,11 +149,6 @@ def _batch_frames(model: CCLNetwork, options: LaneOptions) -> int | None:
     if options.batch_clips is None:
         return None
     return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
-
-
-def _copied(model: CCLNetwork, number: int, backend: str, frames: int | None) -> Engine:
-    there = copy.deepcopy(model).to(f"cuda:{number}")
-    return make_engine(there, backend, batch_frames=frames)
 
 
 def _int8_model(

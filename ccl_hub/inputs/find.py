@@ -89,10 +89,7 @@ def common_root(inputs: Sequence[str | Path], lists: Sequence[Path] = ()) -> Pat
 class VideoSearch:
     """The videos of some inputs, each folder and list of which is read once.
 
-    Args:
-        inputs: See :func:`find_videos`.
-        lists: Likewise.
-        extensions: Likewise.
+    The arguments are those of :func:`find_videos`.
 
     Raises:
         InputError: An argument is not as described.

@@ -6,10 +6,4 @@ from .events import JobSummary, VideoEvent
 from .options import JobInputs, JobOptions
 from .run import run_job
 
-__all__ = [
-    "JobInputs",
-    "JobOptions",
-    "JobSummary",
-    "VideoEvent",
-    "run_job",
-]
+__all__ = ["JobInputs", "JobOptions", "JobSummary", "VideoEvent", "run_job"]

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from ..errors import OutputError
 
@@ -125,6 +126,11 @@ class Manifest:
             )
             self._db.execute("BEGIN IMMEDIATE")
 
+    def _execute(self, query: str, *values: object) -> list[Any]:
+        """Run one statement, and return what it selects."""
+        with self._guarded():
+            return self._db.execute(query, values).fetchall()
+
     def find(self, id: str) -> Row | None:
         """Return what is known of a video."""
         with self._guarded():
@@ -132,8 +138,7 @@ class Manifest:
 
     def record(self, row: Row) -> None:
         """Keep what became of a video, in place of what was known."""
-        with self._guarded():
-            self._db.execute(f"INSERT OR REPLACE INTO videos VALUES ({_MARKS})", _values(row))  # noqa: S608
+        self._execute(f"INSERT OR REPLACE INTO videos VALUES ({_MARKS})", *_values(row))  # noqa: S608
         self._commit_sometimes()
 
     def rows(self, *states: str) -> Iterator[Row]:
@@ -150,11 +155,9 @@ class Manifest:
         before = self._whole
         try:
             self._whole = False
-            with self._guarded():
-                self._db.execute("SAVEPOINT together")
+            self._execute("SAVEPOINT together")
             yield
-            with self._guarded():
-                self._db.execute("RELEASE together")
+            self._execute("RELEASE together")
         except BaseException:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK TO together")
@@ -166,11 +169,8 @@ class Manifest:
 
     def note_open(self, id: str, path: str, state: str, code: str, reason: str) -> None:
         """Keep for this run alone that a video is not done; see :meth:`open_videos`."""
-        with self._guarded():
-            self._db.execute(
-                "INSERT OR REPLACE INTO temp.open VALUES (?, ?, ?, ?, ?)",
-                (id, path, state, code, reason),
-            )
+        query = "INSERT OR REPLACE INTO temp.open VALUES (?, ?, ?, ?, ?)"
+        self._execute(query, id, path, state, code, reason)
 
     def open_videos(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Yield id, path, state, code and reason of what was noted, by id."""
@@ -181,69 +181,60 @@ class Manifest:
 
     def add_to_spool(self, id: str, rows: int, data: bytes | memoryview) -> None:
         """Keep the rows of a video until there are enough for a part."""
-        with self._guarded():
-            self._db.execute("INSERT OR REPLACE INTO spool VALUES (?, ?, ?)", (id, rows, data))
+        self._execute("INSERT OR REPLACE INTO spool VALUES (?, ?, ?)", id, rows, data)
 
     def remove_from_spool(self, id: str) -> None:
         """Drop what was spooled of a video."""
-        with self._guarded():
-            self._db.execute("DELETE FROM spool WHERE id = ?", (id,))
+        self._execute("DELETE FROM spool WHERE id = ?", id)
 
     def spooled_rows(self) -> int:
         """Return how many rows wait."""
-        with self._guarded():
-            query = "SELECT COALESCE(SUM(rows), 0) FROM spool"
-            return int(self._db.execute(query).fetchone()[0])
+        return int(self._execute("SELECT COALESCE(SUM(rows), 0) FROM spool")[0][0])
 
     def spool(self) -> list[tuple[str, bytes]]:
         """Return the videos that wait, by id, and their rows."""
-        with self._guarded():
-            return self._db.execute("SELECT id, data FROM spool ORDER BY id").fetchall()
+        return self._execute("SELECT id, data FROM spool ORDER BY id")
 
     def parts(self) -> list[Part]:
         """Return every part."""
-        with self._guarded():
-            query = "SELECT name, size_bytes, sha256 FROM parts ORDER BY name"
-            return [Part(*values) for values in self._db.execute(query)]
+        query = "SELECT name, size_bytes, sha256 FROM parts ORDER BY name"
+        return [Part(*values) for values in self._execute(query)]
 
     def mark_stale(self, part: str, id: str) -> None:
         """Note that a part holds rows of a video that no longer count."""
-        with self._guarded():
-            query = "INSERT OR IGNORE INTO stale SELECT name, ? FROM parts WHERE name = ?"
-            self._db.execute(query, (id, part))
+        query = "INSERT OR IGNORE INTO stale SELECT name, ? FROM parts WHERE name = ?"
+        self._execute(query, id, part)
 
     def drop_unknown(self) -> None:
         """Forget videos that are in no part and not in the spool, and what is stale in no part."""
-        with self._guarded(), self.together():
+        with self.together():
             parts = "(SELECT name FROM parts)"
-            self._db.execute(f"DELETE FROM stale WHERE part NOT IN {parts}")  # noqa: S608
-            self._db.execute(f"DELETE FROM videos WHERE output != '' AND output NOT IN {parts}")  # noqa: S608
-            self._db.execute(
+            self._execute(f"DELETE FROM stale WHERE part NOT IN {parts}")  # noqa: S608
+            self._execute(f"DELETE FROM videos WHERE output != '' AND output NOT IN {parts}")  # noqa: S608
+            self._execute(
                 "DELETE FROM videos WHERE output = '' AND state IN (?, ?) "
                 "AND id NOT IN (SELECT id FROM spool)",
-                (DONE, INCOMPLETE),
+                *(DONE, INCOMPLETE),
             )
 
     def add_part(self, part: Part) -> None:
         """Let a part count, with every row in it: its name tells its content."""
-        with self._guarded():
-            self._db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", astuple(part))
-            self._db.execute("DELETE FROM stale WHERE part = ?", (part.name,))
+        self._execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", *astuple(part))
+        self._execute("DELETE FROM stale WHERE part = ?", part.name)
 
     def stale(self) -> dict[str, set[str]]:
         """Return the videos that no longer count in each part."""
-        found: dict[str, set[str]] = {}
-        with self._guarded():
-            for part, id in self._db.execute("SELECT part, id FROM stale"):
-                found.setdefault(part, set()).add(id)
-        return found
+        ids: dict[str, set[str]] = {}
+        for part, id in self._execute("SELECT part, id FROM stale"):
+            ids.setdefault(part, set()).add(id)
+        return ids
 
     def drop_part(self, name: str) -> None:
         """Forget a part and every video in it."""
-        with self._guarded(), self.together():
-            self._db.execute("DELETE FROM videos WHERE output = ?", (name,))
-            self._db.execute("DELETE FROM parts WHERE name = ?", (name,))
-            self._db.execute("DELETE FROM stale WHERE part = ?", (name,))
+        with self.together():
+            self._execute("DELETE FROM videos WHERE output = ?", name)
+            self._execute("DELETE FROM parts WHERE name = ?", name)
+            self._execute("DELETE FROM stale WHERE part = ?", name)
 
     def replace_parts(
         self, new: Part | None, spooled: Sequence[str], rewritten: dict[str, Part | None]
@@ -258,21 +249,21 @@ class Manifest:
         if not self._whole:
             raise OutputError(f"{self._path}: a change was interrupted; run the command again.")
         move = "UPDATE videos SET output = ? WHERE output = ?"
-        with self._guarded(), self.together():
+        with self.together():
             # In two steps: a new part may have the name of another one that goes.
             for old, part in rewritten.items():
-                self._db.execute("DELETE FROM parts WHERE name = ?", (old,))
-                self._db.execute("DELETE FROM stale WHERE part = ?", (old,))
+                self._execute("DELETE FROM parts WHERE name = ?", old)
+                self._execute("DELETE FROM stale WHERE part = ?", old)
                 if part is not None:
-                    self._db.execute(move, (f"to {part.name}", old))
+                    self._execute(move, f"to {part.name}", old)
             for part in filter(None, rewritten.values()):
                 self.add_part(part)
-                self._db.execute(move, (part.name, f"to {part.name}"))
+                self._execute(move, part.name, f"to {part.name}")
             if new is not None:
                 self.add_part(new)
                 for id in spooled:
-                    self._db.execute("UPDATE videos SET output = ? WHERE id = ?", (new.name, id))
-                    self._db.execute("DELETE FROM spool WHERE id = ?", (id,))
+                    self._execute("UPDATE videos SET output = ? WHERE id = ?", new.name, id)
+                    self.remove_from_spool(id)
         self.commit()
 
     def _commit_sometimes(self) -> None:
@@ -283,9 +274,8 @@ class Manifest:
         """Make everything so far durable, unless changes that belong together are under way."""
         if not self._whole:
             return
-        with self._guarded():
-            self._db.execute("COMMIT")
-            self._db.execute("BEGIN IMMEDIATE")
+        self._execute("COMMIT")
+        self._execute("BEGIN IMMEDIATE")
         self._committed = time.monotonic()
 
     def __enter__(self) -> Manifest:
@@ -295,8 +285,7 @@ class Manifest:
         """Commit, unless changes that belong together were interrupted, and close."""
         try:
             if self._whole:
-                with self._guarded():
-                    self._db.execute("COMMIT")
+                self._execute("COMMIT")
         except OutputError:
             if kind is None:
                 raise

@@ -112,9 +112,7 @@ class JobOptions:
         Raises:
             InputError: A level is asked for, but the files hold every one.
         """
-        if destination.is_dataset:
-            return self.level == "frame"
-        if self.suffix == ".npy":
+        if destination.is_dataset or self.suffix == ".npy":
             return self.level == "frame"
         if self.level is not None:
             raise InputError(

@@ -88,15 +88,14 @@ class FolderSink:
         if prepared is None:
             # Also one that a run wrote which was killed before it could note it.
             remove_file(self._folder / output_name(row.id, self._suffix))
-            self._state.manifest.record(row)
-            return
-        done = replace(
-            row,
-            output=prepared.output,
-            output_bytes=prepared.size_bytes,
-            output_sha256=prepared.sha256,
-        )
-        self._state.manifest.record(done)
+        else:
+            row = replace(
+                row,
+                output=prepared.output,
+                output_bytes=prepared.size_bytes,
+                output_sha256=prepared.sha256,
+            )
+        self._state.manifest.record(row)
 
     def finish(self) -> None:
         """Nothing is left."""

@@ -139,12 +139,8 @@ def verify(
 ) -> list[Check]:
     """Load a model and compare it with the golden values beside it.
 
-    Args:
-        name: A name, folder or Hub id; see :meth:`ccl_hub.CCLModel.from_pretrained`. A path is
-            always a folder, also where the text would be a name.
-        device: Likewise.
-        revision: Likewise.
-        hub: How its files are had from the Hub.
+    The arguments are those of :meth:`ccl_hub.CCLModel.from_pretrained`; ``hub`` holds the rest of
+    its keywords.
 
     Raises:
         ModelNotFoundError: No such model, or no golden values beside it.

@@ -98,7 +98,9 @@ def render(config: CCLConfig, card: Card | None = None) -> str:
     """
     card = card or Card()
     pre, source = config.preprocessing, config.provenance
-    data = f"{_sentence(source.trained_on)} {card.data}" if source.trained_on else card.data
+    data = card.data
+    if source.trained_on:
+        data = f"{source.trained_on.removesuffix('.')}. {data}"
     size = f"{pre.resize_height_px}x{pre.resize_width_px} px"
     if pre.resize == "short_side":
         size = f"a short side of {pre.resize_height_px} px"
@@ -127,10 +129,6 @@ def render(config: CCLConfig, card: Card | None = None) -> str:
 
 def _fill_in(what: str) -> str:
     return f"[fill in: {what}]"
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith(".") else f"{text}."
 
 
 def _metadata(name: str, card: Card) -> str:

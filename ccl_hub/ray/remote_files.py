@@ -168,7 +168,8 @@ class LocalCopies:
             )
         except InputError as error:
             raise UnreadableError(str(error.__cause__), path) from error
-        if "file" in _protocols(filesystem):
+        names = filesystem.protocol
+        if "file" in ([names] if isinstance(names, str) else names):
             return Path(remote)
         target = self._folder / f"{number}{_suffix(remote)}"
         most = self._max_bytes
@@ -186,11 +187,6 @@ def remove_copies() -> None:
         if dead:
             logger.warning("%s: deleted; its process died", folder)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _protocols(filesystem: Any) -> tuple[str, ...]:
-    names = filesystem.protocol
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _suffix(remote: str) -> str:
