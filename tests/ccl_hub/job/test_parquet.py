@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -199,9 +200,9 @@ def test_parts_roll_over_and_the_folder_holds_nothing_else(
     seen: list[set[str]] = []
     inner = parquet.write_atomically
 
-    def watched(path: Path, write: object, temporary_folder: Path) -> None:
-        def filling(file: object) -> None:
-            write(file)  # type: ignore[operator]
+    def watched(path: Path, data: memoryview, temporary_folder: Path) -> None:
+        def filling(file: BinaryIO) -> None:
+            file.write(data)
             seen.append({path.name for path in out.iterdir()})
 
         inner(path, filling, temporary_folder)
