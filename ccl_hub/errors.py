@@ -165,8 +165,8 @@ def code_and_reason(error: Exception) -> tuple[str, str]:
     """
     if isinstance(error, MemoryError):
         return MediaLimitError.code, TOO_LITTLE_MEMORY
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     return "internal", (
-        f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: "
+        f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}: "
         f"{error}; convert the video, and please report this."
     )

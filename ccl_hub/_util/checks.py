@@ -46,7 +46,7 @@ def whole_number(name: str, value: SupportsIndex, least: int = 1, most: int | No
     return number
 
 
-def known_keywords(given: Iterable[str], allowed: Collection[str]) -> None:
+def known_keywords(names: Iterable[str], allowed: Collection[str]) -> None:
     """Refuse keywords that would be left unread.
 
     Raises:
@@ -57,6 +57,6 @@ def known_keywords(given: Iterable[str], allowed: Collection[str]) -> None:
         Traceback (most recent call last):
         ccl_hub.errors.InputError: unknown keyword 'tokn'; allowed are revision, token.
     """
-    for name in given:
+    for name in names:
         if name not in allowed:
             raise InputError(f"unknown keyword {name!r}; allowed are {', '.join(allowed)}.")

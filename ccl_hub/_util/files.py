@@ -42,17 +42,17 @@ def absolute_path(path: str | Path) -> str:
     parts = os.fspath(path).split(os.sep)  # noqa: PTH206 - pathlib keeps every name it saw
     if ".." not in parts or os.name == "nt":
         return os.path.abspath(path)  # noqa: PTH100 - resolves no links
-    place = os.getcwd() if parts[0] else os.sep  # noqa: PTH109
+    resolved = os.getcwd() if parts[0] else os.sep  # noqa: PTH109
     for part in parts:
         if part in ("", "."):
             continue
         if part != "..":
-            place = os.path.join(place, part)  # noqa: PTH118
+            resolved = os.path.join(resolved, part)  # noqa: PTH118
             continue
-        if os.path.islink(place):  # noqa: PTH114
-            place = os.path.realpath(place)
-        place = os.path.dirname(place)  # noqa: PTH120
-    return place
+        if os.path.islink(resolved):  # noqa: PTH114
+            resolved = os.path.realpath(resolved)
+        resolved = os.path.dirname(resolved)  # noqa: PTH120
+    return resolved
 
 
 def file_sha256(path: Path) -> str:
@@ -99,14 +99,14 @@ def special_kind(path: Path) -> str | None:
     ``/dev/stdout`` may stand for: replaced, it would lose them.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError):
         return None
     for stream in (1, 2):
         with suppress(OSError):  # it is closed
-            if stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.fstat(stream)):
+            if stat.S_ISREG(status.st_mode) and os.path.samestat(status, os.fstat(stream)):
                 return "the file that stdout or stderr goes to"
-    return _SPECIAL_KINDS.get(stat.S_IFMT(found.st_mode))
+    return _SPECIAL_KINDS.get(stat.S_IFMT(status.st_mode))
 
 
 def check_place(path: Path) -> None:

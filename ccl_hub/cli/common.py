@@ -58,7 +58,7 @@ LocalFilesOnly = Annotated[
     bool, typer.Option("--local-files-only", help="Take the model from the cache; no network.")
 ]
 ForceDownload = Annotated[
-    bool, typer.Option("--force-download", help="Fetch the model anew, whatever the cache has.")
+    bool, typer.Option("--force-download", help="Fetch the model again, whatever the cache has.")
 ]
 Subfolder = Annotated[
     str | None,

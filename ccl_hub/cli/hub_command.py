@@ -173,7 +173,7 @@ def quantize_command(
     local_files_only: LocalFilesOnly = False,
     force_download: ForceDownload = False,
     subfolder: Subfolder = None,
-    force: Annotated[bool, typer.Option("--force", help="Make it anew if there is one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make it again if there is one.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -199,7 +199,7 @@ def quantize_command(
             typer.echo(json.dumps({**facts, **dataclasses.asdict(made.facts)}))
         if before is not None:
             typer.echo(
-                "there already, so these videos were not read; --force makes it anew", err=True
+                "there already, so these videos were not read; --force makes it again", err=True
             )
         typer.echo(
             f"{made.path}: lowest cosine to float32 {made.facts.frame_cosine:.4f} of "
@@ -253,8 +253,8 @@ def publish_command(
             token=token_of(token_env),
         )
         typer.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.registry_entry())
-        place = f"{repo}@{done.revision}"
-        typer.echo("dry run: nothing was sent" if dry_run else f"published {place}", err=True)
+        outcome = "dry run: nothing was sent" if dry_run else f"published {repo}@{done.revision}"
+        typer.echo(outcome, err=True)
         return DONE
 
     stopped = "the Hub has the whole commit or nothing of it; publish again"

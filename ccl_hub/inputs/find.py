@@ -166,13 +166,13 @@ class _Located(NamedTuple):
     """What one input means.
 
     Args:
-        given: As it was given.
+        name: As it was written.
         path: Absolute.
         pattern: The parts of a pattern below ``path``, if any.
         is_folder: Whether to search it.
     """
 
-    given: str | Path
+    name: str | Path
     path: str
     pattern: tuple[str, ...]
     is_folder: bool
@@ -190,13 +190,13 @@ class _Located(NamedTuple):
         Raises:
             InputError: There is none.
         """
-        given, path, pattern, is_folder = self
+        name, path, pattern, is_folder = self
         if not is_folder and not pattern:
             yield path
             return
         if is_folder and not os.path.isdir(path):  # noqa: PTH112
             raise InputError(
-                f"{given}: there is no such file or folder; check the name. URLs are not opened."
+                f"{name}: there is no such file or folder; check the name. URLs are not opened."
             )
         empty = True
         for video in walk(path, endings) if is_folder else match(path, pattern, endings):
@@ -207,35 +207,35 @@ class _Located(NamedTuple):
             some = [*usual, *sorted(endings.difference(usual))]
             names = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
             raise InputError(
-                f"{given}: no video in this folder or below it; looked for {names}, but not at "
+                f"{name}: no video in this folder or below it; looked for {names}, but not at "
                 "hidden names and behind links; give another folder, or other extensions."
             )
         if empty:
-            raise InputError(f"{given}: no video matches this pattern, and no file is called so.")
+            raise InputError(f"{name}: no video matches this pattern, and no file is called so.")
 
 
-def _locate(given: str | Path) -> _Located:
+def _locate(name: str | Path) -> _Located:
     """Tell files, folders and patterns apart.
 
     What does not exist is a pattern if it has glob characters, a folder if it ends in a separator
     or has no extension, and else a file.
     """
-    text = os.fspath(given)
+    text = os.fspath(name)
     if not text or "\0" in text:
         raise InputError(f"an input is {text!r}; give the name of a file or folder.")
     path = absolute_path(text)
     if os.path.isdir(path):  # noqa: PTH112
-        return _Located(given, path, (), True)
+        return _Located(name, path, (), True)
     if os.path.lexists(path):
-        return _Located(given, path, (), False)
+        return _Located(name, path, (), False)
     only_folders = text.endswith(("/", os.sep))
     parts = Path(path).parts
     for n in range(1, len(parts)):
         start = Path(*parts[:n])
         if _GLOB_CHARACTERS.search(parts[n]) and not os.path.lexists(start / parts[n]):
             pattern = (*parts[n:], "**") if only_folders else parts[n:]
-            return _Located(given, str(start), pattern, False)
-    return _Located(given, path, (), only_folders or not Path(path).suffix)
+            return _Located(name, str(start), pattern, False)
+    return _Located(name, path, (), only_folders or not Path(path).suffix)
 
 
 def _extensions(extensions: Collection[str]) -> frozenset[str]:

@@ -56,16 +56,16 @@ def listed_paths(source: Path) -> Iterator[str]:
     try:
         with source.open("rb") as file:
             if kind == ".parquet":
-                found = _parquet(source, file)
+                paths = _parquet(source, file)
             elif kind in _DELIMITERS:
-                found = _table(source, file, _DELIMITERS[kind])
+                paths = _table(source, file, _DELIMITERS[kind])
             else:
-                found = _text(source, file)
-            for place, text in found:
+                paths = _text(source, file)
+            for where, text in paths:
                 if "\0" in text:
-                    raise _fault(source, place, "a zero byte in a path", "save it as UTF-8 text")
+                    raise _fault(source, where, "a zero byte in a path", "save it as UTF-8 text")
                 if not text:
-                    raise _fault(source, place, "an empty path", "fill it in or remove the line")
+                    raise _fault(source, where, "an empty path", "fill it in or remove the line")
                 empty = False
                 yield absolute_path(os.path.join(folder, text))  # noqa: PTH118
     except (OSError, ValueError, NotImplementedError) as error:
@@ -80,8 +80,8 @@ def listed_paths(source: Path) -> Iterator[str]:
         raise InputError(f"{source}: the list names no video; write at least one path into it.")
 
 
-def _fault(source: Path, place: str, seen: str, advice: str) -> InputError:
-    return InputError(f"{source}: {place}: {seen}; {advice}.")
+def _fault(source: Path, where: str, seen: str, advice: str) -> InputError:
+    return InputError(f"{source}: {where}: {seen}; {advice}.")
 
 
 def _lines(source: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
@@ -131,28 +131,28 @@ def _table(source: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[str, 
     column, width = 0, 0
     try:
         for row in rows:
-            place = f"line {rows.line_num}"
+            where = f"line {rows.line_num}"
             if not row:
                 continue
             if not width:
-                column, width = _header(source, place, row), len(row)
+                column, width = _header(source, where, row), len(row)
                 if row[column].strip().lower() == COLUMN:
                     continue
             if len(row) != width:
                 raise _fault(
                     source,
-                    place,
+                    where,
                     f"{len(row)} cells where the first line has {width}",
                     f"quote names that hold the delimiter {delimiter!r}",
                 )
-            yield place, row[column]
+            yield where, row[column]
     except csv.Error as error:
         raise _fault(
             source, f"line {rows.line_num}", f"not a table ({error})", "write it again, quoted"
         ) from error
 
 
-def _header(source: Path, place: str, row: list[str]) -> int:
+def _header(source: Path, where: str, row: list[str]) -> int:
     """Return the position of the column with the paths, by the first row."""
     names = [cell.strip().lower() for cell in row]
     if COLUMN in names:
@@ -163,7 +163,7 @@ def _header(source: Path, place: str, row: list[str]) -> int:
     seen = ", ".join(row)
     raise _fault(
         source,
-        place,
+        where,
         f"no column {COLUMN!r} among {seen!r}",
         f"name the column of the videos {COLUMN!r}, or give one column only; cells of a .csv are "
         "separated by commas, those of a .tsv by tabs",

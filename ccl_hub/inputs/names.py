@@ -120,11 +120,11 @@ def output_name(id: str, suffix: str) -> str:
             "and zero bytes."
         )
     *folders, name = parts
-    places = ["/".join(folders[: n + 1]) for n in range(len(folders))]
+    prefixes = ["/".join(folders[: n + 1]) for n in range(len(folders))]
     made = [
         # A folder named like a result could take the place of one.
-        _fitted(part, place, "", part.lower().endswith(suffix.lower()))
-        for part, place in zip(folders, places, strict=True)
+        _fitted(part, prefix, "", part.lower().endswith(suffix.lower()))
+        for part, prefix in zip(folders, prefixes, strict=True)
     ]
     whole = "/".join([*made, _fitted(name, id, suffix, False)])
     if len(whole.encode()) <= LONGEST_OUTPUT_BYTES:
@@ -132,12 +132,12 @@ def output_name(id: str, suffix: str) -> str:
     return f"_long{_mark(b'')}/{hashlib.sha256(id.encode()).hexdigest()}{suffix}"
 
 
-def _fitted(part: str, place: str, suffix: str, clash: bool) -> str:
+def _fitted(part: str, prefix: str, suffix: str, clash: bool) -> str:
     """Return one part of an output name.
 
     Args:
         part: Part of an id.
-        place: The id up to and with this part, so that a folder keeps its videos together.
+        prefix: The id up to and with this part, so that a folder keeps its videos together.
         suffix: Goes behind it.
         clash: It must be marked.
     """
@@ -155,7 +155,7 @@ def _fitted(part: str, place: str, suffix: str, clash: bool) -> str:
     )
     if keep:
         return f"{part}{suffix}"
-    ending = f"{_mark(place.encode())}{suffix}"
+    ending = f"{_mark(prefix.encode())}{suffix}"
     cut = text.encode()[: LONGEST_NAME_BYTES - len(ending)].decode(errors="ignore")
     return f"{cut}{ending}"
 

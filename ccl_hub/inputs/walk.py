@@ -87,43 +87,43 @@ def _search(
     done = len(tests)
     pending = [_fitting(folder, _with_skipped({0}, tests), tests, first)]
     while pending:
-        found = next(pending[-1], None)
-        if found is None:
+        entry = next(pending[-1], None)
+        if entry is None:
             pending.pop()
             continue
-        path, is_folder, places = found
-        if done in places:
+        path, is_folder, positions = entry
+        if done in positions:
             yield path, is_folder
-        inner = places - {done}
+        inner = positions - {done}
         if is_folder and inner:
             pending.append(_fitting(path, inner, tests))
 
 
 def _fitting(
-    folder: str, places: frozenset[int], tests: tuple[_Test, ...], first: bool = False
+    folder: str, positions: frozenset[int], tests: tuple[_Test, ...], first: bool = False
 ) -> Iterator[tuple[str, bool, frozenset[int]]]:
     """Yield what a folder holds that fits, sorted as paths are; read as a whole, then closed.
 
     Args:
         folder: The folder.
-        places: Positions of the tests that come next.
+        positions: Positions of the tests that come next.
         tests: All of them.
         first: It must be readable.
 
     Yields:
         A path, whether it is a folder, and the positions that come next behind it.
     """
-    found: list[tuple[str, bool, frozenset[int]]] = []
+    fitting: list[tuple[str, bool, frozenset[int]]] = []
     shared: dict[frozenset[int], frozenset[int]] = {}  # one object for all that are equal
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = _is_folder(entry)
-                after = _after(entry, is_folder, places, tests)
+                after = _after(entry, is_folder, positions, tests)
                 if after:
                     # "a/" is where the paths below "a" come among the others.
                     key = f"{entry.name}/" if is_folder else entry.name
-                    found.append((key, is_folder, shared.setdefault(after, after)))
+                    fitting.append((key, is_folder, shared.setdefault(after, after)))
     except OSError as error:
         reason = error.strerror or str(error)
         gone = (PermissionError, FileNotFoundError, NotADirectoryError)
@@ -132,35 +132,35 @@ def _fitting(
                 f"{folder}: the folder cannot be read ({reason}); check its name and permissions."
             ) from error
         logger.warning("%s: left out, the folder cannot be read (%s)", folder, reason)
-    found.sort(key=lambda one: one[0])
-    for key, is_folder, after in found:
+    fitting.sort(key=lambda one: one[0])
+    for key, is_folder, after in fitting:
         yield os.path.join(folder, key.removesuffix("/")), is_folder, after  # noqa: PTH118
 
 
 def _after(
-    entry: os.DirEntry[str], is_folder: bool, places: frozenset[int], tests: tuple[_Test, ...]
+    entry: os.DirEntry[str], is_folder: bool, positions: frozenset[int], tests: tuple[_Test, ...]
 ) -> frozenset[int]:
     """Return the positions of the tests that come after an entry; none if it does not fit."""
     after: set[int] = set()
-    for place in places:
-        test = tests[place]
+    for position in positions:
+        test = tests[position]
         if test is not None:
             if test(entry.name):
-                after.add(place + 1)
+                after.add(position + 1)
         elif is_folder and not entry.name.startswith("."):
             if entry.is_symlink():
                 logger.warning("%s: a link to a folder, not followed", entry.path)
             else:
-                after.add(place)
+                after.add(position)
     return _with_skipped(after, tests)
 
 
-def _with_skipped(places: set[int], tests: tuple[_Test, ...]) -> frozenset[int]:
+def _with_skipped(positions: set[int], tests: tuple[_Test, ...]) -> frozenset[int]:
     """Add the positions behind those tests that may stand for no folder at all."""
-    for place, test in enumerate(tests):
-        if place in places and test is None:
-            places.add(place + 1)
-    return frozenset(places)
+    for position, test in enumerate(tests):
+        if position in positions and test is None:
+            positions.add(position + 1)
+    return frozenset(positions)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -300,7 +300,7 @@ class Manifest:
             raise OutputError(
                 f"{self._path}: the manifest cannot be read or written ({error}); check that the "
                 "disk is writable and has space, and run again. If it is damaged, remove it: the "
-                "videos in it are then embedded anew."
+                "videos in it are then embedded again."
             ) from error
 
 

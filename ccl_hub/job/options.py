@@ -74,7 +74,7 @@ class JobInputs:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How results are kept and what is done anew.
+    """How results are kept and what is done again.
 
     Args:
         suffix: Of the files in a folder: ".npy", ".npz" or ".safetensors".

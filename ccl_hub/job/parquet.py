@@ -110,8 +110,8 @@ def without(part: Path, ids: Collection[str]) -> memoryview | None:
             table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
-            f"{part}: this part of the dataset cannot be read ({error}); run again, which makes "
-            "the videos of damaged parts anew."
+            f"{part}: this part of the dataset cannot be read ({error}); run again, which "
+            "embeds the videos of damaged parts again."
         ) from error
     kept = table.filter(pc.invert(pc.is_in(table["id"], pa.array(sorted(ids)))))
     return _parquet(kept) if len(kept) else None

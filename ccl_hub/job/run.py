@@ -85,15 +85,17 @@ def run_job(
     """
     from ..batch.run import embed_patiently
 
-    own, destination = options or JobOptions(), Destination.at(out)
+    options, destination = options or JobOptions(), Destination.at(out)
     if destination.is_dataset:
         check_pyarrow()  # before anything there is touched
     began = time.monotonic()
-    batch = replace(batch or BatchOptions(), frames=own.has_frames(destination))
+    batch = replace(batch or BatchOptions(), frames=options.has_frames(destination))
     inputs.choose_root(None)  # before anything is made
-    settings = _settings(engines[0], sampling, own, destination)
+    settings = _settings(engines[0], sampling, options, destination)
     summary = JobSummary(destination.path)
-    with open_state(destination, own.shard, settings, own.overwrite, inputs.choose_root) as state:
+    with open_state(
+        destination, options.shard, settings, options.overwrite, inputs.choose_root
+    ) as state:
 
         def tell(event: VideoEvent) -> None:
             summary.add(event)
@@ -105,11 +107,11 @@ def run_job(
 
         sink: Sink
         if destination.is_dataset:
-            sink = DatasetSink(state, own.level or "clip")
+            sink = DatasetSink(state, options.level or "clip")
         else:
-            sink = FolderSink(state, own.suffix, own.level)
-        run = _Run(state, sink, own, batch.limits or MediaLimits(), tell)
-        videos = inputs.videos(state.root, own.shard, destination)
+            sink = FolderSink(state, options.suffix, options.level)
+        run = _Run(state, sink, options, batch.limits or MediaLimits(), tell)
+        videos = inputs.videos(state.root, options.shard, destination)
         if tell_total is not None:
             videos = searched_ahead(videos, tell_total)
         paths = run.paths(videos)
@@ -191,7 +193,7 @@ class _Run:
 
     def _note_hash(self, look: Look, before: Row) -> None:
         """Keep a video whose hash says that its output is good, under its size and time of now."""
-        # As it is now: its part may have been written anew since the video was looked up.
+        # As it is now: its part may have been written again since the video was looked up.
         row = replace(
             self._state.manifest.find(look.video.id) or before,
             path=as_text(look.video.path),

@@ -266,8 +266,8 @@ def beside(source: Source, name: str) -> Path | None:
     if source.hub_file is None:
         path = source.weights_path.with_name(name)
         return path if path.is_file() else None
-    known = source.hub_file
-    file = hub.fetch(known.repo, name, known.commit, known.options)
+    weights = source.hub_file
+    file = hub.fetch(weights.repo, name, weights.commit, weights.options)
     if file is None:
         return None
     hub.read(file)
