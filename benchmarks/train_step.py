@@ -140,7 +140,7 @@ def _step(
     network: nn.Module, clips: Tensor, world: World, chunks: int, autocast: torch.dtype | None
 ) -> Callable[[], object]:
     """Return a function that does one update."""
-    objective = Objective.from_preset("tuned")
+    objective = Objective(preset="tuned")
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
     pieces = clips.tensor_split(chunks)
 

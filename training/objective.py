@@ -93,7 +93,7 @@ class Objective:
         ConfigError: A value is not allowed.
 
     Example:
-        >>> objective = Objective.from_preset("tuned", terms=("forward", "backward"))
+        >>> objective = Objective(preset="tuned", terms=("forward", "backward"))
         >>> objective.tau, objective.penalty_reduction
         (0.1, 'mean')
         >>> result = objective(torch.eye(3), torch.eye(3)[:, None])
@@ -132,11 +132,6 @@ class Objective:
         terms_ok = 0 < len(set(self.terms)) == len(self.terms) and set(self.terms) <= set(TERMS)
         require(terms_ok, "terms", self.terms, f"some of {', '.join(TERMS)}, each once")
         require(self.max_pairs >= 1, "max_pairs", self.max_pairs, "a whole number >= 1")
-
-    @classmethod
-    def from_preset(cls, name: str, **overrides: object) -> Objective:
-        """Return preset ``name`` with some fields changed."""
-        return cls(preset=name, **overrides)
 
     def __call__(self, videos: Tensor, frames: Tensor) -> CycleContrast:
         """Compute the objective of a batch.

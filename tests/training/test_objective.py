@@ -116,16 +116,16 @@ def test_equals_the_equations(options, max_pairs):
 
 def test_the_function_of_the_readme_equals_the_paper_preset():
     videos, frames = features(dtype=torch.float32)
-    assert cycle_contrast(videos, frames) == Objective.from_preset("paper")(videos, frames)
+    assert cycle_contrast(videos, frames) == Objective(preset="paper")(videos, frames)
     tuned = cycle_contrast(videos, frames, tau=0.1, tau_nn=0.1, penalty_reduction="mean")
-    assert tuned == Objective.from_preset("tuned")(videos, frames)
+    assert tuned == Objective(preset="tuned")(videos, frames)
 
 
 def test_collapsed_features_give_the_known_constants():
     """All vectors equal: Lf = ln(N*L), Lv = ln N, P = L*(L-1), whatever the temperatures."""
     videos, frames = torch.ones(48, 128), torch.ones(48, 8, 128)
     for preset, penalty in (("paper", 56.0), ("tuned", 56 / 64)):
-        result = Objective.from_preset(preset)(videos, frames)
+        result = Objective(preset=preset)(videos, frames)
         assert result.forward.item() == pytest.approx(math.log(384), rel=1e-6)
         assert result.backward.item() == pytest.approx(math.log(48), rel=1e-6)
         assert result.penalty.item() == pytest.approx(penalty, rel=1e-6)
@@ -195,7 +195,7 @@ def test_the_warning_about_the_literal_preset():
         norms = {}
         for term in ("forward", "backward", "penalty"):
             s, z = videos.clone().requires_grad_(), frames.clone().requires_grad_()
-            objective = Objective.from_preset(preset, terms=(term,))
+            objective = Objective(preset=preset, terms=(term,))
             total = objective(F.normalize(s, dim=-1), F.normalize(z, dim=-1)).total
             norms[term] = torch.autograd.grad(total, z)[0].norm().item()
         return norms
@@ -231,7 +231,7 @@ def test_length_of_vectors_does_not_matter():
 
 def test_two_views_is_the_mean_of_both_directions():
     one, two = features(seed=1), features(seed=2)
-    objective = Objective.from_preset("tuned")
+    objective = Objective(preset="tuned")
     videos, frames = torch.stack([one[0], two[0]]), torch.stack([one[1], two[1]])
     result = objective.two_views(videos, frames)
     across, back = objective(one[0], two[1]), objective(two[0], one[1])
@@ -262,7 +262,7 @@ def test_one_video_or_one_frame_is_defined(n, length, exclude):
 def test_zero_vectors_stay_finite():
     videos, frames = torch.zeros(3, 4, requires_grad=True), torch.zeros(3, 2, 4)
     frames.requires_grad_()
-    result = Objective.from_preset("tuned")(videos, frames)
+    result = Objective(preset="tuned")(videos, frames)
     result.total.backward()
     assert all(value.isfinite() for value in result)
     assert videos.grad.isfinite().all()
@@ -280,9 +280,9 @@ def test_small_temperature_does_not_overflow():
 
 def test_bfloat16_is_computed_in_float32_even_under_autocast():
     videos, frames = features(n=12, length=8, dim=128, dtype=torch.bfloat16)
-    reference = Objective.from_preset("tuned")(videos.float(), frames.float())
+    reference = Objective(preset="tuned")(videos.float(), frames.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = Objective.from_preset("tuned")(videos, frames)
+        result = Objective(preset="tuned")(videos, frames)
         baseline = mse_baseline(videos, frames)
     for a, b in zip(result, reference, strict=True):
         assert a.dtype == torch.float32
@@ -293,8 +293,8 @@ def test_bfloat16_is_computed_in_float32_even_under_autocast():
 def test_float32_is_close_to_float64():
     videos, frames = features(n=48, length=8, dim=128)
     for preset in ("paper", "tuned"):
-        exact = Objective.from_preset(preset)(videos, frames)
-        single = Objective.from_preset(preset)(videos.float(), frames.float())
+        exact = Objective(preset=preset)(videos, frames)
+        single = Objective(preset=preset)(videos.float(), frames.float())
         for a, b in zip(single, exact, strict=True):
             assert a.item() == pytest.approx(b.item(), rel=2e-6, abs=1e-7)
 
@@ -307,7 +307,7 @@ def test_chunked_equals_direct_with_gradients():
     results = []
     for max_pairs in (1 << 22, 7 * 320):  # 40 anchors at once; groups of 7, the last one of 5
         s, z = videos.clone().requires_grad_(), frames.clone().requires_grad_()
-        result = Objective.from_preset("tuned", max_pairs=max_pairs)(s, z)
+        result = Objective(preset="tuned", max_pairs=max_pairs)(s, z)
         result.total.backward()
         results.append([*(v.detach() for v in result), s.grad, z.grad])
     for a, b in zip(*results, strict=True):
@@ -323,9 +323,9 @@ torch.manual_seed(0)
 torch.set_num_threads(2)
 videos = torch.randn(n, 128, requires_grad=True)
 frames = torch.randn(n, length, 128, requires_grad=True)
-Objective.from_preset("tuned")(videos[:8], frames[:8]).total.backward()
+Objective(preset="tuned")(videos[:8], frames[:8]).total.backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-result = Objective.from_preset("tuned")(videos, frames)
+result = Objective(preset="tuned")(videos, frames)
 result.total.backward()
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 finite = bool(result.total.isfinite() and frames.grad.isfinite().all())

@@ -41,7 +41,7 @@ class Case:
 
     chunks: int = 1
     views: int = 1
-    objective: Objective = Objective.from_preset("tuned")  # noqa: RUF009
+    objective: Objective = Objective(preset="tuned")  # noqa: RUF009
     autocast: bool = False
     training: bool = False
 

@@ -243,7 +243,7 @@ def test_chunked_batchnorm_equals_chunks_run_in_turn():
     world, chunks = World(), all_clips(1)[0].chunk(3)
     model, expected = tiny_model().train(), tiny_model().train()
     outputs = [expected(chunk, project=True) for chunk in chunks]
-    objective = Objective.from_preset("tuned")
+    objective = Objective(preset="tuned")
     total = objective(
         torch.cat([o.video_projections for o in outputs]),
         torch.cat([o.frame_projections for o in outputs]),
@@ -295,7 +295,7 @@ def test_stale_gradients_are_dropped():
 @pytest.mark.parametrize("architecture", [{"projection_norm": True}, {"projection_shared": False}])
 def test_every_weight_of_every_architecture_gets_a_gradient(architecture):
     model = tiny_model(**architecture).train()
-    backward_step(model, Objective.from_preset("tuned"), all_clips(1)[0].chunk(2), World())
+    backward_step(model, Objective(preset="tuned"), all_clips(1)[0].chunk(2), World())
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -318,7 +318,7 @@ def test_gpu_agrees_with_the_cpu_and_chunks_save_memory():
         model = tiny_model().eval().to(world.device)
         clips = all_clips(1)[0].to(world.device).chunk(chunks)
         torch.cuda.reset_peak_memory_stats()
-        losses = backward_step(model, Objective.from_preset("tuned"), clips, world)
+        losses = backward_step(model, Objective(preset="tuned"), clips, world)
         peaks.append(torch.cuda.max_memory_allocated())
         expected = reference(CASES["plain"])
         assert losses["total"].item() == pytest.approx(expected["loss/total"].item(), rel=1e-3)
@@ -326,7 +326,7 @@ def test_gpu_agrees_with_the_cpu_and_chunks_save_memory():
             value = expected[f"grad/{name}"].flatten()
             near = nn.functional.cosine_similarity(parameter.grad.cpu().flatten(), value, 0)
             assert near > 0.99, name
-        half = backward_step(model, Objective.from_preset("tuned"), clips, world, torch.bfloat16)
+        half = backward_step(model, Objective(preset="tuned"), clips, world, torch.bfloat16)
         assert half["total"].item() == pytest.approx(losses["total"].item(), rel=0.05)
     assert peaks[1] < peaks[0]
 
