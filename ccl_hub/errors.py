@@ -3,7 +3,7 @@
     CCLError
     ├── ConfigError (ValueError)          a configuration value or key is not allowed
     ├── InputError (ValueError)           an argument of a call is not allowed
-    ├── ModelError                        a model cannot be had, or gives NaN
+    ├── ModelError                        a model cannot be loaded, or gives NaN
     │   ├── ModelNotFoundError            no such model name, folder or Hub repository
     │   ├── HubError                      the Hub cannot be reached, or refuses
     │   ├── PublishError                  a model folder is not fit to be published
@@ -70,7 +70,7 @@ class InputError(CCLError, ValueError):
 
 
 class ModelError(CCLError):
-    """A model cannot be had, or gives NaN."""
+    """A model cannot be loaded, or gives NaN."""
 
 
 class ModelNotFoundError(ModelError):

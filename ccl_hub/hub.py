@@ -58,7 +58,7 @@ class HubFile:
         commit: Full sha of the commit it belongs to.
         name: File name in the repository, or in its subfolder.
         path: Where the cache keeps it.
-        options: By which it was had, and whatever belongs to it will be.
+        options: By which it was fetched, and by which the files beside it will be.
     """
 
     repo: str
@@ -104,7 +104,7 @@ def check_repo(repo: str) -> None:
 
 
 def check_revision(repo: str, revision: str | None) -> None:
-    """Refuse, before anything is asked of the Hub, what can be no commit, tag or branch.
+    """Refuse what no commit, tag or branch is called, before anything is asked of the Hub.
 
     Raises:
         InputError: It is empty or breaks the rules of Git; None is the main branch.
@@ -331,10 +331,7 @@ def _api(token: str | bool | None) -> Any:
 
 @contextmanager
 def _our_errors(
-    repo: str,
-    revision: str | None,
-    purpose: str = "fetch",
-    options: HubOptions | None = None,
+    repo: str, revision: str | None, purpose: str = "fetch", options: HubOptions | None = None
 ) -> Iterator[None]:
     """Raise what the Hub's client raises in this block as one of ours."""
     at = f"{repo}@{revision}" if revision else repo

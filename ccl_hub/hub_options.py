@@ -1,4 +1,4 @@
-"""How files of the Hugging Face Hub are had: the keywords of its client, handed down as one."""
+"""How files are fetched from the Hugging Face Hub: the keywords of its client, as one object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["HubOptions"]
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How the files of a model are had from the Hub; each field means what huggingface_hub means.
+    """How a model is fetched from the Hub; each field means what it means to huggingface_hub.
 
     Nothing is fetched for a local folder or a bundled model: all but ``subfolder`` then have no
     effect, as in transformers, so that one call serves both. (A ``revision`` is refused there: it

@@ -1,4 +1,4 @@
-"""Work done in threads ahead of whoever takes the results, in order and bounded."""
+"""Work done in threads before its results are asked for, in order and bounded."""
 
 from __future__ import annotations
 

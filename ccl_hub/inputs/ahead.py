@@ -1,4 +1,4 @@
-"""A search that runs ahead of who takes the videos, so that their number is soon known."""
+"""A search that runs ahead of the job, so that the number of videos is soon known."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which videos: files, folders, patterns and lists become named videos, one by one.
 
 Nothing is held but one folder at a time and about 100 bytes for each video, so that millions of
-videos may be asked for. Whether a file can be read is found out later, by who reads it.
+videos may be asked for. Whether a file can be read shows later, when it is read.
 """
 
 from __future__ import annotations

@@ -182,10 +182,7 @@ def _claim(
 
 
 def _difference(
-    destination: Destination,
-    shard: Shard,
-    before: dict[str, Any] | None,
-    settings: dict[str, Any],
+    destination: Destination, shard: Shard, before: dict[str, Any] | None, settings: dict[str, Any]
 ) -> str:
     """Say why a run must not go on with what is there; "" if it may."""
     if before is not None and before != settings:

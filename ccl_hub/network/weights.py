@@ -84,7 +84,7 @@ def resolve(
         name_or_path: Registry name, local folder, or Hub id ``org/name`` (also
             ``org/name@revision``).
         revision: Commit, tag or branch, for Hub ids and unpinned names.
-        options: How files of the Hub are had, and in which subfolder the model is.
+        options: How files of the Hub are fetched, and in which subfolder the model is.
 
     Raises:
         ModelNotFoundError: None of these exists.
@@ -127,7 +127,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; False also for what can be no name of one."""
+    """Whether there is such a folder; False also for what no folder can be called."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
