@@ -34,7 +34,8 @@ from training.clips.augment import augment
 from training.clips.loader import ClipLoader, EpochSampler, ResidentFrames, draw_clips
 from training.data.datasets import VideoList
 from training.data.sources import list_videos
-from training.frames.packed import FrameSource, FrameStore, VideoFolderStore
+from training.frames.files import VideoFolderStore
+from training.frames.packed import FrameSource, FrameStore
 from training.recipes.augmentation import Augment
 
 CLIP = Preprocessing(clip_frames=8, frame_interval_seconds=0.16, frame_choice="on_screen")

@@ -30,7 +30,7 @@ from training.clips.source import Chunk, ClipSource, open_source
 from training.data.datasets import VideoList
 from training.data.sources import list_videos
 from training.distributed.world import World, backward_step
-from training.frames.packed import VideoFolderStore
+from training.frames.files import VideoFolderStore
 from training.recipes.pretraining import Recipe, read_recipe
 
 

@@ -22,8 +22,6 @@ from pathlib import Path
 from .cli import add_change_argument, count, options_of, run, seed_list
 from .tasks.ablation import DEFAULT_ROWS, ROWS, Plan, run_ablation
 
-__all__ = ["main"]
-
 EXIT_INTERRUPTED = 130
 
 

@@ -23,17 +23,6 @@ from .run.folder import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_SAVED
 from .run.loop import NonFiniteError
 from .run.steps import StepFailedError, StoppedError
 
-__all__ = [
-    "add_change_argument",
-    "add_evaluation_arguments",
-    "add_model_arguments",
-    "count",
-    "is_main_process",
-    "options_of",
-    "run",
-    "seed_list",
-]
-
 Options = TypeVar("Options")
 EXIT_CODES: dict[type[CCLError], int] = {
     OutputError: EXIT_FAILED,

@@ -21,8 +21,6 @@ from .run.checkpoints import read_checkpoint
 from .run.model_folder import DTYPES, export
 from .run.trained import find_checkpoint
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True)
 class Options:

@@ -33,8 +33,6 @@ from .run.folder import EXIT_SAVED
 from .run.loop import Outcome
 from .tasks.finetune_runs import FinetuneOptions, finetune_all, test_again
 
-__all__ = ["main"]
-
 logger = logging.getLogger("training.finetune")
 
 

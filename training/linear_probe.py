@@ -23,8 +23,6 @@ from .evaluation.evaluate import EvaluationOptions
 from .evaluation.probe import FEATURES, OPTIMISERS, Probe, measure_probe
 from .evaluation.tables import classifier_table
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True)
 class Options(EvaluationOptions):

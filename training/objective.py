@@ -28,8 +28,6 @@ from torch.utils.checkpoint import checkpoint
 from ccl_hub._util.checks import require
 from ccl_hub.errors import InputError
 
-__all__ = ["CycleContrast", "Objective", "cycle_contrast", "mse_baseline"]
-
 PRESETS: dict[str, dict[str, float | str]] = {
     # Literal. With a fresh network only the penalty has a gradient worth the name.
     "paper": {"tau": 1.0, "tau_nn": 1.0, "penalty_reduction": "sum"},

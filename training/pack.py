@@ -29,8 +29,6 @@ from .frames.codec import CODECS
 from .frames.pack_worker import PackOptions
 from .frames.packing import DEFAULT_SHARD_VIDEOS, pack
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True)
 class Options:

@@ -22,8 +22,6 @@ from .run.folder import EXIT_SAVED
 from .run.loop import Outcome
 from .tasks.pretrain_run import pretrain
 
-__all__ = ["main"]
-
 logger = logging.getLogger("training.pretrain")
 
 

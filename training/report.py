@@ -18,8 +18,6 @@ from .evaluation.labelled_sets import TEST_SHARE
 from .reporting.page import TITLE
 from .reporting.write import ReportOptions, write_report
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors become one line on stderr."""

@@ -41,8 +41,6 @@ from .evaluation.evaluate import EvaluationOptions
 from .evaluation.retrieval import KS, LEVELS, Retrieval, measure_retrieval
 from .evaluation.tables import retrieval_tables
 
-__all__ = ["main"]
-
 
 @dataclass(frozen=True)
 class Options(EvaluationOptions):

@@ -8,8 +8,6 @@ from typing import SupportsIndex
 
 from ..errors import ConfigError, InputError
 
-__all__ = ["known_keywords", "require", "whole_number"]
-
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Refuse a value of a configuration, naming its field and what is allowed.

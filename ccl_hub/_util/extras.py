@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from ..errors import CCLError, ExportError
 
-__all__ = ["require_packages"]
-
 
 def require_packages(
     what: str,

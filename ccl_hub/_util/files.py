@@ -14,16 +14,6 @@ from typing import BinaryIO
 
 from ..errors import OutputError
 
-__all__ = [
-    "absolute_path",
-    "check_folder",
-    "check_place",
-    "file_sha256",
-    "make_folder",
-    "special_kind",
-    "write_atomically",
-]
-
 logger = logging.getLogger(__name__)
 
 _SPECIAL_KINDS = {

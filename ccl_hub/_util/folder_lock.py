@@ -10,8 +10,6 @@ from pathlib import Path
 
 from ..errors import OutputError
 
-__all__ = ["FolderInUseError", "is_held", "only_writer"]
-
 _ASK_SECONDS = 0.5
 
 

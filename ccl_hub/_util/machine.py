@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cpu_count", "memory_bytes", "worker_bytes", "worker_count"]
-
 MAX_WORKERS = 64
 MOST_WORKER_BYTES = 4 << 30
 _CGROUP = Path("/sys/fs/cgroup")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .engine import Engine, EngineInfo
 from .export import Exported, export_model
-from .int8_cache import Int8Model
+from .int8_cache import Int8Model, find_int8
 from .make import BACKENDS, TORCH_BACKENDS, make_engine
-from .quantize import build_int8, find_int8
+from .quantize import build_int8
 from .runtime import check_same, cores_to_use
 from .torch_engine import TorchEngine
 from .tracing import frame_program

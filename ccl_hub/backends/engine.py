@@ -15,8 +15,6 @@ from ..errors import InputError, ModelError
 from ..network.architecture import CCLNetwork
 from ..network.frame_graph import FrameMaps
 
-__all__ = ["CPU_BATCH_FRAMES", "Engine", "EngineInfo", "check_finite", "memory_is_enough"]
-
 CPU_BATCH_FRAMES = 16
 """Frames computed at once on a CPU core: more fall out of its cache (62 against 45 frames/s)."""
 

@@ -38,8 +38,6 @@ from ..errors import ExportError, InputError
 from ..network.architecture import SMALLEST_SIDE_PX, CCLNetwork
 from .tracing import ONNX_PACKAGES, TOLERANCE, onnx_proto, relative_difference, trace
 
-__all__ = ["SUFFIXES", "Exported", "check_target", "describe", "export_model"]
-
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 METADATA_NAME = "ccl.json"  # of a .pt2; an ONNX file has the same keys in its metadata
 AXES = {0: "batch", 2: "time", 3: "height", 4: "width"}  # of the input, all free

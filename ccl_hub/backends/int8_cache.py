@@ -26,17 +26,6 @@ from ..errors import WeightsError
 from ..network.architecture import CCLNetwork
 from ..network.frame_graph import GRAPH_VERSION
 
-__all__ = [
-    "Int8Facts",
-    "Int8Model",
-    "cache_folder",
-    "find_int8",
-    "network_sha256",
-    "place_of",
-    "tensors_sha256",
-    "write_int8",
-]
-
 RECORD_NAME = "int8.json"
 REBUILD = "make it again with 'ccl-hub quantize MODEL VIDEOS --force'"
 

@@ -31,8 +31,6 @@ from .int8_cache import Int8Model, cache_folder, find_int8, tensors_sha256
 from .runtime import check_model
 from .torch_engine import TorchEngine
 
-__all__ = ["BACKENDS", "TORCH_BACKENDS", "engines_for", "make_engine"]
-
 TORCH_BACKENDS = ("torch", "torch-compile")
 BACKENDS = (*TORCH_BACKENDS, "onnx", "openvino", "openvino-bf16", "openvino-int8")
 MAX_DEVICES = 64

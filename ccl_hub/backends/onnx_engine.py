@@ -17,8 +17,6 @@ from .engine import CPU_BATCH_FRAMES, EngineInfo
 from .runtime import check_model, check_same, cores_to_use
 from .tracing import ONNX_PACKAGES, frame_program, onnx_proto
 
-__all__ = ["OnnxEngine"]
-
 
 class OnnxEngine:
     """The network in ONNX Runtime; see :class:`ccl_hub.backends.engine.Engine`.

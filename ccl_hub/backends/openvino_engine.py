@@ -27,15 +27,6 @@ from .int8_cache import Int8Model
 from .runtime import check_model, check_same, cores_to_use
 from .tracing import frame_program
 
-__all__ = [
-    "FrameRunner",
-    "OpenVinoEngine",
-    "convert",
-    "import_openvino",
-    "openvino_core",
-    "without_telemetry",
-]
-
 PRECISIONS = ("float32", "bfloat16")
 
 

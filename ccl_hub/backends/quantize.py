@@ -58,8 +58,6 @@ from .openvino_engine import (
 from .runtime import check_model, cores_to_use
 from .torch_engine import TorchEngine
 
-__all__ = ["LOWEST_COSINE", "Int8Model", "build_int8", "calibration_clips", "find_int8"]
-
 CLIPS = 128
 FEWEST_CLIPS = 16
 HELD_OUT = 4

@@ -12,8 +12,6 @@ from .engine import Engine
 from .torch_engine import TorchEngine
 from .tracing import TOLERANCE, relative_difference
 
-__all__ = ["check_model", "check_same", "cores_to_use"]
-
 
 def check_model(model: CCLNetwork, backend: str) -> None:
     """Refuse a model that a CPU runtime cannot take over as it is.

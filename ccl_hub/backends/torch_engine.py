@@ -13,8 +13,6 @@ from ..network.architecture import CCLNetwork
 from ..network.frame_graph import FrameGraph, FrameMaps
 from .engine import CPU_BATCH_FRAMES, EngineInfo, memory_is_enough
 
-__all__ = ["TorchEngine"]
-
 GPU_BATCH_FRAMES = 512
 
 MOST_COMPILED = 64

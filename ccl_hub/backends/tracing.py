@@ -11,15 +11,6 @@ from torch.export import Dim, ExportedProgram
 from ..network.architecture import CCLNetwork
 from ..network.frame_graph import FrameGraph
 
-__all__ = [
-    "ONNX_PACKAGES",
-    "TOLERANCE",
-    "frame_program",
-    "onnx_proto",
-    "relative_difference",
-    "trace",
-]
-
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_OPSET = 18
 # Largest difference allowed, as a share of the largest value. Observed: 0 (.pt2), 4e-6 (ONNX).

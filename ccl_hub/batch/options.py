@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from ..embed.embeddings import Embeddings
     from ..video.open import MediaLimits
 
-__all__ = ["BatchItem", "BatchOptions"]
-
 DEFAULT_DEADLINE_SECONDS = 600.0
 LEAST_WORKER_BYTES = 128 << 20
 

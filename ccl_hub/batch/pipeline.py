@@ -39,8 +39,6 @@ from ..video.info import SourceFacts
 from ..video.open import MediaLimits
 from .options import BatchItem, BatchOptions
 
-__all__ = ["Pipeline", "lane_threads"]
-
 MAX_LANES = 16
 LANES_PER_GPU = 2
 MOST_WAITING = 16

@@ -23,8 +23,6 @@ from ..sampling import Sampling
 from .options import BatchItem, BatchOptions
 from .pipeline import Pipeline
 
-__all__ = ["embed_batch", "embed_many", "embed_patiently"]
-
 PATIENCE_SECONDS = 1.0
 _NO_MORE: Any = object()
 

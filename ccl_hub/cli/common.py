@@ -17,24 +17,6 @@ import typer
 from ..errors import CCLError, InputError
 from ..hub_options import HubOptions
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "DONE",
-    "FAILED",
-    "INTERRUPTED",
-    "USAGE_OR_PARTIAL",
-    "AsJson",
-    "CacheDir",
-    "Debug",
-    "ForceDownload",
-    "LocalFilesOnly",
-    "Subfolder",
-    "TokenEnv",
-    "guard",
-    "hub_options",
-    "token_of",
-]
-
 DONE, FAILED, USAGE_OR_PARTIAL, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_MODEL = "ccl_r18_mini"
 

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ..batch.options import BatchOptions
     from ..sampling import Sampling
 
-__all__ = ["embed_app", "embed_main"]
-
 embed_app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )

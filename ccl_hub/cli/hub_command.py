@@ -28,8 +28,6 @@ from .common import (
     token_of,
 )
 
-__all__ = ["hub_app", "hub_main"]
-
 hub_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -185,7 +183,8 @@ def quantize_command(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
     def work() -> int:
-        from ..backends.quantize import build_int8, find_int8
+        from ..backends.int8_cache import find_int8
+        from ..backends.quantize import build_int8
         from ..inputs.find import find_videos
         from ..model import CCLModel
 

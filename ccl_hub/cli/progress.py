@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..job.events import JobSummary, VideoEvent
 
-__all__ = ["ClipProgress", "JobProgress", "summary_facts", "summary_table"]
-
 _HOUR_SECONDS = 3600.0
 
 

@@ -17,20 +17,6 @@ from ..sampling import ClipPlan, Sampling
 from ..video.info import SourceFacts
 from ..video.open import MediaLimits
 
-__all__ = [
-    "BLOCK_FRAMES",
-    "DecodeSettings",
-    "Decoded",
-    "Ended",
-    "Failed",
-    "Free",
-    "FromWorker",
-    "Job",
-    "Planned",
-    "Ready",
-    "ToWorker",
-]
-
 BLOCK_FRAMES = 16
 """Frames handed over at once; what one CPU core computes best together."""
 

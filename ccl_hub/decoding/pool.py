@@ -34,8 +34,6 @@ from . import messages
 from .messages import DecodeSettings, Job
 from .shared_memory import SharedMemory
 
-__all__ = ["Block", "DecodeEvents", "DecodePool"]
-
 logger = logging.getLogger(__name__)
 
 RECYCLE_VIDEOS = 256

@@ -12,8 +12,6 @@ import secrets
 import sys
 import tempfile
 
-__all__ = ["SharedMemory"]
-
 
 class SharedMemory:
     """Memory made here, or opened by the token that its maker gave.

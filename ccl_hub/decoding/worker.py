@@ -32,8 +32,6 @@ from . import messages
 from .messages import BLOCK_FRAMES, DecodeSettings, Job
 from .shared_memory import SharedMemory
 
-__all__ = ["main"]
-
 SHORT_BYTES = 256 << 20
 """A process that came so near its limit, or used half of a smaller one, may have been refused a
 frame, or a few."""

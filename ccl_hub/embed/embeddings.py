@@ -12,9 +12,6 @@ from .._util.files import write_atomically
 from ..config import parse_dataclass
 from . import writers
 
-__all__ = ["FACTS", "EmbeddingProvenance", "Embeddings"]
-
-
 FACTS = ("model", "weights_sha256", "config_fingerprint", "backend", "dtype", "sampling")
 """Of the provenance, what is the same for every video of a batch: columns of datasets."""
 

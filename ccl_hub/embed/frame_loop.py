@@ -20,8 +20,6 @@ from ..errors import DecodeError
 from ..network.architecture import CCLNetwork
 from ..network.windows import ClipVectors, WindowAssembler
 
-__all__ = ["assembled", "engine_of", "frames_at_once"]
-
 MOST_CPU_FRAMES = 128
 """Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
 

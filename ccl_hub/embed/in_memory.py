@@ -25,8 +25,6 @@ from .stream import Network, embed_video
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageLike", "embed_frames", "embed_image", "preprocess"]
-
 ImageLike: TypeAlias = "str | Path | np.ndarray | Image"
 
 

@@ -18,8 +18,6 @@ from ..video.info import SourceFacts
 from ..video.pixels import DECODER_VERSION
 from .embeddings import EmbeddingProvenance, Embeddings
 
-__all__ = ["gather", "make_provenance"]
-
 
 def make_provenance(
     engine: Engine,

@@ -26,8 +26,6 @@ from .embeddings import EmbeddingProvenance, Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
 from .results import gather, make_provenance
 
-__all__ = ["ClipStream", "Network", "embed_video", "write_video"]
-
 logger = logging.getLogger(__name__)
 
 Network: TypeAlias = CCLNetwork | Engine

@@ -18,17 +18,6 @@ from ..errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = [
-    "ARRAYS",
-    "LEVELS",
-    "LEVEL_ARRAYS",
-    "SUFFIXES",
-    "check_output",
-    "read",
-    "write",
-    "write_npy",
-]
-
 LEVELS = ("clip", "frame", "video")
 SUFFIXES = (".npy", ".npz", ".safetensors")
 ARRAYS = ("clips", "clip_seconds", "frames", "frame_seconds", "video")

@@ -9,8 +9,6 @@ from queue import SimpleQueue
 
 from .find import VideoInput
 
-__all__ = ["searched_ahead"]
-
 
 def searched_ahead(
     videos: Iterator[VideoInput], tell_total: Callable[[int], None]

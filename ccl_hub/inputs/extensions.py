@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["IMAGE_EXTENSIONS", "VIDEO_EXTENSIONS"]
-
 VIDEO_EXTENSIONS = (
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".wmv", ".ts"),  # what most people have
     # MP4 and QuickTime: of phones, of Smooth Streaming and CMAF tracks, of action and 360-degree

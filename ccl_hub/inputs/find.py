@@ -22,8 +22,6 @@ from .lists import listed_paths
 from .names import video_id
 from .walk import match, walk
 
-__all__ = ["VideoInput", "VideoSearch", "common_root", "find_videos"]
-
 _GLOB_CHARACTERS = re.compile(r"[*?[]")
 
 

@@ -21,8 +21,6 @@ from .._util.extras import require_packages
 from .._util.files import absolute_path
 from ..errors import InputError
 
-__all__ = ["listed_paths"]
-
 logger = logging.getLogger(__name__)
 
 COLUMN = "path"

@@ -15,8 +15,6 @@ from pathlib import PurePath
 
 from ..errors import InputError
 
-__all__ = ["as_text", "output_name", "video_id"]
-
 OUTSIDE = "_abs"
 """First part of the id of a video outside the root."""
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
-__all__ = ["Shard", "parse_shard", "shard_of"]
-
 
 @dataclass(frozen=True)
 class Shard:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 
 from ..errors import InputError
 
-__all__ = ["match", "walk"]
-
 logger = logging.getLogger(__name__)
 
 _Test = Callable[[str], bool] | None

@@ -21,8 +21,6 @@ from ..errors import OutputError
 from ..inputs.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from ..inputs.shards import Shard
 
-__all__ = ["Destination", "is_part", "remove_file"]
-
 STATE_NAME = ".ccl"
 DATASET_SUFFIX = ".parquet"
 _FAILURES = re.compile(r"failures(-\d+-of-\d+)?\.csv")

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .manifest import Row
 
-__all__ = ["JobSummary", "VideoEvent"]
-
 
 @dataclass(frozen=True)
 class VideoEvent:

@@ -19,8 +19,6 @@ from .manifest import FAILED, INCOMPLETE, Row
 from .options import JobOptions
 from .sinks import Sink
 
-__all__ = ["STORAGE_CODES", "TRANSIENT_CODES", "Look"]
-
 STORAGE_CODES = frozenset({"unreadable", "not_found"})
 TRANSIENT_CODES = frozenset({"crashed", "timeout", *STORAGE_CODES})
 """Failures that may be the machine's: tried again in the next run."""

@@ -18,8 +18,6 @@ from typing import Any
 
 from ..errors import OutputError
 
-__all__ = ["Manifest", "Part", "Row", "read_row"]
-
 VERSION = 1
 COMMIT_SECONDS = 1.0
 DONE, INCOMPLETE, FAILED = "done", "incomplete", "failed"

@@ -15,8 +15,6 @@ from ..inputs.find import VideoInput, VideoSearch
 from ..inputs.shards import Shard
 from .destination import Destination
 
-__all__ = ["JobInputs", "JobOptions"]
-
 
 @dataclass(frozen=True)
 class JobInputs:

@@ -23,8 +23,6 @@ from ..inputs.names import as_text
 if TYPE_CHECKING:
     from ..embed.embeddings import Embeddings
 
-__all__ = ["check_pyarrow", "part_bytes", "rows_bytes", "without", "write_part"]
-
 ROW_GROUP_ROWS = 1 << 16
 """Rows, 134 MB of 512-d vectors, that are in memory once more while they are written."""
 

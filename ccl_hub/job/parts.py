@@ -23,8 +23,6 @@ from .manifest import Part, Row
 from .sinks import Prepared, has_hash
 from .state import JobState
 
-__all__ = ["DatasetSink"]
-
 PART_ROWS = 16_384
 """Rows of a part; 34 MB of 512-d vectors."""
 

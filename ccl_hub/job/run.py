@@ -41,8 +41,6 @@ from .state import JobState, open_state
 if TYPE_CHECKING:
     from ..backends.engine import Engine
 
-__all__ = ["run_job"]
-
 logger = logging.getLogger(__name__)
 
 IO_THREADS = 4

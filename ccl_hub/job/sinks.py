@@ -14,8 +14,6 @@ from .destination import remove_file
 from .manifest import Row
 from .state import JobState
 
-__all__ = ["FolderSink", "Prepared", "Sink", "has_hash"]
-
 
 @dataclass(frozen=True)
 class Prepared:

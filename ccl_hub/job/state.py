@@ -25,8 +25,6 @@ from ..inputs.shards import Shard, shard_of
 from .destination import Destination, remove_file
 from .manifest import Manifest, Row, read_row
 
-__all__ = ["JobState", "open_state"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from ..config import Architecture, CCLConfig, Preprocessing
 from ..errors import InputError
 
-__all__ = ["SMALLEST_SIDE_PX", "CCLNetwork", "CCLOutput"]
-
 SMALLEST_SIDE_PX = 32
 
 

@@ -6,8 +6,6 @@ import torch
 
 from ..errors import InputError
 
-__all__ = ["resolve_device", "resolve_dtype"]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

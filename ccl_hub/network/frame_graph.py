@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .architecture import CCLNetwork
 
-__all__ = ["GRAPH_VERSION", "FrameGraph", "FrameMaps", "folded_norm"]
-
 GRAPH_VERSION = 1
 """Of :class:`FrameGraph`; with another number, networks that are kept on disk are made again."""
 

@@ -26,20 +26,6 @@ from ..hub_options import HubOptions
 from ..registry import BUNDLED_FOLDER, ORGANISATION_VARIABLE, REGISTRY, RegistryEntry
 from .architecture import CCLNetwork
 
-__all__ = [
-    "CONFIG_NAME",
-    "GOLDEN_NAME",
-    "WEIGHTS_NAME",
-    "Source",
-    "beside",
-    "bundled_folder",
-    "load",
-    "load_strictly",
-    "read_tensors",
-    "resolve",
-    "save",
-]
-
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GOLDEN_NAME = "golden.safetensors"

@@ -25,8 +25,6 @@ from torch import Tensor
 from ..errors import DecodeError
 from .frame_graph import FrameMaps
 
-__all__ = ["ClipArrays", "ClipVectors", "WindowAssembler"]
-
 NEIGHBOURHOODS_AT_ONCE = 64
 """(p, t, n) computed at once; each takes 100 kB a tensor."""
 

@@ -34,8 +34,6 @@ from ..video.reader import VideoReader
 if TYPE_CHECKING:
     from ..hub_options import HubOptions
 
-__all__ = ["GOLDEN_NAME", "Check", "compare", "compute", "golden_clip", "verify", "write"]
-
 # Relative L2 error of a vector. Observed between CPU kernels: below 1e-5; TF32 on CUDA: 1e-3.
 VECTOR_TOLERANCE = 2e-3
 # Grey levels, mean over 16 x 16 pixel blocks: FFmpeg builds differ by rounding only.

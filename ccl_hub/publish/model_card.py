@@ -17,8 +17,6 @@ from typing import Any
 
 from ..config import FRAME_CHOICES, CCLConfig
 
-__all__ = ["CARD_NAME", "FOLDER_PLACE", "Card", "Figure", "problems", "render", "section_bodies"]
-
 CARD_NAME = "README.md"
 # Stands for the folder or repository in the code to run; publishing puts the repository there.
 FOLDER_PLACE = "path/to/this/folder"

@@ -29,8 +29,6 @@ from ..registry import REGISTRY
 from . import golden, model_card
 from .model_card import CARD_NAME, FOLDER_PLACE, Card
 
-__all__ = ["CheckedFolder", "Published", "check_folder", "publish", "push", "write_texts"]
-
 logger = logging.getLogger(__name__)
 
 PREPROCESSOR_NAME = "preprocessor_config.json"

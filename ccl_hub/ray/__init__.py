@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .embedder import COLUMNS, LEVELS, CCLEmbedder, embed_paths
+from .embedder import LEVELS, CCLEmbedder, embed_paths
+from .rows import COLUMNS
 
 __all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths"]

@@ -30,13 +30,11 @@ from ..errors import InputError, MediaError
 from ..registry import list_models
 from ..sampling import Sampling
 from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
-from .rows import COLUMNS, VideoRows, as_table, check_columns, join, paths_of, require
+from .rows import VideoRows, as_table, check_columns, join, paths_of, require
 
 if TYPE_CHECKING:
     from ..batch.options import BatchItem, BatchOptions
     from ..hub_options import HubOptions
-
-__all__ = ["COLUMNS", "LEVELS", "CCLEmbedder", "embed_paths"]
 
 Table: TypeAlias = Any  # pyarrow.Table
 Dataset: TypeAlias = Any  # ray.data.Dataset; ray, too, is imported where it is used

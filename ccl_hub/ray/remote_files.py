@@ -33,8 +33,6 @@ from ..errors import (
     UnreadableError,
 )
 
-__all__ = ["LocalCopies", "is_url", "open_filesystem", "remove_copies"]
-
 logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")

@@ -11,8 +11,6 @@ import numpy as np
 from ..embed.embeddings import FACTS
 from ..errors import InputError
 
-__all__ = ["COLUMNS", "VideoRows", "as_table", "check_columns", "join", "paths_of", "require"]
-
 Table: TypeAlias = Any  # pyarrow.Table; pyarrow has no types and is imported where it is used
 
 COLUMNS = (

@@ -21,8 +21,6 @@ from .index import PacketIndex
 from .open import Opened, Opener
 from .scan import Scan, decode_packet, only_video, packets_of
 
-__all__ = ["frames_by_order", "frames_by_time"]
-
 Frames = Generator[tuple[int, av.VideoFrame | None], None, None]
 """Frame numbers and frames, None where a frame cannot be decoded."""
 

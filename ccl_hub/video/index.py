@@ -10,8 +10,6 @@ import numpy.typing as npt
 from .scan import Scan
 from .times import MOST_IMPOSSIBLE, NO_TIME
 
-__all__ = ["PacketIndex", "start_packets"]
-
 Ticks = npt.NDArray[np.int64]
 
 MOST_REORDERED = 32

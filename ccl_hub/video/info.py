@@ -18,8 +18,6 @@ from .open import MediaLimits, Opener
 from .scan import FrameFacts, Scan, first_frames, may_be_one_to_one, only_video, scan_video
 from .times import SHORTEST_FRAME_SECONDS, ClockRules, FrameTimes, Stamps, frame_times, merged
 
-__all__ = ["Completeness", "SourceFacts", "VideoInfo", "probe"]
-
 Seconds = npt.NDArray[np.float64]
 Completeness = Literal["complete", "incomplete", "unknown"]
 

@@ -34,8 +34,6 @@ from .headers.layout import image_layout, matroska_crop, track_crop
 from .headers.still import still_format, still_size, webp_orientation
 from .view import BlockAlpha, FrameView
 
-__all__ = ["ALLOWED_FORMATS", "MediaLimits", "Opened", "Opener", "check_path", "open_video"]
-
 ALLOWED_FORMATS = (
     *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg"),
     *("flv", "asf", "ogg", "mxf", "nut", "ivf", "obu", "dv", "rm", "swf", "gif", "apng"),

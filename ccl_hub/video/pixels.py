@@ -36,8 +36,6 @@ from ..config import Preprocessing
 from ..errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
 from .view import Beside, FrameFilter
 
-__all__ = ["DECODER_VERSION", "FrameResizer", "display_size", "resize_rgb", "target_size"]
-
 Frame = npt.NDArray[np.uint8]
 
 # Flags of libswscale (swscale.h).

@@ -25,8 +25,6 @@ from .open import MediaLimits, Opened, check_path, open_video
 from .pixels import FrameResizer
 from .scan import Scan
 
-__all__ = ["DecodeReport", "VideoReader", "iter_frames", "load_image"]
-
 PathLike = str | Path
 Frame = npt.NDArray[np.uint8]
 

@@ -30,18 +30,6 @@ from .open import MediaLimits, Opened
 from .pixels import display_size
 from .times import NO_TIME
 
-__all__ = [
-    "FrameFacts",
-    "Scan",
-    "decode_packet",
-    "first_frames",
-    "is_idr",
-    "may_be_one_to_one",
-    "only_video",
-    "packets_of",
-    "scan_video",
-]
-
 JOINT_PACKETS = 3
 """A joint is marked at most so many packets ahead."""
 

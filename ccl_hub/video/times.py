@@ -29,8 +29,6 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NO_TIME", "ClockRules", "FrameTimes", "Stamps", "frame_times", "merged"]
-
 Ticks = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]
 

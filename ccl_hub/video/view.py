@@ -20,8 +20,6 @@ from av.video.reformatter import ColorRange
 
 from .headers.layout import NO_CROP, Crop
 
-__all__ = ["Beside", "BlockAlpha", "FrameFilter", "FrameView"]
-
 _FULL_RANGE = {
     **dict.fromkeys(("mjpeg", "png", "apng", "bmp", "gif", "webp"), ("gray",)),
     "tiff": ("gray", "yuv"),

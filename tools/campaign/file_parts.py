@@ -14,8 +14,6 @@ from typing import BinaryIO
 from ccl_hub._util.files import file_sha256, make_folder, write_atomically
 from ccl_hub.errors import TrainingError
 
-__all__ = ["PART_BYTES", "SUMS_NAME", "join_parts", "split_file"]
-
 PART_BYTES = 16_000_000
 SUMS_NAME = "SHA256SUMS"
 

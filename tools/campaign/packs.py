@@ -18,8 +18,6 @@ from training.frames.packed import FrameStore
 from training.frames.packing import pack
 from training.run.steps import StoppedError
 
-__all__ = ["pack_apart"]
-
 logger = logging.getLogger("tools.campaign")
 
 

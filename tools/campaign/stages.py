@@ -44,8 +44,6 @@ from training.run.steps import Step, StepFailedError, StoppedError, run_steps
 from .packs import pack_apart
 from .state import DONE, RUN, newest_checkpoint, restore, write_parts
 
-__all__ = ["Plan", "main"]
-
 logger = logging.getLogger("tools.campaign")
 
 EXIT_INTERRUPTED = 130

@@ -13,8 +13,6 @@ from ccl_hub.errors import TrainingError
 from tools.campaign.file_parts import SUMS_NAME, join_parts, split_file
 from training.run.checkpoints import list_checkpoints
 
-__all__ = ["DONE", "RUN", "newest_checkpoint", "restore", "write_parts"]
-
 logger = logging.getLogger(__name__)
 
 RUN = "runs/long"

@@ -25,8 +25,6 @@ from ccl_hub.errors import InputError
 
 from ..recipes.augmentation import Augment
 
-__all__ = ["ClipParameters", "augment", "draw_parameters"]
-
 CROP_TRIES = 10
 BLUR_REFERENCE_PX = 112  # blur_sigma is stated for a crop of this side
 CPU_CHUNK_CLIPS = 2  # clips treated at once on a CPU, so that intermediates stay in its cache

@@ -27,8 +27,6 @@ from ccl_hub.sampling import sample_train
 from ..frames.packed import FrameSource
 from ..frames.resident import ResidentFrames
 
-__all__ = ["Batch", "ClipLoader", "EpochSampler", "ResidentFrames", "clip_seeds", "draw_clips"]
-
 # The first number of every random key, so that no two uses share random numbers.
 ORDER_KEY, CLIP_KEY, AUGMENT_KEY = 1, 2, 3
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from ccl_hub.errors import ConfigError
 
 from ..distributed.world import World
-from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
+from ..frames.files import VideoFolderStore
+from ..frames.packed import FrameSource, FrameStore, require_same_frames
 from ..frames.rendered import RenderedVideos
 from ..frames.view import FrameView
 from ..recipes.pretraining import Recipe
@@ -25,8 +26,6 @@ from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
 
 if TYPE_CHECKING:
     from ..recipes.finetuning import FinetuneRecipe, LabelledData
-
-__all__ = ["ClipSource", "SplitSource", "cached_frames", "open_source"]
 
 logger = logging.getLogger(__name__)
 

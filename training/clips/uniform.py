@@ -16,8 +16,6 @@ from ccl_hub.transforms import center_crop
 
 from ..frames.packed import FrameSource
 
-__all__ = ["UniformClips", "read_uniform_clips"]
-
 
 @dataclass(frozen=True)
 class UniformClips:

@@ -14,8 +14,6 @@ from ccl_hub.errors import TrainingError
 
 from .datasets import VideoItem, VideoList, require_folder, table_rows, video_files
 
-__all__ = ["hmdb51", "kinetics400", "mmact", "ucf101"]
-
 KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end", "split"}
 HMDB51_SPLITS = {"0": "unused", "1": "train", "2": "test"}
 MMACT_TRAIN_SUBJECTS = 16  # of 20: subjects 1 to 16

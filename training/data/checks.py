@@ -13,8 +13,6 @@ from ccl_hub.errors import TrainingError
 
 from .datasets import VideoItem, VideoList
 
-__all__ = ["Problem", "check_videos", "missing_videos", "problem_table", "usable_videos"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -19,17 +19,6 @@ from ccl_hub.errors import TrainingError
 from ccl_hub.inputs.extensions import VIDEO_EXTENSIONS
 from ccl_hub.inputs.walk import walk
 
-__all__ = [
-    "MANIFEST_COLUMNS",
-    "VideoItem",
-    "VideoList",
-    "from_folder",
-    "from_manifest",
-    "require_folder",
-    "table_rows",
-    "video_files",
-]
-
 MANIFEST_COLUMNS = ("path", "id", "class", "group", "split", "source", "frames", "seconds")
 
 

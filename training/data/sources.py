@@ -9,8 +9,6 @@ from ccl_hub.errors import TrainingError
 from .benchmark_sets import hmdb51, kinetics400, mmact, ucf101
 from .datasets import VideoList, from_folder, from_manifest
 
-__all__ = ["FORMATS", "list_videos"]
-
 FORMATS = ("auto", "folder", "classes", "manifest", "kinetics400", "ucf101", "hmdb51", "mmact")
 
 

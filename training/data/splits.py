@@ -13,8 +13,6 @@ from ccl_hub.errors import TrainingError
 from .benchmark_sets import hmdb51, ucf101
 from .datasets import VideoList
 
-__all__ = ["OWN_SPLIT", "with_official_split", "with_splits"]
-
 TEST_SHARE = 0.3
 OWN_SPLIT = "split by hash"  # how the note of such a set begins
 

@@ -8,8 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["GradientMean", "average_buffers"]
-
 # Large enough to use the link well, small enough that the first is on its way early in backward.
 BUCKET_BYTES = 8 << 20
 

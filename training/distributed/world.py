@@ -28,17 +28,6 @@ from ccl_hub.errors import TrainingError
 from ..objective import CycleContrast, Objective
 from .averaging import GradientMean, average_buffers
 
-__all__ = [
-    "World",
-    "backward_step",
-    "barrier",
-    "broadcast_model",
-    "gather_with_grad",
-    "local_batch",
-    "start_world",
-    "synchronise_batchnorm",
-]
-
 Chunk = Tensor | tuple[Tensor, Tensor]
 
 

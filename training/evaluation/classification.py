@@ -14,8 +14,6 @@ from ccl_hub.errors import InputError
 
 from .results import Confusion, Measurement
 
-__all__ = ["AVERAGES", "average_clips", "confusion_matrix", "measure", "top_k"]
-
 AVERAGES = ("macro", "micro")
 SUM_TOLERANCE = 1e-3
 

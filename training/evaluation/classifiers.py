@@ -26,8 +26,6 @@ from ccl_hub.errors import InputError, TrainingError
 
 from .classification import average_clips
 
-__all__ = ["L2_GRID", "Choice", "LinearClassifier", "Logistic", "choose_l2", "fit_sgd"]
-
 logger = logging.getLogger(__name__)
 
 L2_GRID = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # strongest first

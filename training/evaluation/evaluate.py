@@ -17,8 +17,6 @@ from .labelled_sets import EvaluationSet, data_record, open_evaluation_sets
 from .models import load_models
 from .results import Confusion, Measurement, Results, write_results
 
-__all__ = ["EvaluationOptions", "Found", "evaluate"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -31,11 +31,10 @@ from ccl_hub.sampling import ClipPlan
 from ccl_hub.transforms import to_clips
 
 from ..clips.uniform import UniformClips, read_uniform_clips
-from ..frames.packed import FrameSource, VideoFolderStore
+from ..frames.files import VideoFolderStore
+from ..frames.packed import FrameSource
 from ..run.checkpoints import content_sha256
 from .labelled_sets import EvaluationSet
-
-__all__ = ["SetFeatures", "embed_set", "features_key", "features_of"]
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,6 @@ from ccl_hub.config import CCLConfig, Provenance
 from ccl_hub.errors import ConfigError, ModelNotFoundError, WeightsError
 from ccl_hub.network.weights import expanded
 
-__all__ = ["IMAGENET_FILE", "find_imagenet_file", "imagenet_model", "trunk_tensors"]
-
 IMAGENET_FILE = "resnet18-f37072fd.pth"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+")  # as torch.hub names files

@@ -16,18 +16,11 @@ from ccl_hub.errors import ConfigError, TrainingError
 
 from ..data.datasets import VideoList, from_folder, from_manifest
 from ..data.splits import TEST_SHARE, with_official_split, with_splits
-from ..frames.packed import FrameSource, FrameStore, VideoFolderStore, require_same_frames
+from ..frames.files import VideoFolderStore
+from ..frames.packed import FrameSource, FrameStore, require_same_frames
 from ..frames.rendered import RenderedVideos
 from ..frames.view import FrameView
 from .results import DataRecord
-
-__all__ = [
-    "RENDERED",
-    "EvaluationSet",
-    "data_record",
-    "open_evaluation_set",
-    "open_evaluation_sets",
-]
 
 RENDERED = "rendered:"
 

@@ -41,15 +41,6 @@ from ..run.trained import find_checkpoint, trained_tensors
 from .imagenet import find_imagenet_file, imagenet_model
 from .results import ModelRecord
 
-__all__ = [
-    "RANDOM_ROWS",
-    "REFERENCE_ROWS",
-    "SUPERVISED",
-    "NamedModel",
-    "load_models",
-    "load_named",
-]
-
 RANDOM_ROWS = ("random-init", "random-init-identity")
 IMAGENET, SUPERVISED = "imagenet", "kinetics-supervised"
 REFERENCE_ROWS = (*RANDOM_ROWS, IMAGENET, SUPERVISED)

@@ -20,8 +20,6 @@ from .features import SetFeatures
 from .labelled_sets import EvaluationSet
 from .results import Confusion, Measurement, Results
 
-__all__ = ["FEATURES", "OPTIMISERS", "Probe", "Probed", "measure_probe", "probe"]
-
 OPTIMISERS = ("logistic", "sgd")
 FEATURES = ("video", "frames")
 

@@ -26,19 +26,6 @@ from ccl_hub.errors import CCLError, TrainingError
 
 from ..run.environment import software
 
-__all__ = [
-    "RESULTS_VERSION",
-    "Confusion",
-    "DataRecord",
-    "Measurement",
-    "ModelRecord",
-    "Results",
-    "Summary",
-    "read_results",
-    "summarise",
-    "write_results",
-]
-
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1

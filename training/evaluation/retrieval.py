@@ -25,19 +25,6 @@ from .labelled_sets import EvaluationSet
 from .results import Measurement, Results
 from .search import nearest
 
-__all__ = [
-    "KS",
-    "LEVELS",
-    "Measured",
-    "Retrieval",
-    "label_hits",
-    "measure_retrieval",
-    "questions",
-    "shared_frames",
-    "top_k_accuracy",
-    "video_means",
-]
-
 logger = logging.getLogger(__name__)
 
 KS = (1, 5, 10, 20, 50)

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from ccl_hub.errors import InputError
 
-__all__ = ["nearest", "unit_rows"]
-
 HIGH_BITS = 26  # binary digits of the first piece of a coordinate: squares add up below 2**53
 CPU_BLOCK_ROWS, GPU_BLOCK_ROWS = 2048, 8192
 Pieces = tuple[Tensor, Tensor]

@@ -11,14 +11,6 @@ from typing import Any
 
 from .results import Measurement, Results, Summary, summarise
 
-__all__ = [
-    "ablation_table",
-    "classifier_table",
-    "fold_means",
-    "markdown_table",
-    "retrieval_tables",
-]
-
 FOLD = re.compile(r"(.+) split (\d+)")
 # The columns of Table 7 that an ablation measures: task, space, level, match, metric.
 ABLATION_COLUMNS = (

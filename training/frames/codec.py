@@ -10,8 +10,6 @@ import numpy as np
 
 from ccl_hub.errors import TrainingError
 
-__all__ = ["CODECS", "decode_frames", "encode_frame", "pillow_jpeg", "torchvision_jpeg"]
-
 CODECS = ("jpeg", "raw")
 RGB = 3  # ImageReadMode.RGB of torchvision
 

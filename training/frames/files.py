@@ -23,8 +23,6 @@ from ..data.sources import list_videos
 if TYPE_CHECKING:
     from ccl_hub.video import VideoReader
 
-__all__ = ["VideoFolderStore", "stored_facts"]
-
 MOST_MOVED_SECONDS = 0.002
 """Times that differ by more are other times."""
 

@@ -14,8 +14,6 @@ from ccl_hub._util.files import write_atomically
 from ..data.checks import Problem
 from ..data.datasets import VideoItem, VideoList
 
-__all__ = ["PackedRow", "PackedShard", "read_shard", "write_index"]
-
 
 @dataclass(frozen=True)
 class PackedRow:

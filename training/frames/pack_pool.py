@@ -17,8 +17,6 @@ from ..data.checks import Problem
 from ..data.datasets import VideoItem
 from .pack_worker import PackOptions, serve
 
-__all__ = ["ShardTask", "run_tasks"]
-
 
 @dataclass
 class ShardTask:

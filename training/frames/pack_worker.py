@@ -22,8 +22,6 @@ from ..data.checks import Problem
 from ..data.datasets import VideoItem
 from .codec import CODECS, encode_frame
 
-__all__ = ["PackOptions", "serve", "shard_schema", "write_shard"]
-
 
 @dataclass(frozen=True)
 class PackOptions:

@@ -29,9 +29,6 @@ from ccl_hub.errors import ConfigError, TrainingError
 from ..data.checks import Problem, problem_table
 from ..data.datasets import VideoItem, VideoList
 from .codec import CODECS, decode_frames
-from .files import VideoFolderStore
-
-__all__ = ["STORE_VERSION", "FrameSource", "FrameStore", "VideoFolderStore", "require_same_frames"]
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,6 @@ from .pack_pool import ShardTask, run_tasks
 from .pack_worker import PackOptions
 from .packed import STORE_FORMAT, STORE_VERSION
 
-__all__ = ["DEFAULT_SHARD_VIDEOS", "PackReport", "pack"]
-
 DEFAULT_SHARD_VIDEOS = 64
 
 

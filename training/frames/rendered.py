@@ -18,8 +18,6 @@ from ccl_hub.errors import TrainingError
 
 from ..data.datasets import VideoItem, VideoList
 
-__all__ = ["RenderedVideos"]
-
 SHAPES = ("disc", "square")
 MOTIONS = ("left-right", "up-down", "circle", "grow")
 FRAMES = 30

@@ -16,8 +16,6 @@ from ccl_hub.errors import TrainingError
 from .packed import FrameSource
 from .view import FrameView
 
-__all__ = ["ResidentFrames", "resize_frames"]
-
 logger = logging.getLogger(__name__)
 
 DECODE_FRAMES = 256  # frames decoded at once by one thread

@@ -9,8 +9,6 @@ import numpy as np
 from ..data.datasets import VideoList
 from .packed import FrameSource
 
-__all__ = ["FrameView"]
-
 
 class FrameView:
     """A source of frames that reads another one; what it is for says how its hash is made.

@@ -12,8 +12,6 @@ from dataclasses import dataclass, fields
 from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
 
-__all__ = ["Augment"]
-
 STRONG_FLIP = 0.5
 
 

@@ -28,15 +28,6 @@ from .sections import (
 )
 from .toml import RECIPES_FOLDER, read_values
 
-__all__ = [
-    "ClipSize",
-    "Evaluation",
-    "FinetuneRecipe",
-    "LabelledData",
-    "Network",
-    "read_finetune_recipe",
-]
-
 FINETUNE_RECIPES = RECIPES_FOLDER / "finetune"
 PRETRAINING_KEYS = ("objective", "model", "validation", "stages", "ema")
 

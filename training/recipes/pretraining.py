@@ -32,8 +32,6 @@ from .sections import (
 )
 from .toml import RECIPES_FOLDER, read_values
 
-__all__ = ["Recipe", "as_begun", "differing_keys", "frame_choice_of", "read_recipe"]
-
 logger = logging.getLogger(__name__)
 
 # Keys that do not decide the weights (but for rounding: another device or number of threads adds

@@ -11,22 +11,6 @@ from typing import Any
 from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
 
-__all__ = [
-    "Budget",
-    "Data",
-    "Ema",
-    "Log",
-    "Optim",
-    "PlainRecipe",
-    "Precision",
-    "Schedule",
-    "Stage",
-    "Validation",
-    "check_cache",
-    "from_one",
-    "one_of",
-]
-
 
 class PlainRecipe:
     """A recipe of any kind: a dataclass whose fields, but for a few, are sections."""

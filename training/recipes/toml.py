@@ -12,8 +12,6 @@ from typing import Any
 
 from ccl_hub.errors import ConfigError
 
-__all__ = ["RECIPES_FOLDER", "apply_changes", "read_values"]
-
 RECIPES_FOLDER = Path(__file__).parent
 
 

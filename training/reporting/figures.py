@@ -23,8 +23,6 @@ from ccl_hub.errors import TrainingError
 from ..evaluation.results import Results
 from ..run.logs import LOG_NAME, read_log, require_drawing
 
-__all__ = ["Chart", "Matrix", "line_chart", "matrices", "result_charts", "run_charts"]
-
 Points = Sequence[tuple[float, float]]
 Series = Mapping[str, Points]
 

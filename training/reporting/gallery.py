@@ -24,8 +24,6 @@ from ..frames.packed import FrameSource
 if TYPE_CHECKING:
     from ..evaluation.features import SetFeatures
 
-__all__ = ["Answer", "Gallery", "Query", "Thumbnail", "galleries"]
-
 THUMBNAIL_HEIGHT_PX = 72
 STRIP_FRAMES = 3
 JPEG_QUALITY = 70

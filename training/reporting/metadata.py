@@ -21,16 +21,6 @@ from ccl_hub.errors import ConfigError
 
 from ..evaluation.results import Results, Summary, summarise
 
-__all__ = [
-    "HubData",
-    "eval_results",
-    "hub_data",
-    "metadata_files",
-    "model_index",
-    "slug",
-    "write_metadata",
-]
-
 logger = logging.getLogger(__name__)
 
 RETRIEVAL = ("F=>V", "V=>F", "F=>F", "V=>V")

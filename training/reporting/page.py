@@ -21,8 +21,6 @@ from .gallery import Gallery
 from .rows import Cell, Table
 from .tables import missing_data, paper_tables
 
-__all__ = ["TITLE", "Page", "markdown", "page_of", "render"]
-
 TEMPLATE = "template.html"
 TITLE = "Cycle-Contrastive Learning: evaluation"
 NO_HUB = (

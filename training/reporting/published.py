@@ -13,17 +13,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-__all__ = [
-    "DATA_SETS",
-    "F_MEASURE",
-    "PAPER",
-    "PUBLISHED",
-    "PublishedFigure",
-    "PublishedRow",
-    "published_data",
-    "published_rows",
-]
-
 PAPER = "CCL paper, NeurIPS 2020"
 F_MEASURE = "F-measure"
 # Of which published figures exist, and how a report names them.

@@ -10,22 +10,6 @@ from typing import TypeVar
 from ..evaluation.results import Results, Summary, summarise
 from .published import DATA_SETS, PAPER, PublishedRow
 
-__all__ = [
-    "NOT_MEASURED",
-    "NOT_PUBLISHED",
-    "Cell",
-    "Column",
-    "Figures",
-    "Group",
-    "Line",
-    "Row",
-    "Table",
-    "none_measured",
-    "printed_rows",
-    "rows_of",
-    "unique",
-]
-
 NOT_MEASURED = "not yet measured"
 NOT_PUBLISHED = "not published"
 

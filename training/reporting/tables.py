@@ -30,8 +30,6 @@ from .rows import (
     unique,
 )
 
-__all__ = ["missing_data", "paper_tables"]
-
 TASK_NAMES = {
     "F=>V": "frame ⇒ video",
     "V=>F": "video ⇒ frame",

@@ -19,8 +19,6 @@ from .gallery import Gallery, galleries
 from .metadata import hub_data, metadata_files, write_metadata
 from .page import markdown, page_of, render
 
-__all__ = ["ReportOptions", "write_report"]
-
 logger = logging.getLogger("training.report")
 
 

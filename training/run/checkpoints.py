@@ -25,21 +25,6 @@ from torch import Tensor, nn
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import TrainingError
 
-__all__ = [
-    "Checkpoint",
-    "checkpoint_path",
-    "content_sha256",
-    "later_checkpoints",
-    "list_checkpoints",
-    "load_newest",
-    "optimizer_state",
-    "prune",
-    "read_checkpoint",
-    "remove_leftovers",
-    "restore_optimizer",
-    "write_checkpoint",
-]
-
 logger = logging.getLogger(__name__)
 
 FORMAT = "ccl-training-checkpoint"

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from ccl_hub import CCLModel
 
-__all__ = ["EmaWeights"]
-
 
 class EmaWeights:
     """Exponential moving average of weights and BatchNorm statistics.

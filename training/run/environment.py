@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["software"]
-
 
 @functools.cache
 def software() -> dict[str, Any]:

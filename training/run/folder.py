@@ -24,18 +24,6 @@ from ..distributed.world import World
 from ..recipes.sections import PlainRecipe, Precision
 from . import checkpoints
 
-__all__ = [
-    "EXIT_BAD_INPUT",
-    "EXIT_FAILED",
-    "EXIT_SAVED",
-    "StopFlag",
-    "choose_checkpoint",
-    "only_run_in",
-    "require_same_start",
-    "set_precision",
-    "write_recipe",
-]
-
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_SAVED = 75  # EX_TEMPFAIL: run again

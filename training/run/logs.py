@@ -20,8 +20,6 @@ from typing import Any, TextIO
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import ConfigError, OutputError
 
-__all__ = ["ProgressLine", "RunLog", "draw_curves", "read_log", "require_drawing"]
-
 logger = logging.getLogger(__name__)
 
 LOG_NAME = "log.jsonl"

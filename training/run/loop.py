@@ -33,8 +33,6 @@ from .environment import software
 from .logs import ProgressLine, RunLog
 from .schedule import learning_rate
 
-__all__ = ["Loop", "NonFiniteError", "Outcome", "RunRecipe", "Task", "check_batch"]
-
 logger = logging.getLogger(__name__)
 
 STEP_SECONDS_MEMORY = 0.95

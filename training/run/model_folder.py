@@ -23,8 +23,6 @@ from .checkpoints import Checkpoint
 from .environment import software
 from .trained import trained_tensors
 
-__all__ = ["DTYPES", "export"]
-
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 QUESTIONS = {
     "video_to_video": "V=>V, class (test to train)",

@@ -9,8 +9,6 @@ from torch import nn
 
 from ..recipes.sections import Optim
 
-__all__ = ["new_optimizer"]
-
 
 def new_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer; vectors (BatchNorm, biases) may go without weight decay.

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..recipes.sections import Schedule
 
-__all__ = ["cosine_factor", "learning_rate", "step_factor", "warmup_factor"]
-
 # A position reached by division may lie one rounding below its epoch; no step is this short.
 _ROUNDING_EPOCHS = 1e-9
 

@@ -22,8 +22,6 @@ from ccl_hub.errors import TrainingError
 
 from .folder import EXIT_SAVED
 
-__all__ = ["Step", "StepFailedError", "StoppedError", "missing_steps", "run_steps"]
-
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2

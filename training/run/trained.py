@@ -11,8 +11,6 @@ from ccl_hub.errors import ConfigError
 from ..recipes.pretraining import Recipe
 from .checkpoints import Checkpoint, list_checkpoints
 
-__all__ = ["find_checkpoint", "trained_tensors"]
-
 
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint file that ``path`` means: itself, or the newest of a run's folder."""

@@ -25,8 +25,6 @@ from ..recipes.sections import Budget
 from ..run.folder import StopFlag, write_recipe
 from ..run.steps import Step, missing_steps, run_steps
 
-__all__ = ["DEFAULT_ROWS", "GROUP", "ROWS", "Plan", "Row", "run_ablation"]
-
 GROUP = "table 7"
 UNTRAINED = "untrained"  # a model of the architecture of all rows, for the random ones
 

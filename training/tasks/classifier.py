@@ -31,14 +31,6 @@ from ..distributed.averaging import GradientMean, average_buffers
 from ..distributed.world import World
 from ..evaluation.results import DataRecord, ModelRecord
 
-__all__ = [
-    "Classifier",
-    "ClassifierRecord",
-    "load_classifier",
-    "save_classifier",
-    "supervised_step",
-]
-
 CLASSIFIER_NAME = "classifier.safetensors"
 RECORD_NAME = "classes.json"
 RECORD_VERSION = 1

@@ -35,8 +35,6 @@ from ..run.loop import Loop, Outcome, check_batch
 from .classifier import ClassifierRecord, load_classifier, save_classifier
 from .finetuning import Figures, Finetuning, judge
 
-__all__ = ["FinetuneOptions", "epoch_curves", "finetune", "finetune_all", "fitted", "test_again"]
-
 logger = logging.getLogger("training.finetune")
 
 DEFAULT_RECIPE = "paper"

@@ -31,8 +31,6 @@ from ..run.logs import RunLog
 from ..run.optimizer import new_optimizer
 from .classifier import Classifier, supervised_step
 
-__all__ = ["Figures", "Finetuning", "judge", "probabilities_of"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Figures:

@@ -21,8 +21,6 @@ from ..run.logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_dra
 from ..run.loop import Loop, Outcome, check_batch
 from .pretraining import Pretraining
 
-__all__ = ["pretrain"]
-
 logger = logging.getLogger(__name__)
 
 

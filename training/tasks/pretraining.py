@@ -20,8 +20,6 @@ from ..run.logs import RunLog
 from ..run.optimizer import new_optimizer
 from .validation import Validator
 
-__all__ = ["Pretraining", "initial_model"]
-
 
 class Pretraining:
     """The task of pretraining; see :class:`training.run.loop.Task`.

@@ -19,8 +19,6 @@ from ..frames.packed import FrameSource, FrameStore, require_same_frames
 from ..frames.rendered import RenderedVideos
 from ..recipes.pretraining import Recipe
 
-__all__ = ["Validator", "retrieval_table"]
-
 KS = (1, 5, 10)
 SPACE_NAMES = {"512": "features", "128": "projections"}
 QUESTION_NAMES = {

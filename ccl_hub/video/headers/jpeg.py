@@ -16,8 +16,6 @@ import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["has_rare_coding", "is_film", "is_whole", "stated_size"]
-
 _SMALL_BYTES, _LARGE_BYTES = 1 << 12, 1 << 20
 """Of a piece that is read: headers are short, scans long."""
 

@@ -14,8 +14,6 @@ from typing import BinaryIO, NamedTuple
 
 from .wholeness import ebml_number
 
-__all__ = ["NO_CROP", "Crop", "Layout", "image_layout", "matroska_crop", "track_crop"]
-
 _MAX_PARTS = 10_000
 """Boxes or elements that are looked at on one level."""
 

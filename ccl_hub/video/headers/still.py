@@ -14,8 +14,6 @@ from ...errors import UnsupportedMediaError
 from .jpeg import has_rare_coding, is_film, stated_size
 from .wholeness import tiff_tags, wholeness
 
-__all__ = ["still_format", "still_size", "undecodable", "webp_orientation"]
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = b"II*\0", b"MM\0*"
 _TIFF_JPEG = 6, 7

@@ -13,8 +13,6 @@ from typing import BinaryIO, Literal
 
 from .jpeg import is_whole as jpeg_is_whole
 
-__all__ = ["Wholeness", "ebml_number", "tiff_tags", "wholeness"]
-
 Wholeness = Literal["whole", "cut", "unknown"]
 """``whole``: the end is marked and there; ``cut``: bytes are missing; ``unknown``: no telling."""
 

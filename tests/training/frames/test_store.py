@@ -15,7 +15,8 @@ from ccl_hub.config import Preprocessing
 from ccl_hub.errors import MediaError, TrainingError
 from training.clips.loader import ResidentFrames
 from training.frames.codec import encode_frame, pillow_jpeg, torchvision_jpeg
-from training.frames.packed import FrameStore, VideoFolderStore
+from training.frames.files import VideoFolderStore
+from training.frames.packed import FrameStore
 from training.frames.packing import pack
 
 
