@@ -6,8 +6,6 @@ Example:
     True
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ._util.lazy import lazy_names

@@ -1,7 +1,5 @@
 """What runs the network on single frames: torch, ONNX Runtime, OpenVINO; and their files."""
 
-from __future__ import annotations
-
 from .engine import Engine, EngineInfo
 from .export import Exported, export_model
 from .int8_cache import Int8Model, find_int8

@@ -1,7 +1,5 @@
 """Many videos, decoded in processes and computed in lanes."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from .._util.lazy import lazy_names

@@ -1,7 +1,5 @@
 """One video in, embeddings out."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from .._util.lazy import lazy_names

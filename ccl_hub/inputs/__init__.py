@@ -1,7 +1,5 @@
 """Which videos some inputs mean, what they are called, and which share of them a run takes."""
 
-from __future__ import annotations
-
 from .extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from .find import VideoInput, VideoSearch, common_root, find_videos
 from .lists import listed_paths

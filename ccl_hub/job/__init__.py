@@ -1,7 +1,5 @@
 """A batch job: every video embedded into one destination, exactly once."""
 
-from __future__ import annotations
-
 from .events import JobSummary, VideoEvent
 from .options import JobInputs, JobOptions
 from .run import run_job

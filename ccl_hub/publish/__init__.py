@@ -1,7 +1,5 @@
 """Checking a model folder and uploading it; its card; the golden values it is verified by."""
 
-from __future__ import annotations
-
 from .golden import Check, verify
 from .model_card import Card, Figure
 from .upload import CheckedFolder, Published, check_folder, publish, push, write_texts

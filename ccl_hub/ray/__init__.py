@@ -1,7 +1,5 @@
 """Embedding on a cluster with Ray Data."""
 
-from __future__ import annotations
-
 from .embedder import LEVELS, CCLEmbedder, embed_paths
 from .rows import COLUMNS
 

@@ -6,8 +6,6 @@
 ``headers`` reads a few bytes of a file itself, for what PyAV does not pass on.
 """
 
-from __future__ import annotations
-
 from .info import Completeness, SourceFacts, VideoInfo
 from .open import MediaLimits
 from .pixels import DECODER_VERSION, resize_rgb
