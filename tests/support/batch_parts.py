@@ -118,6 +118,9 @@ def with_damaged_frames(folder: Path, name: str, damaged: Iterable[int]) -> Path
     return target
 
 
+PYTHONS_OWN = ("resource_tracker", "multiprocessing.forkserver")
+
+
 def children() -> list[int]:
     """Return the ids of the processes that this one started and that are still there.
 
@@ -126,7 +129,8 @@ def children() -> list[int]:
     tasks = Path("/proc/self/task").glob("*/children")
     found = [int(number) for task in tasks for number in text_of(task).split()]
     command = "/proc/{}/cmdline"
-    return [n for n in found if "resource_tracker" not in text_of(Path(command.format(n)))]
+    names = {n: text_of(Path(command.format(n))) for n in found}
+    return [n for n, name in names.items() if not any(word in name for word in PYTHONS_OWN)]
 
 
 def text_of(path: Path) -> str:

@@ -231,13 +231,13 @@ def test_the_sweep_is_the_table_at_equal_time(places, tmp_path, monkeypatch):
             assert command[0] == "training.report"
             continue
         assert command[0] == "training.ablation"
-        plan, jobs = ablation.parse_arguments(command[1:])
+        plan = ablation.read_plan(command[1:])
         rows[name] = plan.rows
         recipe = read_recipe(plan.recipe, plan.changes)
         assert (recipe.budget.max_seconds, recipe.budget.paces_schedule) == (120, True)
         assert recipe.data.views == (1 if name == "sweep-one-view" else 2)
         assert (recipe.temporal_init, recipe.optim.lr) == ("calibrated", 0.5)
-        assert (plan.data, plan.seeds, jobs) == (("packs/labelled",), (0,), 1)
+        assert (plan.data, plan.seeds, plan.jobs) == (("packs/labelled",), (0,), 1)
         assert "--clips 10" in " ".join(plan.evaluation)
     wanted = {"random", "random-identity", "mse", "lv", "lv-lf", "lv-lf-p", "tuned"}
     assert set(rows["sweep-one-view"]) == wanted <= set(ablation.ROWS)

@@ -46,22 +46,19 @@ from training.run import checkpoints
 countdown, where = int(sys.argv[1]), sys.argv[2]
 write = checkpoints.write_atomically
 
-def killing(path, fill):
+def killing(path, payload):
     global countdown
     countdown -= 1
     if countdown:
-        return write(path, fill)
+        return write(path, payload)
     def half(file):
-        class Stopping:
-            def write(self, payload):
-                file.write(payload[: len(payload) // 2])
-                file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-        fill(Stopping())
+        file.write(payload[: len(payload) // 2])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
     if where == "half":
         return write(path, half)
     pathlib.Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)
-    return write(path, fill)
+    return write(path, payload)
 
 checkpoints.write_atomically = killing
 sys.exit(pretrain.main(sys.argv[3:]))

@@ -27,6 +27,16 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
 
 
 COUNT = 200
+# Executed in a run, so that it is at work for some seconds however fast the machine is.
+SLOWLY = """
+import time
+from ccl_hub.job.events import JobSummary
+add = JobSummary.add
+def slow(self, event):
+    time.sleep(0.05)
+    add(self, event)
+JobSummary.add = slow
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,7 @@ def test_a_second_run_waits_and_finds_everything_done(
     tmp_path: Path, program: Program, many: Path, model: Path, name: str
 ) -> None:
     arguments = (many, "--model", model, "--clips", 1, "--out", tmp_path / name, "--json")
-    first = program.start(*arguments)
+    first = program.start(*arguments, before=SLOWLY)
     while not first.videos:
         assert first.poll() is None, first.stderr
         time.sleep(0.01)
@@ -73,7 +83,9 @@ def test_shards_at_once_share_the_videos(
 ) -> None:
     out = tmp_path / name
     arguments = (many, "--model", model, "--clips", 1, "--out", out, "--json", "--workers", 1)
-    runs = [program.start(*arguments, "--shard", f"{index}/3") for index in range(3)]
+    runs = [
+        program.start(*arguments, "--shard", f"{index}/3", before=SLOWLY) for index in range(3)
+    ]
     while not runs[0].videos:
         assert runs[0].poll() is None, runs[0].stderr
         time.sleep(0.01)

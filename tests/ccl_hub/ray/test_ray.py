@@ -329,11 +329,11 @@ def test_an_actor_that_dies_does_its_block_again(
     copies.mkdir()
 
     class Embedder(CCLEmbedder):
-        def _found(self, item: object) -> object:
+        def _rows_of(self, item: object) -> object:
             if not deaths.exists():
                 deaths.mkdir()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super()._found(item)
+            return super()._rows_of(item)
 
     with zipfile.ZipFile(tmp_path / "videos.zip", "w") as archive:
         archive.write(media["long"], "long.mp4")
