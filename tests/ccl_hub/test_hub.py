@@ -147,6 +147,7 @@ def test_an_unpublished_name_can_be_had_from_an_organisation_that_has_it(
 # What is missing or refused ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(client: Client) -> None:
     kind, text = client.load("someone/other")
     assert kind == "ModelNotFoundError" and text.startswith("someone/other: no such repository")
@@ -206,6 +207,7 @@ def test_an_endpoint_that_is_no_hub(hub: Hub, client: Client) -> None:
 
 
 @pytest.mark.parametrize("revision", ["", " ", "a b", "a\nb", "a\0b", "../../x", "HEAD~1"])
+@pytest.mark.slow
 def test_what_can_be_no_revision_is_not_asked_for(hub: Hub, client: Client, revision: str) -> None:
     """An empty one was the main branch after "@"; one with ".." named files outside the cache."""
     for arguments in ((NAME, revision), (f"{NAME}@{revision}",)):

@@ -65,6 +65,7 @@ def test_no_thread_is_bound_to_a_core() -> None:
     assert len(seen) == 1, seen
 
 
+@pytest.mark.slow
 def test_a_single_video_takes_every_core(engine: Engine, videos: list[Path]) -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 
@@ -150,6 +151,7 @@ def test_a_runtime_with_other_numbers_is_refused(
         backends.check_same(Other(model))
 
 
+@pytest.mark.slow
 def test_bfloat16_where_the_cpu_has_it(model: CCLModel) -> None:
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

@@ -218,6 +218,7 @@ def test_a_crash_while_its_blocks_wait_for_the_network(
     assert engine.frames <= 3 * 34 + 48, "the network computed frames that nobody wants"
 
 
+@pytest.mark.slow
 def test_waiting_for_a_slow_network_is_no_hang(
     model: CCLModel, videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,7 @@ def test_lanes_wait_for_the_assembly_of_a_video(
     assert 1 <= most <= 3, most
 
 
+@pytest.mark.slow
 def test_decoding_and_computing_overlap(model: CCLModel, videos: list[Path], faults: None) -> None:
     """Each alone takes 0.25 s a block of 16 frames, all of it asleep."""
     (slow,) = copies(videos[5], ["slow-15-x.mp4"])

@@ -156,6 +156,7 @@ def test_damaged_videos_do_not_use_up_the_ring(video: Path, faults: None) -> Non
     assert [code for code, _ in outcomes] == ["damaged"] * 8 + [""]
 
 
+@pytest.mark.slow
 def test_waiting_for_the_network_is_no_time_of_the_video(video: Path) -> None:
     """Neither in its middle nor before its first block, while those of the last are taken."""
     with watched(slots=3, deadline=2.0, hold=True) as one:
@@ -173,6 +174,7 @@ def test_waiting_for_the_network_is_no_time_of_the_video(video: Path) -> None:
     assert sum(map(len, one.frames[1])) == 34
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_after_waiting_is_found(video: Path, faults: None) -> None:
     (bad,) = copies(video, ["sleep-33-x.mp4"])
     with watched(slots=1, deadline=2.0, hold=True) as one:

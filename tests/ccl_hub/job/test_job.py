@@ -183,6 +183,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 @both
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_videos_that_are_done(
     tmp_path: Path, program: Program, name: str
 ) -> None:

@@ -101,7 +101,7 @@ def killed_at_random(tmp_path: Path, undisturbed: Undisturbed, seed: int, kills:
     assert_finished_once(undisturbed.start(out).wait(), out, undisturbed)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_kill_9_at_a_random_moment_changes_nothing(
     tmp_path: Path, undisturbed: Undisturbed, seed: int
 ) -> None:
