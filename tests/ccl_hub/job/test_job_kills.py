@@ -108,6 +108,7 @@ def test_kill_9_at_a_random_moment_changes_nothing(
     killed_at_random(tmp_path, undisturbed, seed, kills=1)
 
 
+@pytest.mark.slow
 def test_several_kills_in_one_job_change_nothing(tmp_path: Path, undisturbed: Undisturbed) -> None:
     killed_at_random(tmp_path, undisturbed, seed=3, kills=4)
 

@@ -33,7 +33,7 @@ import time
 from ccl_hub.job.events import JobSummary
 add = JobSummary.add
 def slow(self, event):
-    time.sleep(0.05)
+    time.sleep(0.02)
     add(self, event)
 JobSummary.add = slow
 """
