@@ -104,7 +104,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_card(path: Path) -> dict[str, Any]:
     """A model card: what its YAML head says, however it is quoted, and the lines below."""
-    _, head, text = path.read_text(encoding="utf-8").split("---\n", 2)
+    text = path.read_text(encoding="utf-8")
+    if not text.startswith("---\n"):  # Markdown without a head, such as a table
+        return {"text": text}
+    _, head, text = text.split("---\n", 2)
     return {**dict(_flat("head", yaml.safe_load(head))), "text": text}
 
 
