@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,15 @@ import pytest
 
 if TYPE_CHECKING:
     from training.data.datasets import VideoList
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes of tests share the cores, and theirs do, too. Threads that spin while they
+    # wait for each other then take a hundred times as long as one alone.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+# Some shells start what runs in the background without Ctrl-C, and so would what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
