@@ -233,9 +233,13 @@ def test_an_impossible_stamp_in_matroska(tmp_path: Path, position: int) -> None:
 def late_cluster(path: Path, position: int) -> int:
     """Set all bits of the time of a cluster of Matroska; return how many clusters there are."""
     first, *clusters = path.read_bytes().split(b"\x1f\x43\xb6\x75")
-    head, stamp, rest = clusters[position].partition(b"\xe7")
-    width = rest[0] & 0x7F
-    clusters[position] = head + stamp + rest[:1] + b"\xff" * width + rest[1 + width :]
+    cluster = clusters[position]
+    at = 9 - cluster[0].bit_length()  # behind the cluster's size, a number of as many bytes
+    if cluster[at] == 0xBF:
+        at += 6  # a checksum, which can hold any byte
+    assert cluster[at] == 0xE7, "the cluster's time"
+    start, end = at + 2, at + 2 + (cluster[at + 1] & 0x7F)
+    clusters[position] = cluster[:start] + b"\xff" * (end - start) + cluster[end:]
     path.write_bytes(b"\x1f\x43\xb6\x75".join([first, *clusters]))
     return len(clusters)
 
