@@ -12,10 +12,11 @@ import dataclasses
 import hashlib
 import json
 import logging
-import re
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,13 @@ from ..frames.files import VideoFolderStore
 from ..frames.packed import FrameSource
 from ..run.checkpoints import content_sha256
 from .labelled_sets import EvaluationSet
+from .results import slug
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "ccl-set-features"
 VERSION = 1
-SAID_SECONDS = 10.0
+LOG_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,7 @@ class SetFeatures:
 
     def __post_init__(self) -> None:
         m, t = self.frames.shape[:2]
-        seen = {f.name: tuple(getattr(self, f.name).shape) for f in dataclasses.fields(self)}
-        wanted = {
+        expected = {
             "frames": (m, t, self.video.shape[-1]),
             "video": (m, self.frames.shape[-1]),
             "frame_projections": (m, t, self.video_projections.shape[-1]),
@@ -80,11 +81,12 @@ class SetFeatures:
             "clip_seconds": (m, 2),
             "frame_seconds": (m, t),
         }
-        for name, shape in wanted.items():
-            if seen[name] != shape:
+        for name, shape in expected.items():
+            seen = tuple(getattr(self, name).shape)
+            if seen != shape:
                 raise InputError(
-                    f"SetFeatures: {name} has shape {seen[name]}, expected {shape} beside frames "
-                    f"of {seen['frames']}."
+                    f"SetFeatures: {name} has shape {seen}, expected {shape} beside frames of "
+                    f"{tuple(self.frames.shape)}."
                 )
 
     def __len__(self) -> int:
@@ -92,14 +94,8 @@ class SetFeatures:
 
     def take(self, clips: np.ndarray) -> SetFeatures:
         """Return some clips, by position (int64) or by a mask (bool), in that order."""
-        chosen = np.flatnonzero(clips) if clips.dtype == bool else np.asarray(clips, np.int64)
-        rows = torch.from_numpy(chosen)
         return SetFeatures(
-            **{
-                f.name: value[rows if isinstance(value, Tensor) else chosen]
-                for f in dataclasses.fields(self)
-                for value in (getattr(self, f.name),)
-            }
+            *(getattr(self, field.name)[clips] for field in dataclasses.fields(self))
         )
 
     def of_split(self, source: FrameSource, split: str) -> SetFeatures:
@@ -114,7 +110,6 @@ def features_of(
     *,
     clips: int = 10,
     batch_clips: int = 32,
-    device: torch.device,
     bf16: bool = False,
     cache: Path | None = None,
     workers: int = 2,
@@ -122,11 +117,10 @@ def features_of(
     """Embed uniform centre-crop clips of every video of a set, or read them from the cache.
 
     Args:
-        model: On ``device``; computed in eval mode, its own mode is restored.
+        model: Computes on its device, in eval mode; its own mode is restored.
         source: The videos, of every split.
         clips: Clips per video, uniform from start to end (paper: 10).
         batch_clips: Clips computed at once, rounded up to whole videos.
-        device: Where to compute.
         bf16: Compute the network in bfloat16.
         cache: Folder of cache files, made if missing; None keeps none.
         workers: Threads that read frames ahead.
@@ -141,16 +135,18 @@ def features_of(
     """
     path, key = None, ""
     if cache is not None:
-        key = features_key(model, source, clips, device, bf16)
-        path = _cache_path(Path(cache), source, key)
-        found = _read_cache(path, key) if path.is_file() else None
-        if found is not None:
+        # The splits an evaluation gives its videos change no embedding.
+        frames = source.source if isinstance(source, EvaluationSet) else source
+        key = _cache_key(model, frames, clips, bf16)
+        path = Path(cache) / _cache_name(frames.videos.name, key)
+        cached = _read_cache(path, key) if path.is_file() else None
+        if cached is not None:
             logger.info("%s: embeddings from %s", source.videos.name, path)
-            return found
+            return cached
     training = model.training
     model.eval()
     try:
-        features = embed_set(model, source, clips, batch_clips, device, bf16, workers)
+        features = _embed_set(model, source, clips, batch_clips, bf16, workers)
     finally:
         model.train(training)
     if path is not None:
@@ -158,57 +154,44 @@ def features_of(
     return features
 
 
-def embed_set(
-    model: CCLModel,
-    source: FrameSource,
-    clips: int,
-    batch_clips: int,
-    device: torch.device,
-    bf16: bool,
-    workers: int = 2,
+def _embed_set(
+    model: CCLModel, source: FrameSource, clips: int, batch_clips: int, bf16: bool, workers: int
 ) -> SetFeatures:
-    """Embed uniform centre-crop clips of every video; as :func:`features_of` without a cache.
-
-    Args:
-        model: In eval mode, on ``device``.
-        source: The videos.
-        clips: Clips per video.
-        batch_clips: Clips computed at once, rounded up to whole videos.
-        device: Where to compute.
-        bf16: Compute the network in bfloat16.
-        workers: Threads that read frames ahead.
-
-    Returns:
-        The embeddings, videos in order.
-
-    Raises:
-        ModelError: The model gives NaN or infinity.
-    """
-    shape = model.config.architecture
+    """As :func:`features_of`, by a model in eval mode and without a cache."""
+    shape, device = model.config.architecture, model.device
     count, length = len(source) * clips, model.preprocessing.clip_frames
     frames = torch.empty(count, length, shape.feature_dim)
     video = torch.empty(count, shape.feature_dim)
     frame_projections = torch.empty(count, length, shape.projection_dim)
     video_projections = torch.empty(count, shape.projection_dim)
-    parts = (frames, video, frame_projections, video_projections)
+    embeddings = (frames, video, frame_projections, video_projections)
     plans: list[ClipPlan] = []
     ids = np.repeat(np.arange(len(source)), clips)
-    done, said = 0, time.monotonic()
+    done, logged = 0, time.monotonic()
     videos = read_uniform_clips(source, range(len(source)), model.preprocessing, clips, workers)
-    for images, index in _batches(videos, plans, batch_clips):
+    while batch := list(islice(videos, math.ceil(batch_clips / clips))):
+        plans += [video.plan for video in batch]
+        images, index = _joined(batch)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output = _embed(model, images.to(device), index.to(device))
+            outputs = _embed(model, images.to(device), index.to(device))
         rows = slice(done, done + len(index))
-        for part, values in zip(parts, output, strict=True):
-            part[rows] = values.float().cpu()
-        _require_finite(parts, done, len(index), source, ids)
+        for tensor, values in zip(embeddings, outputs, strict=True):
+            tensor[rows] = values.float().cpu()
+            _require_finite(tensor[rows], source, ids[rows])
         done += len(index)
-        if time.monotonic() - said >= SAID_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - logged >= LOG_EVERY_SECONDS:
+            logged = time.monotonic()
             logger.info("%s: %d of %d clips embedded", source.videos.name, done, count)
     clip_seconds = np.concatenate([plan.clip_seconds for plan in plans])
     frame_seconds = np.concatenate([plan.frame_seconds for plan in plans])
-    return SetFeatures(*parts, ids, clip_seconds, frame_seconds)
+    return SetFeatures(*embeddings, ids, clip_seconds, frame_seconds)
+
+
+def _joined(videos: Sequence[UniformClips]) -> tuple[Tensor, Tensor]:
+    """Return images and index, as :class:`UniformClips` has them, of several videos together."""
+    starts = np.cumsum([0, *(len(video.images) for video in videos)])
+    index = [video.index + int(start) for video, start in zip(videos, starts, strict=False)]
+    return torch.cat([video.images for video in videos]), torch.cat(index)
 
 
 def _embed(model: CCLModel, images: Tensor, index: Tensor) -> tuple[Tensor, ...]:
@@ -230,68 +213,39 @@ def _embed(model: CCLModel, images: Tensor, index: Tensor) -> tuple[Tensor, ...]
     return frames, video, *model.project(frames, video)
 
 
-def _batches(
-    videos: Iterable[UniformClips], plans: list[ClipPlan], size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield frames and clips, as :class:`UniformClips` has them, of whole videos.
-
-    They hold at least ``size`` clips together. Each video's plan is appended to ``plans``.
-    """
-    images: list[Tensor] = []
-    index: list[Tensor] = []
-    for video in videos:
-        plans.append(video.plan)
-        index.append(video.index + sum(map(len, images)))
-        images.append(video.images)
-        if sum(map(len, index)) >= size:
-            yield torch.cat(images), torch.cat(index)
-            images, index = [], []
-    if index:
-        yield torch.cat(images), torch.cat(index)
+def _require_finite(values: Tensor, source: FrameSource, video_ids: np.ndarray) -> None:
+    """Raise ModelError if an embedding is not finite; rows of ``values`` are of ``video_ids``."""
+    bad = ~torch.isfinite(values.flatten(1)).all(1)
+    if bool(bad.any()):
+        name = source.names[video_ids[int(bad.nonzero()[0])]]
+        raise ModelError(
+            f"{name}: the model gives NaN or infinity for it; "
+            "its weights are damaged, or need precision fp32."
+        )
 
 
-def _require_finite(
-    parts: Iterable[Tensor], start: int, count: int, source: FrameSource, ids: np.ndarray
-) -> None:
-    for part in parts:
-        bad = ~torch.isfinite(part[start : start + count].flatten(1)).all(1)
-        if bool(bad.any()):
-            name = source.names[ids[start + int(bad.nonzero()[0])]]
-            raise ModelError(
-                f"{name}: the model gives NaN or infinity for it; "
-                "its weights are damaged, or need precision fp32."
-            )
-
-
-def features_key(
-    model: CCLModel, source: FrameSource, clips: int, device: torch.device, bf16: bool
-) -> str:
+def _cache_key(model: CCLModel, source: FrameSource, clips: int, bf16: bool) -> str:
     """Return everything that decides the embeddings, as JSON text.
 
     Weights enter by their content, not by a file's name: a model changed after loading has another
-    key. Batch size is left out; it moves results by rounding only. So are the splits an evaluation
-    gives its videos. Video files that are not packed enter by their time of change too, as their
-    fingerprint knows no more than their sizes.
+    key. The batch size is left out, as it changes results by rounding alone. Video files that are
+    not packed enter by their time of change too, as their fingerprint knows their sizes alone.
     """
     return json.dumps(
         {
             "version": VERSION,
             "weights": content_sha256(model.state_dict(), model.config.fingerprint()),
-            "frames": _unsplit(source).fingerprint(),
+            "frames": source.fingerprint(),
             "videos": len(source),
-            **_times_of_change(_unsplit(source)),
+            **_times_of_change(source),
             "clips": clips,
             "precision": "bf16" if bf16 else "fp32",
             "dtype": str(model.dtype).removeprefix("torch."),
-            "device": device.type,
+            "device": model.device.type,
             "torch": str(torch.__version__),
         },
         sort_keys=True,
     )
-
-
-def _unsplit(source: FrameSource) -> FrameSource:
-    return source.source if isinstance(source, EvaluationSet) else source
 
 
 def _times_of_change(source: FrameSource) -> dict[str, str]:
@@ -302,25 +256,20 @@ def _times_of_change(source: FrameSource) -> dict[str, str]:
     return {"changed": hashlib.sha256(json.dumps(times).encode()).hexdigest()}
 
 
-def _cache_path(folder: Path, source: FrameSource, key: str) -> Path:
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", _unsplit(source).videos.name).strip("-.") or "set"
-    return folder / f"{name}-{content_sha256({}, key)[:20]}.safetensors"
-
-
-def _tensors(features: SetFeatures) -> dict[str, Tensor]:
-    values = {f.name: getattr(features, f.name) for f in dataclasses.fields(features)}
-    return {name: torch.as_tensor(value).contiguous() for name, value in values.items()}
+def _cache_name(videos: str, key: str) -> str:
+    return f"{slug(videos) or 'set'}-{content_sha256({}, key)[:20]}.safetensors"
 
 
 def _write_cache(path: Path, key: str, features: SetFeatures) -> None:
-    tensors = _tensors(features)
+    values = {f.name: getattr(features, f.name) for f in dataclasses.fields(features)}
+    tensors = {name: torch.as_tensor(value).contiguous() for name, value in values.items()}
     header = {"format": FORMAT, "key": key, "sha256": content_sha256(tensors, key)}
     make_folder(path.parent)
     write_atomically(path, serialize(tensors, header))
 
 
 def _read_cache(path: Path, key: str) -> SetFeatures | None:
-    """Return what the file holds, or None, with a warning, if it must not be used."""
+    """Return what the file holds; None, with a warning, if it is damaged or of another key."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -1,9 +1,9 @@
 """torchvision's supervised ResNet-18 inside our trunk: the ``imagenet`` row (paper, Table 4).
 
-Before conv6 our network is a ResNet-18 on single frames, so inflating it over time means taking
-its weights as they are: conv1, then layer1..layer4 as res2..res5. Two things differ. Our trunk has
-no max-pool, so maps after conv1 are twice as fine as those the weights were trained on; and conv6
-has no counterpart, so it starts by passing frames on unchanged.
+Before conv6 our network is a ResNet-18 on single frames, so inflating that one over time means
+taking its weights as they are: conv1, then layer1..layer4 as res2..res5. Two things differ. Our
+trunk has no max-pool, so maps after conv1 are twice as fine as those the weights were trained on;
+and conv6 has no counterpart, so it starts by passing frames on unchanged.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ IMAGENET_FILE = "resnet18-f37072fd.pth"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+")  # as torch.hub names files
 PUBLISHED_SHA256_START = "f37072fd"
-STAGES = {"layer1": "res2", "layer2": "res3", "layer3": "res4", "layer4": "res5"}
-PARTS = {**STAGES, "downsample": "shortcut"}
+# torchvision's -> ours
+TRUNK_NAMES = {f"layer{i}": f"res{i + 1}" for i in range(1, 5)} | {"downsample": "shortcut"}
 
 
-def find_imagenet_file(place: str = "") -> Path:
+def find_imagenet_file(file: str = "") -> Path:
     """Return the file with torchvision's weights; nothing is ever downloaded.
 
     Args:
-        place: The file, ``.pth`` or ``.safetensors``; "" looks in torch.hub's cache.
+        file: A ``.pth`` or ``.safetensors`` file; "" looks in torch.hub's cache.
 
     Raises:
-        ModelNotFoundError: It is not there; says how to get it.
+        ModelNotFoundError: It is not there; the message says how to get it.
     """
-    path = expanded(place) if place else Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
+    path = expanded(file) if file else Path(torch.hub.get_dir()) / "checkpoints" / IMAGENET_FILE
     if not path.is_file():
         raise ModelNotFoundError(
             f"{path}: no such file. The imagenet row needs torchvision's ResNet-18 "
             f"(IMAGENET1K_V1, {IMAGENET_FILE}, 45 MB). Where there is a connection, "
             "`python -c \"import torchvision; torchvision.models.resnet18(weights='IMAGENET1K_V1')"
-            "\"` puts it into torch.hub's cache; copy it to that place here, or anywhere and "
+            "\"` puts it into torch.hub's cache; copy it to the same path here, or elsewhere and "
             "give imagenet=FILE."
         )
     return path
@@ -61,15 +61,15 @@ def imagenet_model(
     Args:
         path: State dict of ``torchvision.models.resnet18``, ``.pth`` or ``.safetensors``.
         seed: Of the projection, which stays random and means nothing here.
-        like: Whose architecture, frame size and sampling to take; the paper's if None. Mean and
+        like: Gives architecture, frame size and sampling; those of the paper if None. Mean and
             standard deviation are always those of the weights.
 
     Returns:
         The model, conv6 starting as identity, and one line that says what it is.
 
     Raises:
-        WeightsError: The file is damaged, or holds no ResNet-18.
-        ConfigError: ``like`` is no ResNet-18.
+        WeightsError: The file is damaged, or holds something other than a ResNet-18.
+        ConfigError: ``like`` is not a ResNet-18.
     """
     base = CCLConfig() if like is None else like
     config = CCLConfig(
@@ -84,16 +84,16 @@ def imagenet_model(
     try:
         model.trunk.load_state_dict(trunk_tensors(tensors))
     except RuntimeError as error:
-        wanted, seen = CCLConfig().architecture, config.architecture
+        resnet18, architecture = CCLConfig().architecture, config.architecture
         for name in ("stage_channels", "stage_blocks"):
-            if getattr(seen, name) != getattr(wanted, name):
+            if getattr(architecture, name) != getattr(resnet18, name):
                 raise ConfigError(
-                    f"imagenet fits {name} {getattr(wanted, name)} only, the model beside it has "
-                    f"{getattr(seen, name)}; leave one out."
+                    f"imagenet fits {name} {getattr(resnet18, name)} only, the model beside it "
+                    f"has {getattr(architecture, name)}; leave one out."
                 ) from error
-        first = str(error).splitlines()[-1].strip()
+        reason = str(error).splitlines()[-1].strip()
         raise WeightsError(
-            f"{path}: not the weights of torchvision's resnet18 ({first}); fetch them again."
+            f"{path}: not the weights of torchvision's resnet18 ({reason}); fetch them again."
         ) from error
     model.head.start_as_identity()
     model.name, model.weights_sha256 = "imagenet", sha256
@@ -115,7 +115,7 @@ def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in tensors.items():
         if not name.startswith("fc."):
-            renamed[".".join(PARTS.get(part, part) for part in name.split("."))] = tensor
+            renamed[".".join(TRUNK_NAMES.get(part, part) for part in name.split("."))] = tensor
     for name in list(renamed):
         if name.endswith("running_var"):
             counter = name.removesuffix("running_var") + "num_batches_tracked"
@@ -128,12 +128,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check it.") from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    wanted = HASH_IN_NAME.search(path.name)
-    if path.suffix == ".pth" and wanted and not sha256.startswith(wanted[1]):
         raise WeightsError(
-            f"{path}: sha256 is {sha256}, its name says {wanted[1]}...; the file is damaged, "
+            f"{path}: cannot be read ({error.strerror}); check its permissions."
+        ) from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    named = HASH_IN_NAME.search(path.name)
+    if path.suffix == ".pth" and named and not sha256.startswith(named[1]):
+        raise WeightsError(
+            f"{path}: sha256 is {sha256}, its name says {named[1]}...; the file is damaged, "
             "fetch it again."
         )
     try:

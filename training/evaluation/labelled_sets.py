@@ -1,7 +1,7 @@
 """Labelled sets to evaluate on: packed, listed, or a folder of classes.
 
 Every set has the splits ``train`` and ``test``, and both hold every class. A set that comes
-without splits is given some by a rule that depends on ids alone, so that everyone gets the same.
+without splits gets them by a rule that depends on ids alone, so that everyone gets the same.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class EvaluationSet(FrameView):
         note: How the splits were made, where the source has none.
 
     Raises:
-        TrainingError: A video to use has no class, a split is missing, or a class has no video in
-            one of the two.
+        TrainingError: A train or test video has no class, a split is missing, or a class has no
+            video in one of the two.
     """
 
     def __init__(self, source: FrameSource, videos: VideoList, note: str = "") -> None:
@@ -44,21 +44,22 @@ class EvaluationSet(FrameView):
                 if item.label is None:
                     raise TrainingError(
                         f"{videos.name}: {item.id} has no class; an evaluation needs the class of "
-                        "every train and test video."
+                        "every train and test video, so give a folder of classes, or a list with "
+                        "a column 'class'."
                     )
         super().__init__(source, videos)
         self.note = note
 
     def fingerprint(self) -> str:
-        """Return a hash of the frames, classes and splits; the source's own where it has them."""
+        """Return a hash of frames, classes and splits; the source's where it has them all."""
         if self.videos is self.source.videos:
             return self.source.fingerprint()
-        parts = f"{self.source.fingerprint()} {self.videos.fingerprint()}"
-        return hashlib.sha256(parts.encode()).hexdigest()
+        text = f"{self.source.fingerprint()} {self.videos.fingerprint()}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def open_evaluation_set(
-    place: str | Path,
+    data: str | Path,
     preprocessing: Preprocessing,
     *,
     test_share: float = TEST_SHARE,
@@ -67,7 +68,7 @@ def open_evaluation_set(
     """Open a labelled set.
 
     Args:
-        place: A packed folder; a manifest (``.csv``, ``.parquet``) with a ``class`` column; a
+        data: A packed folder; a manifest (``.csv``, ``.parquet``) with a ``class`` column; a
             folder whose first level names the class; any of these followed by ``,LISTS,FOLD``
             takes the official split FOLD of UCF101 or HMDB51 from the folder LISTS; or
             ``rendered:N``.
@@ -80,11 +81,12 @@ def open_evaluation_set(
         :func:`with_splits` makes them. ``note`` says so.
 
     Raises:
-        TrainingError: Nothing is there, videos cannot be used, or a class or split is missing.
+        TrainingError: There are no such data, videos cannot be used, or a class or split is
+            missing.
         ConfigError: The set was packed with another resize than the model's.
     """
-    place, lists, fold = _taken_apart(str(place))
-    source = _open(place, preprocessing, workers)
+    frames, lists, fold = _without_lists(str(data))
+    source = _open_frames(frames, preprocessing, workers)
     if lists is not None:
         videos, note = with_official_split(source.videos, lists, fold)
     else:
@@ -92,19 +94,22 @@ def open_evaluation_set(
     return EvaluationSet(source, videos, note)
 
 
-def _taken_apart(text: str) -> tuple[str, Path | None, int]:
-    """Return place, folder of official lists if one is named, and fold."""
-    parts = text.rsplit(",", 2)
-    if len(parts) < 3 or not parts[2].isdecimal() or Path(text).exists():
-        return text, None, 0
+def _without_lists(data: str) -> tuple[str, Path | None, int]:
+    """Take ``,LISTS,FOLD`` off the end of ``data``; without it, lists are None."""
+    parts = data.rsplit(",", 2)
+    if len(parts) < 3 or not parts[2].isdecimal() or Path(data).exists():
+        return data, None, 0
     return parts[0], Path(parts[1]), int(parts[2])
 
 
-def _open(place: str, preprocessing: Preprocessing, workers: int) -> FrameSource:
-    """Open what ``place`` names, with the splits it has."""
-    path = Path(place)
-    if place.startswith(RENDERED):
-        return _rendered(place, preprocessing)
+def _open_frames(data: str, preprocessing: Preprocessing, workers: int) -> FrameSource:
+    """Open what ``data`` names, with the splits it has."""
+    path = Path(data)
+    if data.startswith(RENDERED):
+        count = data.removeprefix(RENDERED)
+        if not count.isdecimal() or int(count) < 1:
+            raise TrainingError(f"{data}: give the number of videos, such as {RENDERED}48.")
+        return RenderedVideos(int(count), preprocessing, seed=1)
     if (path / "store.json").is_file():
         store = FrameStore(path)
         require_same_frames(store, preprocessing)
@@ -114,13 +119,13 @@ def _open(place: str, preprocessing: Preprocessing, workers: int) -> FrameSource
     if path.is_dir():
         return VideoFolderStore(from_folder(path, True), preprocessing, workers=workers)
     raise TrainingError(
-        f"{place}: no such data; give a packed set, a .csv or .parquet list, a folder with one "
+        f"{data}: no such data; give a packed set, a .csv or .parquet list, a folder with one "
         f"folder per class, or {RENDERED}N."
     )
 
 
 def open_evaluation_sets(
-    places: Sequence[str],
+    data: Sequence[str],
     preprocessing: Preprocessing,
     *,
     test_share: float = TEST_SHARE,
@@ -132,23 +137,16 @@ def open_evaluation_sets(
         ConfigError: Two have the same name, so that their results could not be told apart.
     """
     sets = [
-        open_evaluation_set(place, preprocessing, test_share=test_share, workers=workers)
-        for place in places
+        open_evaluation_set(one, preprocessing, test_share=test_share, workers=workers)
+        for one in data
     ]
     names = [labelled.videos.name for labelled in sets]
     if len(set(names)) != len(names):
         raise ConfigError(
-            f"data sets are named {', '.join(names)}; results need different names, so pack each "
-            "under a name of its own."
+            f"data sets are named {', '.join(names)}; results need different names, so give each "
+            "set a name of its own."
         )
     return sets
-
-
-def _rendered(text: str, preprocessing: Preprocessing) -> RenderedVideos:
-    number = text.removeprefix(RENDERED)
-    if not number.isdecimal() or int(number) < 1:
-        raise TrainingError(f"{text}: give the number of videos, such as {RENDERED}48.")
-    return RenderedVideos(int(number), preprocessing, seed=1)
 
 
 def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoList, str]:
@@ -157,36 +155,32 @@ def _with_train_and_test(videos: VideoList, test_share: float) -> tuple[VideoLis
         return with_splits(videos, test_share)
     if "test" not in splits and "val" in splits:
         items = tuple(
-            dataclasses.replace(item, split="test" if item.split == "val" else item.split)
+            dataclasses.replace(item, split="test") if item.split == "val" else item
             for item in videos
         )
         return VideoList(videos.name, items, videos.classes), "tested on split val"
     return videos, ""
 
 
-def data_record(source: FrameSource) -> DataRecord:
+def data_record(labelled: EvaluationSet) -> DataRecord:
     """Return what results say of a set.
 
     Its fingerprint is that of a packed set, pixels and all. Frames that are made for the model at
-    hand are no part of it: models that see videos at other sizes are rows of one table.
-
-    Args:
-        source: An :class:`EvaluationSet`, or any source with classes and both splits.
+    hand do not enter: models that see videos at other sizes are rows of one table.
     """
-    splits = [item.split for item in source.videos]
+    splits = [item.split for item in labelled.videos]
     return DataRecord(
-        name=source.videos.name,
-        fingerprint=_fingerprint_of_data(source),
+        name=labelled.videos.name,
+        fingerprint=_fingerprint_of_data(labelled),
         train_videos=splits.count("train"),
         test_videos=splits.count("test"),
-        classes=len(source.videos.classes),
-        note=getattr(source, "note", ""),
+        classes=len(labelled.videos.classes),
+        note=labelled.note,
     )
 
 
-def _fingerprint_of_data(source: FrameSource) -> str:
-    frames = source.source if isinstance(source, EvaluationSet) else source
-    if isinstance(frames, FrameStore):
-        return source.fingerprint()
-    sizes = [item.path.stat().st_size if item.path.is_file() else 0 for item in source.videos]
-    return hashlib.sha256(f"{source.videos.fingerprint()} {sizes}".encode()).hexdigest()
+def _fingerprint_of_data(labelled: EvaluationSet) -> str:
+    if isinstance(labelled.source, FrameStore):
+        return labelled.fingerprint()
+    sizes = [item.path.stat().st_size if item.path.is_file() else 0 for item in labelled.videos]
+    return hashlib.sha256(f"{labelled.videos.fingerprint()} {sizes}".encode()).hexdigest()

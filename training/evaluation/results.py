@@ -1,4 +1,4 @@
-"""What an evaluation measured, as JSON files that tables and the report are made of.
+"""What an evaluation measured, as the JSON files that tables and the report are made of.
 
 Each evaluation command writes one file per model and data set. A :class:`Measurement` is one
 figure with everything that says which column of which table it belongs to; :func:`summarise` puts
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,11 +40,11 @@ class ModelRecord:
     Args:
         label: Row of the table, such as ``ccl_r18_mini``, ``random-init`` or ``MSE``; the seeds
             of one row share it.
-        source: What was asked for: a name, Hub id, or the last part of a folder's path.
+        source: What was asked for: a name, a Hub id, or the last component of a folder's path.
         seed: Of initial weights or pretraining; None where there is one fixed set of weights.
         weights_sha256: Of the weights file, or "" for weights that were never a file.
-        reference: A row that is there to compare with (random weights, other methods).
-        description: One line: how trained, with what budget.
+        reference: The row serves for comparison (random weights, other methods).
+        description: One line that says how it was trained, and with what budget.
     """
 
     label: str
@@ -76,18 +76,34 @@ class DataRecord:
     note: str = ""
 
 
+class Column(NamedTuple):
+    """What a figure is of; figures of equal columns can be compared.
+
+    Args:
+        task: One of ``F=>V``, ``V=>F``, ``F=>F``, ``V=>V`` (retrieval), ``linear``, ``finetune``.
+        space: ``512`` (the representation) or ``128`` (the space of the loss); "" otherwise.
+        level: ``clip`` or ``video``; what one vector, or one prediction, stands for.
+        match: ``exact clip``, ``same video`` or ``class``: what counts as found.
+        metric: ``top-1``, ``top-5``, ..., ``macro-F1``, ``micro-F1``.
+        centred: Each split's mean was subtracted first.
+    """
+
+    task: str
+    space: str
+    level: str
+    match: str
+    metric: str
+    centred: bool = False
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One figure.
 
     Args:
-        task: One of ``F=>V``, ``V=>F``, ``F=>F``, ``V=>V`` (retrieval), ``linear``, ``finetune``.
-        metric: ``top-1``, ``top-5``, ..., ``macro-F1``, ``micro-F1``.
+        task: This, ``metric``, ``space``, ``level``, ``match`` and ``centred`` are those of its
+            :class:`Column`.
         value: In [0, 1].
-        space: ``512`` (the representation) or ``128`` (the space of the loss); "" otherwise.
-        level: ``clip`` or ``video``; what one vector, or one prediction, stands for.
-        match: ``exact clip``, ``same video`` or ``class``: what counts as found.
-        centred: Each split's mean was subtracted first.
         queries: How many items the figure is a share of.
     """
 
@@ -102,16 +118,16 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise TrainingError(f"task {self.task!r}; allowed are {', '.join(TASKS)}.")
+            raise TrainingError(f"task is {self.task!r}; allowed: {', '.join(TASKS)}.")
         if not 0 <= self.value <= 1:  # NaN too
             raise TrainingError(
-                f"{self.task} {self.metric} is {self.value}; allowed are shares from 0 to 1."
+                f"{self.task} {self.metric} is {self.value}; allowed: shares from 0 to 1."
             )
 
     @property
-    def column(self) -> tuple[str, str, str, str, str, bool]:
-        """Everything but the figure: measurements of equal columns can be compared."""
-        return (self.task, self.space, self.level, self.match, self.metric, self.centred)
+    def column(self) -> Column:
+        """What the figure is of."""
+        return Column(self.task, self.space, self.level, self.match, self.metric, self.centred)
 
 
 @dataclass(frozen=True)
@@ -139,8 +155,8 @@ class Results:
         settings: Everything that decided them: clips per video, precision, probe and so on.
         confusion: Of a classifier.
         curves: Name -> one value per epoch or step, such as the loss of a fine-tuning.
-        group: Rows of one experiment, such as an ablation; "" for a single evaluation.
-        software: Commit and versions; filled in.
+        group: The experiment it belongs to, such as an ablation; "" for a single evaluation.
+        software: Commit and versions, which are filled in.
     """
 
     kind: str
@@ -155,7 +171,7 @@ class Results:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise TrainingError(f"kind {self.kind!r}; allowed are {', '.join(KINDS)}.")
+            raise TrainingError(f"kind is {self.kind!r}; allowed: {', '.join(KINDS)}.")
         if not self.measurements:
             raise TrainingError(
                 f"{self.model.label} on {self.data.name}: nothing was measured; "
@@ -166,9 +182,8 @@ class Results:
     def file_name(self) -> str:
         """Name of the file: kind, group, row, seed and data set; another run replaces it."""
         seed = "" if self.model.seed is None else f"seed{self.model.seed}"
-        parts = (self.kind, self.group, self.model.label, seed, self.data.name)
-        slugs = [re.sub(r"[^A-Za-z0-9._+-]+", "-", part).strip("-.") for part in parts if part]
-        return "--".join(slugs) + ".json"
+        words = (self.kind, self.group, self.model.label, seed, self.data.name)
+        return "--".join(slug(word) for word in words if word) + ".json"
 
 
 @dataclass(frozen=True)
@@ -177,19 +192,19 @@ class Summary:
 
     Args:
         group: Of the results.
-        label: Row.
+        label: Of the row.
         data: Name of the data set.
-        column: As :attr:`Measurement.column`.
+        column: What the figure is of.
         mean: In [0, 1].
         std: Standard deviation over seeds (n - 1), or None for one seed.
         seeds: Number of seeds.
-        reference: The row is there to compare with.
+        reference: The row serves for comparison.
     """
 
     group: str
     label: str
     data: str
-    column: tuple[str, str, str, str, str, bool]
+    column: Column
     mean: float
     std: float | None
     seeds: int
@@ -201,32 +216,37 @@ class Summary:
         return f"{100 * self.mean:.1f}{spread}"
 
 
+def slug(text: str) -> str:
+    """Return ``text`` with ``-`` for what a file name had better not hold; "" if nothing stays."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")
+
+
 def write_results(results: Results, folder: Path) -> Path:
     """Write one JSON file into ``folder``, which is made if missing, and return its path.
 
-    It replaces results of the same names and seed. Where other results have the place, whose names
-    differ only in letters that a file's name cannot have, a hash sets the name apart.
+    It replaces results of the same names and seed. Where a file of that name holds results whose
+    names differ in letters that a file name cannot have, a hash sets the new file apart.
 
     Raises:
         OutputError: It cannot be written.
     """
     values = {"schema": RESULTS_VERSION, **dataclasses.asdict(results)}
     text = json.dumps(values, indent=1, allow_nan=False) + "\n"
-    path = _place_for(results, make_folder(Path(folder)))
+    path = _path_for(results, make_folder(Path(folder)))
     write_atomically(path, text)
     return path
 
 
-def _place_for(results: Results, folder: Path) -> Path:
+def _path_for(results: Results, folder: Path) -> Path:
     path = folder / results.file_name
     if not path.is_file():
         return path
     try:
-        there = _names(_read_file(path))
+        earlier = _read_file(path)
     except CCLError as error:
         logger.warning("%s It is replaced.", error)
         return path
-    if there == _names(results):
+    if _names(earlier) == _names(results):
         return path
     digest = hashlib.sha256(json.dumps(_names(results)).encode()).hexdigest()[:8]
     return path.with_stem(f"{path.stem}--{digest}")
@@ -236,29 +256,27 @@ def _names(results: Results) -> tuple[str, str, str]:
     return (results.group, results.model.label, results.data.name)
 
 
-def read_results(places: Iterable[str | Path]) -> list[Results]:
+def read_results(paths: Iterable[str | Path]) -> list[Results]:
     """Read results.
 
     Args:
-        places: Files, or folders of which every ``.json`` file is read, subfolders too.
+        paths: Files, or folders of which every ``.json`` file is read, subfolders too.
 
     Returns:
-        The results in order of places and names.
+        The results in the order of paths, those of a folder by name.
 
     Raises:
-        TrainingError: A place is missing, or a file is no results file of this version.
+        TrainingError: A path does not exist, or a file does not hold results of this version.
     """
-    found = []
-    for place in map(Path, places):
-        if not place.exists():
-            raise TrainingError(f"{place}: no such results; give a results file or its folder.")
-        files = sorted(place.rglob("*.json")) if place.is_dir() else [place]
+    results = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise TrainingError(f"{path}: no such results; give a results file or its folder.")
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not files:
-            raise TrainingError(
-                f"{place}: holds no results; run an evaluation with --out {place}."
-            )
-        found += [_read_file(path) for path in files]
-    return found
+            raise TrainingError(f"{path}: holds no results; run an evaluation with --out {path}.")
+        results += [_read_file(file) for file in files]
+    return results
 
 
 def _read_file(path: Path) -> Results:
@@ -285,31 +303,31 @@ def summarise(results: Sequence[Results]) -> list[Summary]:
         One :class:`Summary` per group, row, data set and column, in order of first appearance.
 
     Raises:
-        TrainingError: Two results give the same figure for the same seed, or a row was measured
-            on different data under one name.
+        TrainingError: Two results give the same figure for the same seed, or rows were measured
+            on different data of one name.
     """
-    cells: dict[tuple[Any, ...], dict[int | None, float]] = {}
+    cells: dict[tuple[str, str, str, Column], dict[int | None, float]] = {}
     references: dict[tuple[str, str], bool] = {}
-    prints: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     for result in results:
         name, label = result.data.name, result.model.label
-        if prints.setdefault(name, result.data.fingerprint) != result.data.fingerprint:
+        if fingerprints.setdefault(name, result.data.fingerprint) != result.data.fingerprint:
             raise TrainingError(
                 f"{name}: results come from two different data sets of that name; "
                 "measure all rows on one of them, or rename one."
             )
         references[result.group, label] = result.model.reference
         for one in result.measurements:
-            seeds = cells.setdefault((result.group, label, name, one.column), {})
-            if result.model.seed in seeds:
+            by_seed = cells.setdefault((result.group, label, name, one.column), {})
+            if result.model.seed in by_seed:
                 raise TrainingError(
                     f"{label} on {name}: {one.task} {one.metric} is there twice for seed "
                     f"{result.model.seed}; give each results file once."
                 )
-            seeds[result.model.seed] = one.value
+            by_seed[result.model.seed] = one.value
     summaries = []
-    for (group, label, name, column), seeds in cells.items():
-        values = np.array(list(seeds.values()))
+    for (group, label, name, column), by_seed in cells.items():
+        values = np.array(list(by_seed.values()))
         std = float(values.std(ddof=1)) if len(values) > 1 else None
         mean = math.fsum(values) / len(values)
         reference = references[group, label]

@@ -8,22 +8,20 @@ from pathlib import Path
 
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import ConfigError
-from ccl_hub.network.devices import resolve_device
 
-from ..evaluation.features import features_of
-from ..evaluation.labelled_sets import open_evaluation_sets
-from ..evaluation.models import load_models
+from ..evaluation.evaluate import EmbeddingOptions, embedded_sets
 from ..evaluation.results import read_results
 from .figures import run_charts
 from .gallery import Gallery, galleries
 from .metadata import hub_data, metadata_files, write_metadata
 from .page import markdown, page_of, render
+from .rows import unique
 
 logger = logging.getLogger("training.report")
 
 
 @dataclass(frozen=True)
-class ReportOptions:
+class ReportOptions(EmbeddingOptions):
     """What a report shows; see ``python -m training.report --help``."""
 
     results: tuple[Path, ...]
@@ -32,16 +30,9 @@ class ReportOptions:
     runs: tuple[Path, ...]
     hub_data: tuple[str, ...]
     gallery_model: tuple[str, ...]
-    data: tuple[str, ...]
     queries: int
     neighbours: int
     seed: int
-    clips: int
-    batch_clips: int
-    device: str
-    workers: int
-    cache: Path | None
-    test_share: float
 
 
 def write_report(options: ReportOptions) -> None:
@@ -52,13 +43,17 @@ def write_report(options: ReportOptions) -> None:
         OutputError: The folder cannot be written.
     """
     results = read_results(options.results)
-    known = hub_data(options.hub_data)
-    unused = sorted(known.keys() - {result.data.name for result in results})
+    hub_sets = hub_data(options.hub_data)
+    measured = unique(result.data.name for result in results)
+    unused = sorted(hub_sets.keys() - measured)
     if unused:
-        raise ConfigError(f"--hub-data {unused[0]}: no result is of that data set.")
+        raise ConfigError(
+            f"--hub-data {unused[0]}: no result is of that data set; allowed: "
+            f"{', '.join(measured)}."
+        )
     charts = [chart for run in options.runs for chart in run_charts(run)]
     drawn = _galleries(options)
-    files = metadata_files(results, known)
+    files = metadata_files(results, hub_sets)
     page = page_of(
         results,
         title=options.title,
@@ -78,32 +73,19 @@ def _galleries(options: ReportOptions) -> list[Gallery]:
     """Embed and search, for every gallery model and data set."""
     if bool(options.gallery_model) != bool(options.data):
         raise ConfigError("galleries need a --gallery-model and a labelled set --data; give both.")
-    drawn: list[Gallery] = []
     if not options.data:
-        return drawn
-    device = resolve_device(options.device)
-    for named in load_models(options.gallery_model, (options.seed,), device):
-        for source in open_evaluation_sets(
-            options.data,
-            named.model.preprocessing,
-            test_share=options.test_share,
-            workers=options.workers,
-        ):
-            features = features_of(
-                named.model,
-                source,
-                clips=options.clips,
-                batch_clips=options.batch_clips,
-                device=device,
-                cache=options.cache,
-                workers=options.workers,
-            )
-            drawn += galleries(
-                source,
-                features,
-                named.record.label,
-                queries=options.queries,
-                neighbours=options.neighbours,
-                seed=options.seed,
-            )
-    return drawn
+        return []
+    return [
+        gallery
+        for named, labelled, features in embedded_sets(
+            options.gallery_model, (options.seed,), options
+        )
+        for gallery in galleries(
+            labelled,
+            features,
+            named.record.label,
+            queries=options.queries,
+            neighbours=options.neighbours,
+            seed=options.seed,
+        )
+    ]

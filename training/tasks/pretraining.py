@@ -46,7 +46,7 @@ class Pretraining:
         self.ema = (
             EmaWeights(self.model, recipe.ema.decay) if recipe.ema.decay is not None else None
         )
-        self.validator = Validator(recipe, world.device)
+        self.validator = Validator(recipe)
         self.measure_epochs = recipe.validation.every_epochs if self.validator.sets else None
 
     @property

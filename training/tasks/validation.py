@@ -8,8 +8,6 @@ latter two a milder column counts any clip or frame of the same video.
 
 from __future__ import annotations
 
-import torch
-
 from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
 
@@ -36,16 +34,14 @@ class Validator:
 
     Args:
         recipe: Its ``[validation]`` names packed sets with classes and splits.
-        device: Where to compute.
 
     Raises:
         TrainingError: A set is missing or damaged, or has no ``train`` or ``test`` videos.
         ConfigError: A set was packed with another preprocessing, or two have the same name.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self._section = recipe.validation
-        self._device = device
         self._bf16 = recipe.precision.autocast == "bf16"
         self.sets: list[FrameSource] = []
         for path in self._section.packs:
@@ -74,7 +70,6 @@ class Validator:
                 source,
                 clips=self._section.clips,
                 batch_clips=self._section.batch_clips,
-                device=self._device,
                 bf16=self._bf16,
             )
             tables[source.videos.name] = retrieval_table(features, source)
