@@ -23,13 +23,13 @@ def average_clips(probabilities: np.ndarray, video_ids: np.ndarray) -> np.ndarra
 
     Args:
         probabilities: (M, C) softmax outputs of clips; rows sum to 1.
-        video_ids: (M,) integer that says which video a clip is of.
+        video_ids: (M,) integers that say which video each clip is of.
 
     Returns:
         (V, C) float64, one row per video in ascending order of ids (``np.unique(video_ids)``).
 
     Raises:
-        InputError: Shapes differ, or rows are no probabilities.
+        InputError: Shapes differ, or a row does not hold probabilities.
 
     Source:
         Section 4.3: centre crops of 10 clips, predictions averaged.
@@ -41,19 +41,18 @@ def average_clips(probabilities: np.ndarray, video_ids: np.ndarray) -> np.ndarra
             f"probabilities have shape {of_clips.shape} and video ids {ids.shape}; "
             "allowed: (M, C) and (M,), one id for each clip."
         )
-    bad = ~(
-        (of_clips >= 0).all(1) & (np.abs(of_clips.sum(1) - 1) < SUM_TOLERANCE)
-    )  # NaN is bad too
-    if bad.any():
-        first = int(np.flatnonzero(bad)[0])
+    valid = (of_clips >= 0).all(1) & (np.abs(of_clips.sum(1) - 1) < SUM_TOLERANCE)  # NaN is not
+    if not valid.all():
+        first = int(np.flatnonzero(~valid)[0])
+        row = of_clips[first]
         raise InputError(
-            f"row {first} ({int(bad.sum())} of {len(bad)} rows) holds no probabilities: from "
-            f"{of_clips[first].min()} to {of_clips[first].max()}, sum {of_clips[first].sum()}; "
+            f"row {first} ({int((~valid).sum())} of {len(valid)} rows) does not hold "
+            f"probabilities: from {row.min()} to {row.max()}, sum {row.sum()}; "
             "give softmax outputs."
         )
-    _, video_of, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    _, row_of_clip, counts = np.unique(ids, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), of_clips.shape[1]))
-    np.add.at(sums, video_of, of_clips)
+    np.add.at(sums, row_of_clip, of_clips)
     return sums / counts[:, None]
 
 
@@ -68,7 +67,7 @@ def top_k(
     Args:
         probabilities: (V, C) floats.
         truth: (V,) class positions, 0 to C - 1.
-        ks: Which k to report; one above C counts every class.
+        ks: Which k to report; a k above C counts every class.
 
     Returns:
         k -> accuracy in [0, 1].
@@ -104,7 +103,7 @@ def confusion_matrix(
         InputError: Lengths differ, or a class is out of range.
     """
     count = len(classes)
-    rows, columns = _positions(truth, count, "truth"), _positions(predicted, count, "guess")
+    rows, columns = _positions(truth, count, "truth"), _positions(predicted, count, "prediction")
     _same_length(rows, columns)
     counts = metrics.confusion_matrix(rows, columns, labels=np.arange(count))
     return Confusion(tuple(classes), tuple(map(tuple, counts.tolist())))
@@ -156,7 +155,7 @@ def _positions(values: np.ndarray, classes: int, what: str) -> np.ndarray:
     if len(array) and not 0 <= array.min() <= array.max() < classes:
         raise InputError(
             f"{what} goes from {array.min()} to {array.max()}; allowed: 0 to {classes - 1}, the "
-            "positions of the classes. Videos without a class cannot be judged."
+            "positions of the classes. Leave out videos without a class."
         )
     return array
 
@@ -164,6 +163,6 @@ def _positions(values: np.ndarray, classes: int, what: str) -> np.ndarray:
 def _same_length(first: np.ndarray, second: np.ndarray) -> None:
     if len(first) == 0 or len(first) != len(second):
         raise InputError(
-            f"{len(first)} and {len(second)} items; allowed: as many predictions as truths, and "
-            "at least one."
+            f"{len(first)} and {len(second)} items; allowed: as many predictions as true classes, "
+            "and at least one."
         )

@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 L2_GRID = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # strongest first
 FOLDS = 5
-PATIENCE = 2  # weaker penalties, worse than the best, after which none is tried
+PATIENCE = 2  # so many weaker penalties that are worse than the best end the search
 MAX_STEPS = 10_000  # of L-BFGS
 SEARCH_TOLERANCE = 1e-5  # of a gradient, while penalties are compared
 WORST_GRADIENT = 1e-4
 LEAST_PROBABILITY = 1e-12
-# The paper's fine-tuning, for the one layer that is trained: 35 epochs, a tenth every 20.
+# The paper's fine-tuning, for the one layer that is trained; the rate falls tenfold every 20.
 SGD_EPOCHS, SGD_BATCH, SGD_RATE, SGD_DECAY, SGD_STEP_EPOCHS = 35, 48, 0.01, 1e-4, 20
 
 
@@ -45,7 +45,7 @@ class LinearClassifier:
 
     Args:
         weight: (C, D) float64.
-        bias: (C,) float64; -inf for a class that no training clip is of.
+        bias: (C,) float64; -inf for a class without a training clip.
     """
 
     weight: Tensor
@@ -111,7 +111,7 @@ class Logistic:
 
         Raises:
             InputError: ``l2`` is not above 0.
-            TrainingError: No optimum was found.
+            TrainingError: The solver ended before the optimum.
         """
         if not l2 > 0:
             raise InputError(f"l2 is {l2}; allowed: above 0, such as 0.01.")
@@ -123,7 +123,7 @@ class Logistic:
             pair = len(present) == 2
             self.solver.set_params(C=(2 if pair else 1) / (l2 * len(self.scaled)))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient says it below
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the gradient tells, below
                 self.solver.fit(self.scaled, self.classes)
             rows, offsets = self.solver.coef_, self.solver.intercept_
             weight[present] = np.vstack([-rows, rows]) / 2 if pair else rows
@@ -150,7 +150,7 @@ def choose_l2(
     groups: Sequence[str],
     grid: Sequence[float] = L2_GRID,
 ) -> Choice:
-    """Choose the L2 penalty by cross-validation: the one of the likeliest held-out classes.
+    """Choose the L2 penalty by cross-validation: with it the held-out classes are likeliest.
 
     Videos of one group (actor, scene) are held out together. Predictions are averaged over the
     clips of a video first, as in the test.
@@ -164,7 +164,7 @@ def choose_l2(
         grid: Strengths to try, strongest first; the search ends after two that are worse.
 
     Returns:
-        The choice. Where all videos are of one group, videos are held out one by one instead.
+        The choice. Where all videos are of one group, every video counts as a group instead.
 
     Raises:
         InputError: There are fewer than two videos.
@@ -184,16 +184,16 @@ def choose_l2(
         raise InputError(
             f"{len(set(ids))} training videos; cross-validation needs two. Give more, or --l2."
         )
-    parts = []
+    fits = []
     for fold in folds:
-        inside, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        training = Logistic(features[inside], targets[inside], count, SEARCH_TOLERANCE)
-        parts.append((training, features[held], targets[held], ids[held]))
+        inside, outside = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        logistic = Logistic(features[inside], targets[inside], count, SEARCH_TOLERANCE)
+        fits.append((logistic, features[outside], targets[outside], ids[outside]))
     losses: dict[float, float] = {}
     for l2 in grid:
         total = sum(
-            _log_loss(training.fit(l2).probabilities(held), truth, videos)
-            for training, held, truth, videos in parts
+            _log_loss(logistic.fit(l2).probabilities(clips), truth, videos)
+            for logistic, clips, truth, videos in fits
         )
         losses[l2] = total / len(np.unique(ids))
         best = min(losses, key=lambda tried: losses[tried])  # the strongest of equals
@@ -209,9 +209,9 @@ def fit_sgd(
 ) -> LinearClassifier:
     """Train the layer by SGD with the paper's settings for fine-tuning.
 
-    Learning rate 0.01, a tenth every 20 of 35 epochs, batch 48, momentum 0.9, weight decay 1e-4,
-    on the features as they are. An epoch passes over every clip. Initial weights and order have a
-    fixed seed.
+    The learning rate is 0.01, divided by ten after every 20 of 35 epochs; batch 48, momentum 0.9,
+    weight decay 1e-4. Features are taken as they are, and an epoch passes over every clip. Initial
+    weights and order have a fixed seed.
 
     Args:
         features: (M, D) floats.
@@ -253,8 +253,8 @@ def fit_sgd(
             weight, bias = weight * gain, bias + weight @ shift
     if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise TrainingError(
-            "SGD diverged: weights hold NaN or infinity. Features of this size need --norm, or "
-            "the default --optimiser logistic."
+            "SGD diverged: weights hold NaN or infinity. Features of this size need --norm; give "
+            "it, or the default --optimiser logistic."
         )
     return LinearClassifier(weight, bias)
 
@@ -266,14 +266,15 @@ def _check(features: Tensor, classes: np.ndarray) -> None:
             "allowed: (M, D) and (M,), at least one row."
         )
     if not bool(torch.isfinite(features).all()):
-        raise InputError("features hold NaN or infinity; no classifier can be fitted to them.")
+        raise InputError("features hold NaN or infinity; give those of a model in fp32.")
 
 
 def _folds(names: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     """Return the fold of every clip, int64 (M,): groups stay whole, classes are spread.
 
-    Groups go, the largest first, to the fold that has least of the group's classes, then to the
-    smallest fold. (scikit-learn's StratifiedGroupKFold refuses classes of fewer clips than folds.)
+    Each group, the largest first, goes to the fold with the fewest clips of the group's classes,
+    and of several such folds to the smallest. (scikit-learn's StratifiedGroupKFold refuses classes
+    of fewer clips than folds.)
     """
     unique, group_of = np.unique(names, return_inverse=True)
     table = np.zeros((len(unique), count), np.int64)

@@ -15,10 +15,10 @@ from ccl_hub.errors import ConfigError
 
 from .classification import average_clips, confusion_matrix, measure
 from .classifiers import LinearClassifier, Logistic, choose_l2, fit_sgd
-from .evaluate import EvaluationOptions, Found, evaluate
+from .evaluate import EvaluationOptions, Measured, evaluate
 from .features import SetFeatures
 from .labelled_sets import EvaluationSet
-from .results import Confusion, Measurement, Results
+from .results import Results
 
 OPTIMISERS = ("logistic", "sgd")
 FEATURES = ("video", "frames")
@@ -32,10 +32,10 @@ class Probe:
         feature: ``"video"``, the clip's 512-d vector (the paper's); or ``"frames"``, the mean of
             its frames' vectors, which is what the trunk sees without conv6.
         optimiser: ``"logistic"`` (:class:`Logistic`) or ``"sgd"`` (:func:`fit_sgd`).
-        norm: A BatchNorm before the layer; for ``"sgd"`` alone, as ``"logistic"`` scales features
-            anyway.
+        norm: Put a BatchNorm before the layer; for ``"sgd"`` alone, as ``"logistic"`` scales
+            features anyway.
         l2: Strength of the penalty of ``"logistic"``; None chooses it by cross-validation.
-        averages: F-measures to report too.
+        averages: F-measures to report beside the accuracy.
 
     Raises:
         ConfigError: A value is not allowed, or two do not go together.
@@ -55,49 +55,39 @@ class Probe:
                     f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}."
                 )
         if self.norm and self.optimiser != "sgd":
-            raise ConfigError("norm goes with optimiser sgd; logistic scales features anyway.")
+            raise ConfigError(
+                "norm goes with optimiser sgd, as logistic scales features anyway; leave it out, "
+                "or give --optimiser sgd."
+            )
         if self.l2 is not None and self.optimiser != "logistic":
-            raise ConfigError(f"l2 is {self.l2} but optimiser sgd has a weight decay of its own.")
+            raise ConfigError(
+                f"l2 is {self.l2}, but optimiser sgd has a weight decay of its own; leave l2 out, "
+                "or give --optimiser logistic."
+            )
         if self.l2 is not None and not 0 < self.l2 < math.inf:
             raise ConfigError(f"l2 is {self.l2}; allowed: above 0, such as 0.01.")
 
     @property
     def variant(self) -> str:
         """What sets these rows apart from those of the default probe; "" for the default."""
-        parts = ["frame features"] if self.feature == "frames" else []
+        changes = ["frame features"] if self.feature == "frames" else []
         if self.optimiser == "sgd":
-            parts.append("SGD with BatchNorm" if self.norm else "SGD")
-        return f"linear probe, {', '.join(parts)}" if parts else ""
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What a probe found.
-
-    Args:
-        classifier: Fitted to the train split.
-        measurements: Its figures on the test split.
-        confusion: Its test videos, true class by predicted class.
-        settings: What decided them, as JSON values.
-    """
-
-    classifier: LinearClassifier
-    measurements: tuple[Measurement, ...]
-    confusion: Confusion
-    settings: dict[str, Any]
+            changes.append("SGD with BatchNorm" if self.norm else "SGD")
+        return f"linear probe, {', '.join(changes)}" if changes else ""
 
 
 def probe(
-    features: SetFeatures,
-    labelled: EvaluationSet,
-    how: Probe,
-) -> Probed:
+    features: SetFeatures, labelled: EvaluationSet, how: Probe
+) -> tuple[LinearClassifier, Measured]:
     """Fit a linear classifier to the train split and judge it on the test split.
 
     Args:
         features: Of every clip of ``labelled``.
         labelled: Gives classes, groups and splits.
         how: The probe.
+
+    Returns:
+        The classifier, and what it measured on the test split.
 
     Raises:
         InputError: Features cannot be used.
@@ -106,18 +96,14 @@ def probe(
     Source:
         Section 4.3, Tables 5 and 6.
     """
-    names = labelled.videos.classes
     train, test = (features.of_split(labelled, split) for split in ("train", "test"))
     classifier, settings = _fit(train, labelled, how)
     probabilities = classifier.probabilities(_vectors(test, how.feature))  # (M,C)
     averaged = average_clips(probabilities, test.video_ids)  # (V,C)
     truth = labelled.videos.targets()[np.unique(test.video_ids)]
-    return Probed(
-        classifier,
-        measure("linear", averaged, truth, how.averages),
-        confusion_matrix(averaged.argmax(1), truth, names),
-        settings,
-    )
+    measurements = measure("linear", averaged, truth, how.averages)
+    confusion = confusion_matrix(averaged.argmax(1), truth, labelled.videos.classes)
+    return classifier, Measured(measurements, settings, confusion, how.variant)
 
 
 def _fit(
@@ -138,7 +124,7 @@ def _fit(
         settings["cross_validation"] = {
             "folds": choice.folds,
             "held_out": choice.held_out,
-            "log_loss": {f"{strength:g}": round(v, 6) for strength, v in choice.losses.items()},
+            "log_loss": {f"{tried:g}": round(loss, 6) for tried, loss in choice.losses.items()},
         }
     return Logistic(vectors, classes, count).fit(l2), settings | {"l2": l2}
 
@@ -156,12 +142,11 @@ def measure_probe(options: EvaluationOptions, how: Probe) -> list[Results]:
         how: The probe.
 
     Raises:
-        CCLError: A model, set or place cannot be used.
+        CCLError: A model or a set cannot be used, or results cannot be written.
     """
 
-    def measure_set(features: SetFeatures, labelled: EvaluationSet, _: torch.device) -> Found:
+    def measure_set(features: SetFeatures, labelled: EvaluationSet, _: torch.device) -> Measured:
         with threadpool_limits(options.threads):  # those of scikit-learn; torch has its own
-            probed = probe(features, labelled, how)
-        return Found(probed.measurements, probed.settings, probed.confusion, how.variant)
+            return probe(features, labelled, how)[1]
 
     return evaluate(options, "linear-probe", measure_set)

@@ -6,7 +6,6 @@ Four questions, on the 512-d representations and on the 128-d projections that t
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from torch import Tensor
 from ccl_hub.errors import InputError
 
 from ..frames.packed import FrameSource
-from .evaluate import EvaluationOptions, Found, evaluate
+from .evaluate import EvaluationOptions, Measured, evaluate
 from .features import SetFeatures
-from .labelled_sets import EvaluationSet
 from .results import Measurement, Results
 from .search import nearest
 
@@ -50,25 +48,12 @@ class Question:
     gallery: Items
 
     def hits(self, k: int, device: torch.device | None = None) -> dict[str, np.ndarray]:
-        """Search once; say by match which of the k nearest count as found, (Q, k) bool."""
+        """Search once; say by match which of the k nearest have the query's label, (Q, k) bool."""
         neighbours, _ = nearest(self.queries.vectors, self.gallery.vectors.to(device), k)
         return {
-            match: label_hits(neighbours, labels, self.gallery.labels[match])
+            match: self.gallery.labels[match][neighbours] == labels[:, None]
             for match, labels in self.queries.labels.items()
         }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What :meth:`Retrieval.measure` found.
-
-    Args:
-        measurements: One per question, space, level, match and k, and centred or not.
-        left_out: Question -> size of its gallery, and the ks larger than that.
-    """
-
-    measurements: tuple[Measurement, ...]
-    left_out: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,6 @@ class Retrieval:
         ks: Ranks to report, ascending.
         levels: Which of ``clip`` and ``video`` to report; ``F=>V`` and ``V=>F`` are by clip.
         centre: Report everything again after centring.
-        device: Where to search, the CPU if None; MPS has no float64, so there it is the CPU too.
 
     Raises:
         InputError: ``ks`` or ``levels`` are not allowed.
@@ -88,7 +72,6 @@ class Retrieval:
     ks: tuple[int, ...] = KS
     levels: tuple[str, ...] = LEVELS
     centre: bool = False
-    device: torch.device | None = None
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 1 or list(self.ks) != sorted(set(self.ks)):
@@ -96,12 +79,20 @@ class Retrieval:
         if not self.levels or not set(self.levels) <= set(LEVELS):
             raise InputError(f"levels are {self.levels}; allowed: {', '.join(LEVELS)}.")
 
-    def measure(self, features: SetFeatures, labelled: FrameSource) -> Measured:
+    def measure(
+        self, features: SetFeatures, labelled: FrameSource, device: torch.device | None = None
+    ) -> Measured:
         """Answer all questions.
 
         Args:
             features: Of every clip of ``labelled``.
             labelled: Gives classes and splits.
+            device: Where to search, the CPU if None; MPS has no float64, so there it is the CPU
+                too.
+
+        Returns:
+            One measurement per question, space, level, match and k, and centred or not. The
+            settings name the questions with a gallery smaller than some k, which are left out.
 
         Raises:
             InputError: Embeddings are not finite.
@@ -109,6 +100,8 @@ class Retrieval:
         Source:
             Section 4.2, tasks (A), (B) and (C); Tables 2 and 3.
         """
+        if device is not None and device.type == "mps":
+            device = None
         measurements: list[Measurement] = []
         left_out: dict[str, dict[str, Any]] = {}
         for centred in (False, True) if self.centre else (False,):
@@ -119,16 +112,21 @@ class Retrieval:
                     if beyond:
                         name = f"{question.task} by {question.level}"
                         left_out[name] = {"gallery": size, "ks": beyond}
-                    measurements += self._answer(question, space, centred)
-        return Measured(tuple(measurements), left_out)
+                    measurements += self._answer(question, space, centred, device)
+        length = features.frames.shape[1]
+        settings = {
+            "frame_of_clip": f"{length // 2} of 0..{length - 1}",
+            "shared_frames": round(shared_frames(features.of_split(labelled, "test")), 4),
+            "left_out": left_out,
+        }
+        return Measured(tuple(measurements), settings)
 
-    def _answer(self, question: Question, space: str, centred: bool) -> list[Measurement]:
+    def _answer(
+        self, question: Question, space: str, centred: bool, device: torch.device | None
+    ) -> list[Measurement]:
         ks = [k for k in self.ks if k <= len(question.gallery.vectors)]
         if not ks:
             return []
-        device = torch.device("cpu") if self.device is None else self.device
-        if device.type == "mps":
-            device = torch.device("cpu")
         return [
             Measurement(
                 question.task,
@@ -160,7 +158,7 @@ def questions(
     """
     classes = labelled.videos.targets()
     test, train = (features.of_split(labelled, split) for split in ("test", "train"))
-    of_test, of_train = (_space(part, space, centred) for part in (test, train))
+    of_test, of_train = (_vectors(clips, space, centred) for clips in (test, train))
     if "clip" in levels:
         yield from _within(*of_test, test.video_ids)
     for level in levels:
@@ -185,7 +183,7 @@ def _within(frames: Tensor, video: Tensor, video_ids: np.ndarray) -> list[Questi
     ]
 
 
-def _space(features: SetFeatures, space: str, centred: bool) -> tuple[Tensor, Tensor]:
+def _vectors(features: SetFeatures, space: str, centred: bool) -> tuple[Tensor, Tensor]:
     """Return frames (M,T,D) and clips (M,D) of one split in one space."""
     frames, video = (getattr(features, name) for name in SPACES[space])
     if centred:
@@ -215,9 +213,9 @@ def video_means(vectors: Tensor, video_ids: np.ndarray) -> tuple[Tensor, np.ndar
     Returns:
         (V, D) means, float64, and their (V,) video ids, ascending.
     """
-    ids, place, counts = np.unique(video_ids, return_inverse=True, return_counts=True)
+    ids, row_of_clip, counts = np.unique(video_ids, return_inverse=True, return_counts=True)
     sums = torch.zeros(len(ids), vectors.shape[1], dtype=torch.float64)
-    sums.index_add_(0, torch.from_numpy(place), vectors.double())
+    sums.index_add_(0, torch.from_numpy(row_of_clip), vectors.double())
     return sums / torch.from_numpy(counts)[:, None], ids
 
 
@@ -228,25 +226,9 @@ def shared_frames(features: SetFeatures) -> float:
     frames = np.stack([np.repeat(features.video_ids, length), features.frame_seconds.ravel()], 1)
     _, frame = np.unique(frames, axis=0, return_inverse=True)
     frame = frame.reshape(-1)
-    holds = np.unique(np.stack([frame, clips], 1), axis=0)  # each clip once for each frame
-    holders = np.bincount(holds[:, 0])
-    return float((holders[frame] > 1).mean())
-
-
-def label_hits(
-    neighbours: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray
-) -> np.ndarray:
-    """Say which neighbours have the label of their query.
-
-    Args:
-        neighbours: (Q, K) gallery indices, as :func:`nearest` gives them.
-        query_labels: (Q,) class, clip or video number of each query.
-        gallery_labels: (G,) the same for the gallery.
-
-    Returns:
-        (Q, K) bool.
-    """
-    return np.asarray(gallery_labels)[neighbours] == np.asarray(query_labels)[:, None]
+    frame_and_clip = np.unique(np.stack([frame, clips], 1), axis=0)  # a looped clip counts once
+    clips_of_frame = np.bincount(frame_and_clip[:, 0])
+    return float((clips_of_frame[frame] > 1).mean())
 
 
 def top_k_accuracy(hits: np.ndarray, ks: Sequence[int]) -> dict[int, float]:
@@ -267,23 +249,12 @@ def measure_retrieval(options: EvaluationOptions, retrieval: Retrieval) -> list[
 
     Args:
         options: Models, sets, and where results go.
-        retrieval: What to report; its device is that of ``options``.
+        retrieval: What to report.
 
     Raises:
-        CCLError: A model, set or place cannot be used.
+        CCLError: A model or a set cannot be used, or results cannot be written.
     """
-
-    def measure(features: SetFeatures, labelled: EvaluationSet, device: torch.device) -> Found:
-        measured = dataclasses.replace(retrieval, device=device).measure(features, labelled)
-        length = features.frames.shape[1]
-        settings = {
-            "frame_of_clip": f"{length // 2} of 0..{length - 1}",
-            "shared_frames": round(shared_frames(features.of_split(labelled, "test")), 4),
-            "left_out": measured.left_out,
-        }
-        return Found(measured.measurements, settings)
-
-    results = evaluate(options, "retrieval", measure)
+    results = evaluate(options, "retrieval", retrieval.measure)
     _log_left_out(results)
     return results
 
@@ -291,11 +262,11 @@ def measure_retrieval(options: EvaluationOptions, retrieval: Retrieval) -> list[
 def _log_left_out(results: Iterable[Results]) -> None:
     """Name, once for each set, what was not reported."""
     for name, left_out in {one.data.name: one.settings["left_out"] for one in results}.items():
-        for question, what in left_out.items():
+        for question, beyond in left_out.items():
             logger.warning(
                 "%s: %s has a gallery of %d, so top-%s would count all of it and is left out",
                 name,
                 question,
-                what["gallery"],
-                ", top-".join(map(str, what["ks"])),
+                beyond["gallery"],
+                ", top-".join(map(str, beyond["ks"])),
             )

@@ -106,7 +106,7 @@ def _require_finite(vectors: Tensor, block_rows: int) -> None:
     if len(bad):
         raise InputError(
             f"embedding row {int(bad[0])} ({len(bad)} of {len(vectors)} rows) holds NaN or "
-            "infinity; a retrieval over it would mean nothing."
+            "infinity, and a retrieval over it would mean nothing; give those of a model in fp32."
         )
 
 
@@ -122,13 +122,13 @@ def _search(queries: Pieces, gallery: Tensor, k: int, block_rows: int) -> tuple[
     indices = torch.zeros((count, k), dtype=torch.int64, device=device)
     for block in _blocks(len(gallery), block_rows):
         scores = _scores(queries, _pieces(unit_rows(gallery[block])))  # (q,g)
-        # An equal score comes later in the gallery and changes nothing.
+        # An item that scores as high as the last one kept comes later in the gallery: no change.
         rows = (scores > best[:, -1:]).any(1).nonzero()[:, 0]
         highest, columns = _first_highest(scores[rows], min(k, scores.shape[1]))
-        joined = torch.cat([best[rows], highest], dim=1)
+        candidates = torch.cat([best[rows], highest], dim=1)
         owners = torch.cat([indices[rows], columns + block.start], dim=1)
-        joined, order = joined.sort(dim=1, descending=True, stable=True)
-        best[rows], indices[rows] = joined[:, :k], owners.gather(1, order[:, :k])
+        ranked, order = candidates.sort(dim=1, descending=True, stable=True)
+        best[rows], indices[rows] = ranked[:, :k], owners.gather(1, order[:, :k])
     return indices, best
 
 

@@ -7,25 +7,24 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from .results import Measurement, Results, Summary, summarise
+from .results import Column, Measurement, Results, Summary, summarise
 
 FOLD = re.compile(r"(.+) split (\d+)")
-# The columns of Table 7 that an ablation measures: task, space, level, match, metric.
+# The columns of Table 7 that an ablation measures, in order.
 ABLATION_COLUMNS = (
-    ("finetune", "", "video", "", "top-1"),
-    ("linear", "", "video", "", "top-1"),
-    ("V=>V", "512", "clip", "class", "top-1"),
-    ("F=>V", "512", "clip", "same video", "top-1"),
-    ("V=>F", "512", "clip", "same video", "top-1"),
-    ("F=>V", "128", "clip", "same video", "top-1"),
-    ("V=>F", "128", "clip", "same video", "top-1"),
+    Column("finetune", "", "video", "", "top-1"),
+    Column("linear", "", "video", "", "top-1"),
+    Column("V=>V", "512", "clip", "class", "top-1"),
+    Column("F=>V", "512", "clip", "same video", "top-1"),
+    Column("V=>F", "512", "clip", "same video", "top-1"),
+    Column("F=>V", "128", "clip", "same video", "top-1"),
+    Column("V=>F", "128", "clip", "same video", "top-1"),
 )
 
 
 def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table of texts, which are taken as they are; without a newline at its end."""
+    """Return a table of texts, which are taken as they are, without a newline at its end."""
     titles = tuple(head)
     lines = (f"| {' | '.join(cells)} |" for cells in (titles, *rows))
     return "\n".join((next(lines), "|---" * len(titles) + "|", *lines))
@@ -61,7 +60,7 @@ def retrieval_tables(results: Sequence[Results]) -> str:
 
 
 def classifier_table(results: Sequence[Results]) -> str:
-    """Return a row per set and model; sets that are folds are followed by their means.
+    """Return a row per set and model, and after them the means of sets that are folds.
 
     Args:
         results: Of a linear probe or fine-tuning, at least one.
@@ -69,7 +68,7 @@ def classifier_table(results: Sequence[Results]) -> str:
     results = [*results, *fold_means(results)]
     rows: dict[tuple[str, str, str], dict[str, Summary]] = defaultdict(dict)
     for cell in summarise(results):
-        rows[cell.data, cell.label, cell.group][cell.column[4]] = cell
+        rows[cell.data, cell.label, cell.group][cell.column.metric] = cell
     metrics = list(dict.fromkeys(metric for cells in rows.values() for metric in cells))
     tests = {one.data.name: one.data.test_videos for one in results}
     lines = [
@@ -95,26 +94,25 @@ def ablation_table(summaries: Iterable[Summary], labels: Iterable[str]) -> str:
         summaries: Of the results.
         labels: The rows, in order.
     """
-    cells = {}
-    columns = set()
-    for one in summaries:
-        *what, centred = one.column
-        if tuple(what) in ABLATION_COLUMNS and not centred:
-            column = (one.data, ABLATION_COLUMNS.index(tuple(what)))
-            cells[one.label, column] = one.text()
-            columns.add(column)
-    order = sorted(columns)
-    titles = [f"{data}: {_title(ABLATION_COLUMNS[place])}" for data, place in order]
+    cells = {
+        (one.label, one.data, one.column): one.text()
+        for one in summaries
+        if one.column in ABLATION_COLUMNS
+    }
+    measured = {(data, column) for _, data, column in cells}
+    columns = sorted(measured, key=lambda column: (column[0], ABLATION_COLUMNS.index(column[1])))
     rows = [
-        (label, *(cells.get((label, column), "not yet measured") for column in order))
+        (label, *(cells.get((label, *column), "not yet measured") for column in columns))
         for label in labels
     ]
+    titles = (f"{data}: {_title(column)}" for data, column in columns)
     return markdown_table(("objective", *titles), rows) + "\n"
 
 
-def _title(column: tuple[str, ...]) -> str:
-    task, space, _, match, metric = column
-    return " ".join(part for part in (task, f"{space}-d" if space else "", match, metric) if part)
+def _title(column: Column) -> str:
+    space = f"{column.space}-d" if column.space else ""
+    words = (column.task, space, column.match, column.metric)
+    return " ".join(word for word in words if word)
 
 
 def fold_means(results: Sequence[Results]) -> list[Results]:
@@ -125,41 +123,41 @@ def fold_means(results: Sequence[Results]) -> list[Results]:
 
     Returns:
         One result per group, row, seed and data set with several folds, named like ``NAME (mean of
-        splits 1, 2, 3)``, with the figures that all its folds have. Without confusion.
+        splits 1, 2, 3)``, with the figures that all its folds have, and without confusion.
     """
-    rows: dict[tuple[str, str, int | None, str], list[tuple[str, Results]]] = defaultdict(list)
+    rows: dict[tuple[str, str, int | None, str], dict[str, Results]] = defaultdict(dict)
     for one in results:
         fold = FOLD.fullmatch(one.data.name)
         if fold:
-            rows[one.group, one.model.label, one.model.seed, fold[1]].append((fold[2], one))
-    means = []
-    for (*_, name), folds in rows.items():
-        if len(folds) < 2:
-            continue
-        folds = sorted(folds, key=lambda fold: int(fold[0]))
-        values: dict[Any, list[Measurement]] = defaultdict(list)
-        for _, one in folds:
-            for measurement in one.measurements:
-                values[measurement.column].append(measurement)
-        measurements = tuple(
-            dataclasses.replace(
-                found[0],
-                value=math.fsum(m.value for m in found) / len(found),
-                queries=sum(m.queries for m in found),
-            )
-            for found in values.values()
-            if len(found) == len(folds)
+            rows[one.group, one.model.label, one.model.seed, fold[1]][fold[2]] = one
+    return [
+        _mean_of_folds(name, dict(sorted(folds.items(), key=lambda fold: int(fold[0]))))
+        for (*_, name), folds in rows.items()
+        if len(folds) > 1
+    ]
+
+
+def _mean_of_folds(name: str, folds: dict[str, Results]) -> Results:
+    """Average results of the folds of ``name``, by the number of the fold, in order."""
+    columns: dict[Column, list[Measurement]] = defaultdict(list)
+    for one in folds.values():
+        for measurement in one.measurements:
+            columns[measurement.column].append(measurement)
+    measurements = tuple(
+        dataclasses.replace(
+            of_folds[0],
+            value=math.fsum(one.value for one in of_folds) / len(of_folds),
+            queries=sum(one.queries for one in of_folds),
         )
-        title = f"{name} (mean of splits {', '.join(number for number, _ in folds)})"
-        first = folds[0][1]
-        data = dataclasses.replace(
-            first.data,
-            name=title,
-            fingerprint="",
-            train_videos=sum(one.data.train_videos for _, one in folds),
-            test_videos=sum(one.data.test_videos for _, one in folds),
-        )
-        means.append(
-            dataclasses.replace(first, data=data, measurements=measurements, confusion=None)
-        )
-    return means
+        for of_folds in columns.values()
+        if len(of_folds) == len(folds)
+    )
+    first, *_ = folds.values()
+    data = dataclasses.replace(
+        first.data,
+        name=f"{name} (mean of splits {', '.join(folds)})",
+        fingerprint="",
+        train_videos=sum(one.data.train_videos for one in folds.values()),
+        test_videos=sum(one.data.test_videos for one in folds.values()),
+    )
+    return dataclasses.replace(first, data=data, measurements=measurements, confusion=None)

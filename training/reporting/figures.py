@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from ccl_hub.errors import TrainingError
+from ccl_hub._util.extras import require_packages
+from ccl_hub.errors import ConfigError, TrainingError
 
 from ..evaluation.results import Results
-from ..run.logs import LOG_NAME, read_log, require_drawing
+from ..run.logs import LOG_NAME, read_log
 
 Points = Sequence[tuple[float, float]]
 Series = Mapping[str, Points]
 
 MAX_POINTS = 400
 MAX_LABEL = 40
-# Drawn color -> what the page gives for it; the colors themselves stand in colors.css.
+# Drawn colour -> what the page gives for it; the colours themselves stand in colors.css.
 TEXT, GRID = "#010203", "#010204"
 LINES = tuple(f"#0102{number:02x}" for number in range(16, 24))
 COLOURS = {TEXT: "currentColor", GRID: "var(--rule)"} | {
@@ -36,8 +37,8 @@ COLOURS = {TEXT: "currentColor", GRID: "var(--rule)"} | {
 }
 FINE_DASHES = ((7, 2), (1, 1), (5, 1, 1, 1, 1, 1), (9, 3, 3, 3))
 DASHES = ("-", "--", "-.", ":", *((0, lengths) for lengths in FINE_DASHES))
-# Numbers in a training line that are no loss terms.
-NO_LOSS = frozenset(
+# Numbers in a training line that are not loss terms.
+NOT_LOSSES = frozenset(
     "step epoch lr crop_px clips_per_second data_wait_share seconds cycle_rate accuracy "
     "grad_norm".split()
 )
@@ -71,7 +72,7 @@ class Matrix:
         classes: Names, in order.
         rows: Per true class: counts with their share of the class's videos in [0, 1]; empty when
             there are too many classes for a table.
-        worst: Most frequent confusions: true class, taken for, how often, of how many.
+        worst: Most frequent confusions: true class, what it was taken for, how often, of how many.
     """
 
     title: str
@@ -89,7 +90,7 @@ def line_chart(
     Args:
         series: Name -> points (x, y), at least one line with a point. More than 400 points are
             averaged in blocks, which the caption says.
-        title: Read out in place of the drawing, and printed above it.
+        title: Read out instead of the drawing, and printed above it.
         x_label: Below the axis.
         y_label: Beside the axis.
         logarithmic: y in powers of ten.
@@ -97,7 +98,8 @@ def line_chart(
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    require_drawing()
+    instead = "read log.jsonl and the results files"
+    require_packages("a chart", ["matplotlib"], "training", instead, ConfigError)
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -106,15 +108,15 @@ def line_chart(
     buffer = io.StringIO()
     style = {"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # The page's own fonts draw the letters, so it is no matter which ones matplotlib has.
+        # The page's own fonts draw the letters, so those that matplotlib lacks do not matter.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = Figure(figsize=(5.0, 3.3), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         panel = figure.subplots()
-        for place, (name, points) in enumerate(thinned.items()):
+        for i, (name, points) in enumerate(thinned.items()):
             # matplotlib leaves names with a leading underscore out of the legend.
             label = _short(f"\N{HAIR SPACE}{name}" if name.startswith("_") else name)
-            colour, dash = LINES[place % len(LINES)], DASHES[place % len(DASHES)]
+            colour, dash = LINES[i % len(LINES)], DASHES[i % len(DASHES)]
             marker = "." if len(points) < 30 else ""
             panel.plot(
                 *zip(*points, strict=True), label=label, color=colour, ls=dash, marker=marker
@@ -160,7 +162,7 @@ def _page_svg(text: str, title: str, description: str) -> str:
     """Take the drawing out of its XML file and give it the page's colours and words."""
     body = text[text.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # Groups are numbered anew in every drawing; a page must not hold an id twice.
+    # Every drawing numbers its groups from 1, and a page must not hold an id twice.
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     for drawn, colour in COLOURS.items():
         body = body.replace(drawn, colour)
@@ -176,7 +178,7 @@ def _page_svg(text: str, title: str, description: str) -> str:
 
 
 def run_charts(folder: Path) -> list[Chart]:
-    """Draw a training run over steps: loss, cycle rate or accuracy, learning rate, measurements.
+    """Draw a training run over steps: loss, cycle rate or accuracy, learning rate, validations.
 
     Args:
         folder: The run's folder, with ``log.jsonl``.
@@ -191,7 +193,7 @@ def run_charts(folder: Path) -> list[Chart]:
         raise TrainingError(
             f"{folder / LOG_NAME}: no training step; give the --out folder of a training run."
         )
-    terms = dict.fromkeys(n for line in train for n in line if n not in NO_LOSS)
+    terms = dict.fromkeys(n for line in train for n in line if n not in NOT_LOSSES)
     panels = [
         ("loss terms", {n: _points(train, n) for n in terms}, "loss"),
         ("cycle rate", {"cycle rate": _points(train, "cycle_rate")}, "share that come home"),
@@ -219,7 +221,7 @@ def _is_number(value: object) -> bool:
 
 
 def _validation_panels(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, Series, str]]:
-    """One panel per data set, 512-d features, top-1; one of the test; other figures together."""
+    """A panel per data set with top-1 on 512-d features, one of the test, one of other figures."""
     sets: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in lines:
         for name, spaces in line.get("retrieval", {}).items():
@@ -248,18 +250,18 @@ def result_charts(results: Sequence[Results]) -> list[Chart]:
     """
     panels: dict[tuple[str, str], dict[str, list[Points]]] = {}
     for result in results:
-        parts = (result.kind, result.group, result.data.name)
-        where = " · ".join(part for part in parts if part)
+        words = (result.kind, result.group, result.data.name)
+        heading = " · ".join(word for word in words if word)
         for name, values in result.curves.items():
             numbered = enumerate(values if isinstance(values, (list, tuple)) else (), start=1)
             points = [(i, value) for i, value in numbered if _is_number(value)]
             if points:
-                lines = panels.setdefault((where, name), {})
+                lines = panels.setdefault((heading, name), {})
                 lines.setdefault(result.model.label, []).append(points)
     charts = []
-    for (where, name), lines in panels.items():
+    for (heading, name), lines in panels.items():
         series = {n: line for label, runs in lines.items() for n, line in _lines_of(label, runs)}
-        title = f"{where}: {name}"
+        title = f"{heading}: {name}"
         charts.append(line_chart(series, title=title, x_label="epoch or step", y_label=name))
     return charts
 
@@ -286,7 +288,7 @@ def matrices(results: Sequence[Results]) -> list[Matrix]:
 
 
 def _checked_counts(result: Results) -> np.ndarray:
-    """Return int64 (C, C)."""
+    """Return the counts, int64 (C, C)."""
     confusion = result.confusion
     size = len(confusion.classes)
     if {len(row) for row in confusion.counts} != {size} or len(confusion.counts) != size:
@@ -315,6 +317,6 @@ def _matrix(row: tuple[str, str, str, str, tuple[str, ...]], of_seeds: list[np.n
     seeds = f"sum over {len(of_seeds)} seeds" if len(of_seeds) > 1 else "one run"
     right = int(np.trace(counts))
     caption = f"{int(counts.sum())} predictions for test videos ({seeds}), {right} of them right."
-    title = " · ".join(part for part in (label, data, kind, group) if part)
+    title = " · ".join(word for word in (label, data, kind, group) if word)
     shown = rows if len(classes) <= MAX_MATRIX_CLASSES else ()
     return Matrix(title, caption, classes, shown, worst)

@@ -1,7 +1,8 @@
 """Nearest neighbours to look at: queries drawn by chance, with thumbnails of what they find.
 
 Nothing is picked by hand: a seeded generator draws test videos, then a clip and a frame of each.
-Search is that of the tables (:func:`training.evaluation.search.nearest`, 512-d, cosine, by clip).
+The search is that of the tables (:func:`training.evaluation.search.nearest`, 512-d, cosine, by
+clip).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ccl_hub._util.extras import require_packages
 from ccl_hub.errors import ConfigError
 
 from ..evaluation.search import nearest
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 THUMBNAIL_HEIGHT_PX = 72
 STRIP_FRAMES = 3
 JPEG_QUALITY = 70
-Verdict = tuple[str, str]  # one of the next line; a mark, never the colour alone, with words
 RIGHT, NEAR, WRONG = "right", "near", "wrong"
+Verdict = tuple[str, str]  # one of these three, and words with a mark: not all readers see colours
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Answer:
-    """A neighbour: its verdict is ``right``, ``near`` or ``wrong``, its words have a mark."""
+    """A neighbour; ``verdict`` and ``words`` are a :data:`Verdict`."""
 
     thumbnail: Thumbnail
     verdict: str
@@ -100,14 +102,17 @@ def galleries(
         TrainingError: There is no test or no train video, or a frame is damaged.
     """
     if queries < 1 or neighbours < 1:
-        raise ConfigError(f"{queries} queries and {neighbours} neighbours; allowed: at least 1.")
+        raise ConfigError(
+            f"--queries is {queries} and --neighbours {neighbours}; allowed: at least 1."
+        )
+    require_packages("a gallery", ["PIL"], "training", "leave out --gallery-model", ConfigError)
     for split in ("train", "test"):
         source.videos.select(split)
     return _Drawer(source, features, label, neighbours).draw(queries, seed)
 
 
 class _Drawer:
-    """Source and features of one set, with the items that can be shown."""
+    """Searches in the features of one set and draws what it finds."""
 
     def __init__(
         self, source: FrameSource, features: SetFeatures, label: str, neighbours: int
@@ -152,8 +157,8 @@ class _Drawer:
         vectors, shown = self._features.frames[clips, frames], map(self._frame, clips, frames)
         gallery = self._features.video[self._test]
 
-        def answer(clip: int, place: int) -> tuple[Thumbnail, Verdict]:
-            other = self._test[place]
+        def answer(clip: int, row: int) -> tuple[Thumbnail, Verdict]:
+            other = self._test[row]
             return self._clip(other), self._instance(clip, other)
 
         return self._answered(clips, shown, vectors, gallery, answer)
@@ -161,18 +166,18 @@ class _Drawer:
     def _video_to_frame(self, clips: np.ndarray) -> tuple[Query, ...]:
         gallery = self._features.frames[self._test]  # (M,T,D)
 
-        def answer(clip: int, place: int) -> tuple[Thumbnail, Verdict]:
-            other, frame = self._test[place // gallery.shape[1]], place % gallery.shape[1]
+        def answer(clip: int, row: int) -> tuple[Thumbnail, Verdict]:
+            other, frame = self._test[row // gallery.shape[1]], row % gallery.shape[1]
             return self._frame(other, frame), self._instance(clip, other)
 
         vectors, shown = self._features.video[clips], map(self._clip, clips)
         return self._answered(clips, shown, vectors, gallery.flatten(0, 1), answer)
 
     def _video_to_video(self, clips: np.ndarray) -> tuple[Query, ...]:
-        def answer(clip: int, place: int) -> tuple[Thumbnail, Verdict]:
-            other = self._train[place]
-            asked, seen = (self._labels[self._features.video_ids[one]] for one in (clip, other))
-            verdict = (RIGHT, f"✓ {seen}") if seen == asked else (WRONG, f"✗ {seen}")
+        def answer(clip: int, row: int) -> tuple[Thumbnail, Verdict]:
+            other = self._train[row]
+            truth, label = (self._labels[self._features.video_ids[one]] for one in (clip, other))
+            verdict = (RIGHT, f"✓ {label}") if label == truth else (WRONG, f"✗ {label}")
             return self._clip(other), verdict
 
         vectors, shown = self._features.video[clips], map(self._clip, clips)
@@ -186,22 +191,22 @@ class _Drawer:
         gallery: torch.Tensor,
         answer: Callable[[int, int], tuple[Thumbnail, Verdict]],
     ) -> tuple[Query, ...]:
-        """Search with a vector of each clip; ``answer`` judges a clip and a place it finds."""
-        places, cosines = nearest(vectors, gallery, min(self._neighbours, len(gallery)))
+        """Search with a vector of each clip; ``answer`` judges a clip and a row of the gallery."""
+        neighbours, cosines = nearest(vectors, gallery, min(self._neighbours, len(gallery)))
         queries = []
-        for i, (clip, thumbnail) in enumerate(zip(clips, shown, strict=True)):
+        for clip, thumbnail, *nearest_first in zip(clips, shown, neighbours, cosines, strict=True):
             answers = []
-            for place, cosine in zip(places[i], cosines[i], strict=True):
-                neighbour, verdict = answer(clip, place)
+            for row, cosine in zip(*nearest_first, strict=True):
+                neighbour, verdict = answer(clip, row)
                 answers.append(Answer(neighbour, *verdict, float(cosine)))
             queries.append(Query(thumbnail, tuple(answers)))
         return tuple(queries)
 
-    def _instance(self, asked: int, found: int) -> Verdict:
-        if asked == found:
+    def _instance(self, clip: int, neighbour: int) -> Verdict:
+        if clip == neighbour:
             return RIGHT, "✓ this very clip"
         ids = self._features.video_ids
-        if ids[asked] == ids[found]:
+        if ids[clip] == ids[neighbour]:
             return NEAR, "≈ same video, another clip"
         return WRONG, "✗ another video"
 
@@ -210,32 +215,26 @@ class _Drawer:
 
     def _clip(self, clip: int) -> Thumbnail:
         length = self._features.frames.shape[1]
-        shown = sorted({int(place) for place in np.linspace(0, length - 1, STRIP_FRAMES)})
-        return self._thumbnail(int(clip), tuple(shown))
+        frames = sorted({int(frame) for frame in np.linspace(0, length - 1, STRIP_FRAMES)})
+        return self._thumbnail(int(clip), tuple(frames))
 
     def _draw_thumbnail(self, clip: int, frames: tuple[int, ...]) -> Thumbnail:
         video = int(self._features.video_ids[clip])
         times = np.asarray(self._features.frame_seconds[clip], np.float64)[list(frames)]
-        there = self._source.seconds(video)
-        indices = np.abs(there[:, None] - times).argmin(0)
+        indices = np.abs(self._source.seconds(video)[:, None] - times).argmin(0)
         pixels = self._source.read(video, indices)  # (k,h,w,3)
         image, width, height = _jpeg(pixels)
         span = f"{times[0]:.2f} s" if len(times) == 1 else f"{times[0]:.2f} to {times[-1]:.2f} s"
         name, label = self._source.names[video], self._labels[video]
-        parts = f"{len(frames)} frames of a clip" if len(frames) > 1 else "a frame"
-        alt = f"{parts} of {name}, {label}, at {span}"
+        what = f"{len(frames)} frames of a clip" if len(frames) > 1 else "a frame"
+        alt = f"{what} of {name}, {label}, at {span}"
         return Thumbnail(image, alt, width, height, f"{name} · {span}", len(frames))
 
 
 def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:
     """Return frames (k, h, w, 3) uint8 side by side as a JPEG data URI, with width and height."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ConfigError(
-            f"galleries need pillow, which cannot be imported ({error}); "
-            "pip install 'ccl-hub[training]', or leave out --gallery-model."
-        ) from error
+    from PIL import Image
+
     strip = Image.fromarray(np.concatenate(list(pixels), axis=1))
     width = max(1, round(strip.width * THUMBNAIL_HEIGHT_PX / strip.height))
     small = strip.resize((width, THUMBNAIL_HEIGHT_PX), Image.Resampling.BILINEAR)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import yaml
 from ccl_hub._util.files import make_folder, write_atomically
 from ccl_hub.errors import ConfigError
 
-from ..evaluation.results import Results, Summary, summarise
+from ..evaluation.results import Column, Results, Summary, slug, summarise
 
 logger = logging.getLogger(__name__)
 
@@ -52,94 +53,92 @@ def hub_data(texts: Sequence[str]) -> dict[str, HubData]:
     Raises:
         ConfigError: A text has another form, or a name is there twice.
     """
-    found: dict[str, HubData] = {}
+    sets: dict[str, HubData] = {}
     for text in texts:
-        name, _, place = text.partition("=")
-        matched = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:#([\w.%-]+))?", place)
+        name, _, hub = text.partition("=")
+        matched = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:#([\w.%-]+))?", hub)
         if not name or matched is None:
             raise ConfigError(
-                f"--hub-data {text!r}; allowed is NAME=ORG/DATASET or NAME=ORG/DATASET#TASK."
+                f"--hub-data is {text!r}; allowed: NAME=ORG/DATASET or NAME=ORG/DATASET#TASK."
             )
-        if name in found:
+        if name in sets:
             raise ConfigError(f"--hub-data {name} is given twice; give each data set once.")
-        found[name] = HubData(matched[1], matched[2] or "default")
-    return found
-
-
-def slug(text: str) -> str:
-    """Return ``text`` as a file name: letters, digits and ``._+-``, never empty or a dot name."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.") or "unnamed"
+        sets[name] = HubData(matched[1], matched[2] or "default")
+    return sets
 
 
 def model_index(
-    label: str, results: Sequence[Results], data: Mapping[str, HubData] | None = None
+    label: str, summaries: Iterable[Summary], data: Mapping[str, HubData]
 ) -> dict[str, Any]:
     """Return the ``model-index`` of one model, as plain values to dump as YAML or JSON.
 
-    It takes the model's results outside experiments such as ablations. Data sets without a Hub id
-    in ``data`` keep their own name. Values are per cent, the mean over seeds; spread and number of
-    seeds stand in each metric's ``name``.
+    Data sets without a Hub id in ``data`` keep their own name. Values are per cent, the mean over
+    seeds; spread and number of seeds stand in each metric's ``name``.
     """
     entries: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in _of_model(label, results):
-        task = "feature-extraction" if one.column[0] in RETRIEVAL else "video-classification"
-        name = TASK_NAMES.get(one.column[0], f"Nearest-neighbour retrieval, {one.column[0]}")
-        place = data[one.data].id if data and one.data in data else slug(one.data)
+    for one in summaries:
+        task = one.column.task
+        kind = "feature-extraction" if task in RETRIEVAL else "video-classification"
+        name = TASK_NAMES.get(task, f"Nearest-neighbour retrieval, {task}")
+        dataset = data[one.data].id if one.data in data else _file_name(one.data)
         described = {
-            "task": {"type": task, "name": name},
-            "dataset": {"type": place, "name": one.data, "split": "test"},
+            "task": {"type": kind, "name": name},
+            "dataset": {"type": dataset, "name": one.data, "split": "test"},
             "metrics": [],
         }
-        entry = entries.setdefault((one.column[0], one.data), described)
+        entry = entries.setdefault((task, one.data), described)
         value = round(100 * one.mean, 2)
-        metric = {"type": _metric_type(one), "value": value, "name": _describe(one)}
+        metric = {"type": _metric_type(one.column), "value": value, "name": _describe(one)}
         entry["metrics"].append(metric)
     return {"model-index": [{"name": label, "results": list(entries.values())}]}
 
 
 def eval_results(
-    label: str, results: Sequence[Results], data: Mapping[str, HubData]
+    summaries: Iterable[Summary], data: Mapping[str, HubData]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the ``.eval_results`` files of one model by name, for the data sets in ``data``.
 
     They hold first choices alone: top-1 or an F-measure, 512-d, not centred.
     """
     files: dict[str, list[dict[str, Any]]] = {}
-    for one in _of_model(label, results):
+    for one in summaries:
         task, space, level, match, metric, centred = one.column
         headline = metric == "top-1" or metric.endswith("F1")
         if one.data not in data or centred or space not in ("", "512") or not headline:
             continue
-        place = data[one.data]
-        parts = (one.data, task.replace("=>", "2"), metric, level, match)
-        name = "_".join(slug(part).lower() for part in parts if part)
-        dataset = {"id": place.id, "task_id": place.task}
+        hub = data[one.data]
+        words = (one.data, task.replace("=>", "2"), metric, level, match)
+        name = "_".join(_file_name(word).lower() for word in words if word)
+        dataset = {"id": hub.id, "task_id": hub.task}
         value = round(100 * one.mean, 2)
         files[f"{name}.yaml"] = [{"dataset": dataset, "value": value, "notes": _describe(one)}]
     return files
 
 
 def metadata_files(results: Sequence[Results], data: Mapping[str, HubData]) -> dict[str, Any]:
-    """Return both formats, with plain values, one folder per model that is no reference row.
+    """Return both formats, as plain values, with a folder for each model.
 
-    Names are ``MODEL/model_index.yml`` and ``MODEL/.eval_results/*.yaml``; ``data`` are the data
-    sets that have a Hub id.
+    Reference rows are left out, and so are results of experiments such as ablations. Names are
+    ``MODEL/model_index.yml`` and ``MODEL/.eval_results/*.yaml``; ``data`` are the data sets that
+    have a Hub id.
 
     Raises:
         ConfigError: Two models differ only in letters that a folder's name cannot have.
     """
-    labels = dict.fromkeys(
-        one.label for one in summarise(results) if not one.reference and not one.group
-    )
+    models: dict[str, list[Summary]] = defaultdict(list)
+    for one in summarise(results):
+        if not one.reference and not one.group:
+            models[one.label].append(one)
     files: dict[str, Any] = {}
     owners: dict[str, str] = {}
-    for label in labels:
-        owner = owners.setdefault(slug(label), label)
+    for label, summaries in models.items():
+        folder = _file_name(label)
+        owner = owners.setdefault(folder, label)
         if owner != label:
             raise ConfigError(f"{owner!r} and {label!r} would share a folder; rename one.")
-        files[f"{slug(label)}/model_index.yml"] = model_index(label, results, data)
-        for name, entries in eval_results(label, results, data).items():
-            files[f"{slug(label)}/.eval_results/{name}"] = entries
+        files[f"{folder}/model_index.yml"] = model_index(label, summaries, data)
+        for name, entries in eval_results(summaries, data).items():
+            files[f"{folder}/.eval_results/{name}"] = entries
     return files
 
 
@@ -158,23 +157,22 @@ def write_metadata(files: Mapping[str, Any], folder: Path) -> None:
             logger.warning("%s: of an earlier report; delete it if it is not meant to stay", path)
 
 
-def _of_model(label: str, results: Sequence[Results]) -> list[Summary]:
-    return [one for one in summarise(results) if one.label == label and not one.group]
+def _file_name(text: str) -> str:
+    return slug(text) or "unnamed"
 
 
-def _metric_type(one: Summary) -> str:
-    """Names of the Hub's metrics where it has them; recall at k is how the field calls top-k."""
-    task, metric = one.column[0], one.column[4]
-    if metric.endswith("F1"):
+def _metric_type(column: Column) -> str:
+    """Names of the Hub's metrics where it has them; the field calls top-k "recall at k"."""
+    if column.metric.endswith("F1"):
         return "f1"
-    k = metric.removeprefix("top-")
-    if task in RETRIEVAL:
+    k = column.metric.removeprefix("top-")
+    if column.task in RETRIEVAL:
         return f"recall_at_{k}"
     return "accuracy" if k == "1" else f"top_{k}_accuracy"
 
 
 def _describe(one: Summary) -> str:
-    """Everything that decides the figure, in one line."""
+    """Say in one line everything that decides the figure."""
     task, space, level, match, metric, centred = one.column
     words = [
         f"{task} {metric}, per cent",

@@ -12,20 +12,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ccl_hub._util.extras import require_packages
 from ccl_hub.errors import ConfigError
 
 from ..evaluation.results import DataRecord, ModelRecord, Results
 from ..evaluation.tables import markdown_table
 from .figures import Chart, Matrix, matrices, result_charts
 from .gallery import Gallery
-from .rows import Cell, Table
+from .rows import Cell, Table, unique
 from .tables import missing_data, paper_tables
 
 TEMPLATE = "template.html"
 TITLE = "Cycle-Contrastive Learning: evaluation"
 NO_HUB = (
-    "No .eval_results file was written: none of these data sets is given a Hub id. "
-    "--hub-data NAME=ORG/DATASET#TASK names one."
+    "No .eval_results file was written: none of these data sets has a Hub id. "
+    "--hub-data NAME=ORG/DATASET#TASK gives one."
 )
 
 
@@ -46,10 +47,10 @@ class Page:
     """Everything that report.html and report.md show; plain values, not yet escaped.
 
     ``intro`` is one paragraph on how to read it, ``honest`` says in one sentence what was not
-    measured, ``made`` with which software the figures were. ``settings`` holds ``kind``,
-    ``settings`` and ``rows`` of evaluations that were set up alike, ``notes`` sentences below
-    those. ``hub`` says what was written for the Hub, or why not; ``hub_files`` are relative to the
-    report's folder.
+    measured, ``made`` with which software the figures were made. ``settings`` holds ``kind``,
+    ``settings`` and ``rows`` of evaluations that were set up alike; ``notes`` are sentences below
+    those. ``hub`` says what was written for the Hub, or why nothing was; ``hub_files`` are
+    relative to the report's folder.
     """
 
     title: str
@@ -70,13 +71,13 @@ class Page:
     @property
     def contents(self) -> list[dict[str, str]]:
         """Anchors and titles of the page's sections."""
-        found = [("measured", "What was measured")]
-        found += [(f"table-{t.number}", f"Table {t.number}") for t in self.tables]
-        found += [("curves", "Curves")] if self.charts else []
-        found += [("confusion", "Confusion matrices")] if self.matrices else []
-        found += [("neighbours", "Nearest neighbours")] if self.galleries else []
-        found.append(("hub", "Hub metadata"))
-        return [{"anchor": anchor, "title": title} for anchor, title in found]
+        sections = [("measured", "What was measured")]
+        sections += [(f"table-{t.number}", f"Table {t.number}") for t in self.tables]
+        sections += [("curves", "Curves")] if self.charts else []
+        sections += [("confusion", "Confusion matrices")] if self.matrices else []
+        sections += [("neighbours", "Nearest neighbours")] if self.galleries else []
+        sections.append(("hub", "Hub metadata"))
+        return [{"anchor": anchor, "title": title} for anchor, title in sections]
 
 
 def page_of(
@@ -89,7 +90,7 @@ def page_of(
 ) -> Page:
     """Arrange everything for the page.
 
-    It needs at least one result; to ``charts`` of training runs it adds those of the results.
+    It needs at least one result. Charts of the results follow ``charts``, those of training runs.
 
     Raises:
         TrainingError: The results do not fit together.
@@ -111,7 +112,7 @@ def page_of(
         intro="All figures are per cent, mean ± standard deviation over seeds where there is "
         "more than one seed. Rows marked “published” were not measured here: they are as the CCL "
         "paper (NeurIPS 2020) prints them, or, where marked “later work”, as their authors do; "
-        "rows marked “reference” are there to compare with. A figure is bold only "
+        "rows marked “reference” serve for comparison. A figure is bold only "
         "if it is ahead of every other measured row of its group by more than one standard "
         "deviation.",
         honest=honest,
@@ -147,28 +148,27 @@ def _model_rows(results: Sequence[Results]) -> tuple[ModelRow, ...]:
 
 
 def _listed(texts: Iterable[str]) -> str:
-    """Different texts once each."""
-    return ", ".join(dict.fromkeys(text for text in texts if text))
+    """Join different texts, each once."""
+    return ", ".join(unique(text for text in texts if text))
 
 
 def _settings(results: Sequence[Results]) -> tuple[dict[str, str], ...]:
-    found: dict[tuple[str, str], list[str]] = {}
+    labels: dict[tuple[str, str], list[str]] = {}
     for result in results:
         text = json.dumps(result.settings, sort_keys=True, ensure_ascii=False)
-        found.setdefault((result.kind, text), []).append(result.model.label)
+        labels.setdefault((result.kind, text), []).append(result.model.label)
     return tuple(
         {"kind": kind, "settings": text, "rows": f"{len(rows)}: {_listed(rows)}"}
-        for (kind, text), rows in found.items()
+        for (kind, text), rows in labels.items()
     )
 
 
 def _notes(results: Sequence[Results]) -> tuple[str, ...]:
-    single = {r.model.label for r in results} - {
-        r.model.label for r in results if r.model.seed is not None
-    }
+    seeded = {r.model.label for r in results if r.model.seed is not None}
+    single = sorted({r.model.label for r in results} - seeded)
     if not single:
         return ()
-    return (f"One set of weights, so without a spread over seeds: {', '.join(sorted(single))}.",)
+    return (f"One set of weights, so without a spread over seeds: {', '.join(single)}.",)
 
 
 def _made(results: Sequence[Results]) -> str:
@@ -187,13 +187,9 @@ def render(page: Page) -> str:
     Raises:
         ConfigError: Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise ConfigError(
-            f"the page needs Jinja2, which cannot be imported ({error}); "
-            "pip install 'ccl-hub[training]'."
-        ) from error
+    require_packages("the page", ["jinja2"], "training", "read the results files", ConfigError)
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     here = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=here, autoescape=True, undefined=StrictUndefined)
     return environment.get_template(TEMPLATE).render(page=page)
@@ -256,7 +252,7 @@ def _marked(label: str, marks: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escape what Markdown or HTML would act on, and put it on one line."""
+    """Escape what Markdown or HTML would act on, and put the text on one line."""
     one_line = " ".join(text.split())
     one_line = re.sub(r"([\\`*_\[\]|])", r"\\\1", one_line)
     return one_line.replace("&", "&amp;").replace("<", "&lt;")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 PAPER = "CCL paper, NeurIPS 2020"
 F_MEASURE = "F-measure"
-# Of which published figures exist, and how a report names them.
+# Data sets with published figures, and how a report names them.
 DATA_SETS = {
     "ucf101": "UCF101 split 1",
     "hmdb51": "HMDB51 split 1",
@@ -25,47 +25,31 @@ DATA_SETS = {
 
 
 @dataclass(frozen=True)
-class PublishedFigure:
-    """One printed figure.
-
-    Args:
-        data: A key of :data:`DATA_SETS`.
-        task: As in :class:`training.evaluation.results.Measurement`; ``finetune`` for
-            ``CCL(E2E)``.
-        metric: ``top-1`` ... ``top-50``, or ``F-measure`` (macro or micro is not stated).
-        per_cent: As printed.
-    """
-
-    data: str
-    task: str
-    metric: str
-    per_cent: float
-
-
-@dataclass(frozen=True)
 class PublishedRow:
     """One printed row.
 
     Args:
         table: Number in the paper; later work stands in the table whose layout it fits.
         method: Name in that table.
-        figures: Its figures.
+        figures: Per cent as printed, by data set (a key of :data:`DATA_SETS`), task (as in
+            :class:`training.evaluation.results.Column`; ``finetune`` for ``CCL(E2E)``) and metric
+            (``top-1`` ... ``top-50``, or ``F-measure``: macro or micro is not stated).
         source: Where it was printed.
         note: What makes it differ from the other rows, such as labels or another modality.
-        reference: There to compare with: random, supervised or multi-modal rows.
+        reference: The row serves for comparison: random, supervised or multi-modal.
     """
 
     table: int
     method: str
-    figures: tuple[PublishedFigure, ...]
+    figures: dict[tuple[str, str, str], float]
     source: str
     note: str
     reference: bool
 
     def per_cent(self, data: str, task: str, metric: str) -> float | None:
-        """Return the figure of a column, or None where none was printed."""
-        columns = {(one.data, one.task, one.metric): one.per_cent for one in self.figures}
-        return columns.get((data, task, metric))
+        """Return the figure of a column, the first of any task for ""; None if there is none."""
+        columns = ((data, task or key[1], metric) for key in self.figures)
+        return next((self.figures[one] for one in columns if one in self.figures), None)
 
 
 def _read_published() -> tuple[PublishedRow, ...]:
@@ -75,10 +59,9 @@ def _read_published() -> tuple[PublishedRow, ...]:
     keys = ("table", "method", "source", "note", "reference")
     rows = []
     for row, figures in groupby(lines, lambda line: {key: line[key] for key in keys}):
-        printed = tuple(
-            PublishedFigure(one["data"], one["task"], one["metric"], float(one["per_cent"]))
-            for one in figures
-        )
+        printed = {
+            (one["data"], one["task"], one["metric"]): float(one["per_cent"]) for one in figures
+        }
         described = (row["source"], row["note"], bool(row["reference"]))
         rows.append(PublishedRow(int(row["table"]), row["method"], printed, *described))
     return tuple(rows)
@@ -88,14 +71,14 @@ PUBLISHED = _read_published()
 
 
 def published_rows(table: int) -> list[PublishedRow]:
-    """Return the rows of one table, in the order they are printed here."""
+    """Return the rows of one table, in the order of ``published.csv``."""
     return [row for row in PUBLISHED if row.table == table]
 
 
 def published_data(name: str) -> str | None:
     """Return the key of :data:`DATA_SETS` that a measured set is, or None.
 
-    Published figures are of test split 1, so ``ucf101 split 2`` is none of them.
+    Published figures are of test split 1, so ``ucf101 split 2`` has none.
 
     Args:
         name: Of a :class:`training.evaluation.results.DataRecord`.

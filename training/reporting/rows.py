@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
-from ..evaluation.results import Results, Summary, summarise
+from ..evaluation.results import Column, Results, Summary, summarise
 from .published import DATA_SETS, PAPER, PublishedRow
 
 NOT_MEASURED = "not yet measured"
 NOT_PUBLISHED = "not published"
 
-Column = tuple[str, str, str, str, str, bool]  # as Measurement.column
 Line = tuple[str, str]  # group and label: one row of ours
 Item = TypeVar("Item", bound=Hashable)
 
@@ -39,7 +38,7 @@ class Row:
 
     Args:
         label: Model or method.
-        marks: Of ``reference`` and ``published (...)``.
+        marks: Some of ``reference`` and ``published (...)``.
         seeds: Number of seeds behind the figures; "" for published rows.
         cells: One per column.
         note: Printed small beside the label.
@@ -55,9 +54,9 @@ class Row:
     def spans(self) -> list[tuple[Cell, int]]:
         """Cells with their widths, equal neighbours without a figure as one."""
         merged = []
-        for (cell, missing), run in groupby(self.cells, lambda one: (one, one.kind == "missing")):
+        for cell, run in groupby(self.cells):
             count = len(list(run))
-            merged += [(cell, count)] if missing else [(cell, 1)] * count
+            merged += [(cell, count)] if cell.kind == "missing" else [(cell, 1)] * count
         return merged
 
 
@@ -68,7 +67,7 @@ class Group:
     Args:
         title: Data set and way of counting; "" where the table has one group.
         rows: Ours, then published ones.
-        aside: Shown folded up.
+        aside: Whether it is shown folded up.
     """
 
     title: str
@@ -107,19 +106,19 @@ class Figures:
 
     def __init__(self, results: Sequence[Results]) -> None:
         self.all = summarise(results)
-        self._found = {(s.group, s.label, s.data, s.column): s for s in self.all}
+        self._cells = {(s.group, s.label, s.data, s.column): s for s in self.all}
         self._references = {(s.group, s.label) for s in self.all if s.reference}
 
     def get(self, line: Line, data: str, column: Column) -> Summary | None:
         """Return one figure, or None if it was not measured."""
-        return self._found.get((*line, data, column))
+        return self._cells.get((*line, data, column))
 
     def lines(self, keep: Callable[[Summary], bool] = lambda _: True) -> list[Line]:
         """Return the rows that have a figure to keep, in order of first appearance."""
         return unique((s.group, s.label) for s in self.all if keep(s))
 
     def is_reference(self, line: Line) -> bool:
-        """Whether a row is there to compare with."""
+        """Whether a row serves for comparison."""
         return line in self._references
 
 
@@ -135,17 +134,16 @@ def rows_of(
     """
     if all(one is None for _, _, summaries in lines for one in summaries):
         return none_measured(width)
-    best = [_leader([summaries[i] for _, _, summaries in lines]) for i in range(width)]
+    leaders = [_leader([summaries[i] for _, _, summaries in lines]) for i in range(width)]
     rows = []
-    for place, ((experiment, label), suffix, summaries) in enumerate(lines):
-        known = [one for one in summaries if one is not None]
+    for (experiment, label), suffix, summaries in lines:
         cells = tuple(
             Cell(NOT_MEASURED, "missing")
             if one is None
-            else Cell(one.text(), "measured", best[i] == place)
-            for i, one in enumerate(summaries)
+            else Cell(one.text(), "measured", one is leader)
+            for one, leader in zip(summaries, leaders, strict=True)
         )
-        counts = sorted({one.seeds for one in known})
+        counts = sorted({one.seeds for one in summaries if one is not None})
         seeds = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
         marks = ("reference",) if figures.is_reference((experiment, label)) else ()
         note = experiment if with_group else ""
@@ -158,58 +156,50 @@ def none_measured(width: int) -> list[Row]:
     return [Row("all rows of this report", (), "0", (Cell(NOT_MEASURED, "missing"),) * width)]
 
 
-def _leader(summaries: Sequence[Summary | None]) -> int | None:
-    """Return the place of a row that leads beyond doubt, or None.
+def _leader(summaries: Sequence[Summary | None]) -> Summary | None:
+    """Return the figure of a column that leads beyond doubt, or None.
 
-    It is no reference row, and ahead of every other measured row by more than the larger standard
-    deviation of the two; a figure without a spread over seeds can neither lead nor be led.
+    It is not of a reference row, and ahead of every other measured one by more than the larger
+    standard deviation of the two; without a spread over seeds a figure neither leads nor is led.
     """
-    known = [(i, one) for i, one in enumerate(summaries) if one is not None]
-    if len(known) < 2:
+    measured = [one for one in summaries if one is not None]
+    if len(measured) < 2:
         return None
-    place, first = max(known, key=lambda item: item[1].mean)
-    if first.reference:
+    leader = max(measured, key=lambda one: one.mean)
+    if leader.reference or any(one.std is None for one in measured):
         return None
-    for other, one in known:
-        if other == place:
-            continue
-        if first.std is None or one.std is None:
-            return None
-        if first.mean - one.mean <= max(first.std, one.std):
-            return None
-    return place
+    others = (one for one in measured if one is not leader)
+    ahead = all(leader.mean - one.mean > max(leader.std, one.std) for one in others)
+    return leader if ahead else None
 
 
 def printed_rows(
-    rows: Iterable[PublishedRow], wanted: Sequence[tuple[str, str, str]]
+    rows: Iterable[PublishedRow], columns: Sequence[tuple[str, str, str]]
 ) -> list[Row]:
     """Make rows of published figures.
 
     Args:
         rows: Of one table.
-        wanted: Data set, task ("" for any) and metric of each column.
+        columns: Data set, task ("" for any) and metric of each.
 
     Returns:
         Those rows that have a figure in one of the columns.
     """
-    made = []
+    printed = []
     for row in rows:
-        names = unique(f.data for f in row.figures)
         cells = []
-        for data, task, metric in wanted:
-            tasks = [task] if task else unique(f.task for f in row.figures)
-            values = [row.per_cent(data, one, metric) for one in tasks]
-            value = next((one for one in values if one is not None), None)
+        for column in columns:
+            value = row.per_cent(*column)
             text = NOT_PUBLISHED if value is None else f"{value:.1f}"
             cells.append(Cell(text, "missing" if value is None else "published"))
         if all(cell.kind == "missing" for cell in cells):
             continue
-        where = ", ".join(unique(DATA_SETS[name].split()[0] for name in names))
-        marks = (f"published ({where})",) + (("reference",) if row.reference else ())
+        names = ", ".join(unique(DATA_SETS[data].split()[0] for data, _, _ in row.figures))
+        marks = (f"published ({names})",) + (("reference",) if row.reference else ())
         source = "" if row.source == PAPER else row.source
         note = "; ".join(text for text in (source, row.note) if text)
-        made.append(Row(row.method, marks, "", tuple(cells), note))
-    return made
+        printed.append(Row(row.method, marks, "", tuple(cells), note))
+    return printed
 
 
 def unique(items: Iterable[Item]) -> list[Item]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, product
 
 from ccl_hub.errors import TrainingError
 
 from ..data.splits import OWN_SPLIT
-from ..evaluation.results import Results, Summary
+from ..evaluation.results import Column, Results, Summary
 from .published import DATA_SETS, F_MEASURE, published_data, published_rows
 from .rows import (
     NOT_MEASURED,
-    Column,
     Figures,
     Group,
     Line,
@@ -39,7 +38,7 @@ TASK_NAMES = {
     "finetune": "fine-tuned",
 }
 SPACES = {"512": "512-d representation", "128": "128-d space of the loss"}
-# Data sets of the paper's tables, and the words that tell them by name.
+# Data sets of the paper's tables.
 PAPER_DATA = ("UCF101", "HMDB51", "Kinetics-400", "MMAct")
 
 
@@ -65,22 +64,22 @@ def paper_tables(results: Sequence[Results]) -> list[Table]:
 
 
 def missing_data(results: Sequence[Results]) -> list[str]:
-    """Return the data sets of the paper of which no result was given.
+    """Return the data sets of the paper without a result.
 
     A set counts if its name is the official one, with or without a split: ``ucf101-small`` is
     another set.
     """
-    names = [_plain(result.data.name) for result in _told_from_official(results)]
+    names = [_letters(result.data.name) for result in _told_from_official(results)]
     split = "((split|fold)?0?[1-3]|crosssession|crosssubject)?"
     return [
-        name
-        for name in PAPER_DATA
-        if not any(re.fullmatch(_plain(name) + split, one) for one in names)
+        official
+        for official in PAPER_DATA
+        if not any(re.fullmatch(_letters(official) + split, name) for name in names)
     ]
 
 
 def _told_from_official(results: Sequence[Results]) -> list[Results]:
-    """Rename sets that are called as a published one but were split by our own rule."""
+    """Rename sets that have the name of a published one but were split by our own rule."""
     return [
         dataclasses.replace(
             one, data=dataclasses.replace(one.data, name=f"{one.data.name}, own split")
@@ -106,63 +105,57 @@ def _retrieval_table(number: int, figures: Figures) -> Table:
     tasks = ("F=>V", "V=>F") if number == 2 else ("F=>F", "V=>V")
     metrics = tuple(f"top-{k}" for k in KS[number])
     blocks = [tasks] if number == 2 else [(task,) for task in tasks]
-    lines = figures.lines(lambda s: s.column[0] in tasks)
+    lines = figures.lines(lambda s: s.column.task in tasks)
     groups = []
     for block in blocks:
         for data, variant in _retrieval_groups(figures, block, MATCHES[number]):
-            keys = [_column(task, metric, variant) for task in block for metric in metrics]
-            cells = [(line, "", [figures.get(line, data, key) for key in keys]) for line in lines]
-            rows = rows_of(figures, cells, len(keys))
-            if published_data(data) == "ucf101" and variant == _variant(MATCHES[number]):
-                wanted = [("ucf101", key[0], key[4]) for key in keys]
-                rows += printed_rows(published_rows(number), wanted)
+            columns = [variant._replace(task=t, metric=m) for t in block for m in metrics]
+            cells = [(line, "", [figures.get(line, data, c) for c in columns]) for line in lines]
+            rows = rows_of(figures, cells, len(columns))
+            if published_data(data) == "ucf101" and variant == _paper_variant(MATCHES[number]):
+                printed = [("ucf101", column.task, column.metric) for column in columns]
+                rows += printed_rows(published_rows(number), printed)
             title = DATA_SETS.get(data, data)
             if len(blocks) > 1:
                 title = f"{TASK_NAMES[block[0]]} · {title}"
-            groups.append(Group(f"{title} · {_variant_text(variant)}", tuple(rows), variant[3]))
+            title = f"{title} · {_variant_text(variant)}"
+            groups.append(Group(title, tuple(rows), variant.centred))
     heads = tuple((TASK_NAMES[task], len(metrics)) for task in tasks) if number == 2 else ()
-    columns = metrics * len(blocks[0])
+    titles = metrics * len(blocks[0])
     notes = _notes_of_retrieval(number, figures, tasks, metrics)
-    return Table(number, RETRIEVAL_TITLES[number], heads, columns, tuple(groups), notes)
+    return Table(number, RETRIEVAL_TITLES[number], heads, titles, tuple(groups), notes)
 
 
-Variant = tuple[str, str, str, bool]  # space, level, match, centred
-
-
-def _variant(match: str) -> Variant:
-    """What the paper's figures stand for."""
-    return ("512", "clip", match, False)
-
-
-def _column(task: str, metric: str, variant: Variant) -> Column:
-    space, level, match, centred = variant
-    return (task, space, level, match, metric, centred)
+def _paper_variant(match: str) -> Column:
+    """What the paper's figures stand for; like all variants, a column without task and metric."""
+    return Column("", "512", "clip", match, "")
 
 
 def _retrieval_groups(
     figures: Figures, tasks: Sequence[str], match: str
-) -> list[tuple[str, Variant]]:
+) -> list[tuple[str, Column]]:
     """Data sets with their variants; UCF101 as published is there even if not measured."""
-    found = [
-        (s.data, (s.column[1], s.column[2], s.column[3], s.column[5]))
+    groups = [
+        (s.data, s.column._replace(task="", metric=""))
         for s in figures.all
-        if s.column[0] in tasks
+        if s.column.task in tasks
     ]
-    if not any(published_data(name) == "ucf101" and v == _variant(match) for name, v in found):
-        measured = [name for name, _ in found if published_data(name) == "ucf101"]
-        found.insert(0, (measured[0] if measured else "ucf101", _variant(match)))
-    names = unique(name for name, _ in found)
+    paper = _paper_variant(match)
+    ucf101 = [group for group in groups if published_data(group[0]) == "ucf101"]
+    if paper not in [variant for _, variant in ucf101]:
+        groups.insert(0, (ucf101[0][0] if ucf101 else "ucf101", paper))
+    names = unique(data for data, _ in groups)
     names.sort(key=lambda name: published_data(name) != "ucf101")
 
-    def order(one: tuple[str, Variant]) -> tuple[int, bool, bool, bool, bool]:
-        space, level, matched, centred = one[1]
-        return (names.index(one[0]), centred, space != "512", matched != match, level != "clip")
+    def order(group: tuple[str, Column]) -> tuple[int, bool, bool, bool, bool]:
+        data, (_, space, level, matched, _, centred) = group
+        return (names.index(data), centred, space != "512", matched != match, level != "clip")
 
-    return sorted(unique(found), key=order)
+    return sorted(unique(groups), key=order)
 
 
-def _variant_text(variant: Variant) -> str:
-    space, level, match, centred = variant
+def _variant_text(variant: Column) -> str:
+    _, space, level, match, _, centred = variant
     words = [SPACES.get(space, space), f"by {level}" if level else "", match]
     words.append("each split's mean subtracted" if centred else "")
     return " · ".join(word for word in words if word)
@@ -179,13 +172,10 @@ def _notes_of_retrieval(
         3: "Found means: the class of a test item is among those of its k nearest training "
         "items. “By video” averages the clips of a video into one vector first.",
     }
-    shown = [notes[number]]
-    more = unique(
-        s.column[4] for s in figures.all if s.column[0] in tasks and s.column[4] not in metrics
-    )
-    if more:
-        shown.append(f"Also measured, and in the results files only: {', '.join(more)}.")
-    return (*shown, *_absent_note(figures, lambda s: s.column[0] in tasks))
+    measured = unique(s.column.metric for s in figures.all if s.column.task in tasks)
+    more = ", ".join(metric for metric in measured if metric not in metrics)
+    also = (f"Also measured, and in the results files only: {more}.",) if more else ()
+    return (notes[number], *also, *_absent_note(figures, lambda s: s.column.task in tasks))
 
 
 # -- Tables 4, 5 and 6 --------------------------------------------------------------------------
@@ -210,29 +200,29 @@ def _classifier_table(number: int, figures: Figures) -> Table:
     by_f1 = number == 6
 
     def belongs(one: Summary) -> bool:
-        return one.column[0] in tasks and one.column[4].endswith("F1") == by_f1
+        return one.column.task in tasks and one.column.metric.endswith("F1") == by_f1
 
-    printed = ("macro-F1" if by_f1 else "top-1", "video", "", False)
-    columns = [(data, printed) for data in CLASSIFIER_DATA[number]]
+    paper = Column("", "", "video", "", "macro-F1" if by_f1 else "top-1")
+    columns = [(data, paper) for data in CLASSIFIER_DATA[number]]
     columns = unique([*columns, *(_classifier_column(s) for s in figures.all if belongs(s))])
     names = unique(data for data, _ in columns)
     columns.sort(key=lambda column: names.index(column[0]))
-    found = _by_place(one for one in figures.all if belongs(one))
+    cells = _classifier_cells(one for one in figures.all if belongs(one))
     lines = [
         (
             line,
             f" ({SUFFIXES[task]})" if by_f1 else "",
-            [found.get((line, task, *c)) for c in columns],
+            [cells.get((line, task, *column)) for column in columns],
         )
         for task in tasks
-        for line in figures.lines(lambda s, task=task: belongs(s) and s.column[0] == task)
+        for line in figures.lines(lambda s, task=task: belongs(s) and s.column.task == task)
     ]
-    metric = F_MEASURE if by_f1 else printed[0]
+    metric = F_MEASURE if by_f1 else paper.metric
     # Published figures fit one kind of column; "" is a metric that none has.
-    wanted = [(data, "", metric if place == printed else "") for data, place in columns]
+    printed = [(data, "", metric if column == paper else "") for data, column in columns]
     rows = (
         *rows_of(figures, lines, len(columns)),
-        *printed_rows(published_rows(number), wanted),
+        *printed_rows(published_rows(number), printed),
     )
     heads = tuple(
         (DATA_SETS.get(data, data), len(list(run)))
@@ -241,37 +231,36 @@ def _classifier_table(number: int, figures: Figures) -> Table:
     notes = _absent_note(figures, belongs)
     if by_f1:
         notes = ("The paper does not say which F-measure; ours is macro-F1 unless named.", *notes)
-    titles = tuple(_place_text(place) for _, place in columns)
+    titles = tuple(_classifier_title(column) for _, column in columns)
     return Table(number, CLASSIFIER_TITLES[number], heads, titles, (Group("", rows),), notes)
 
 
-def _by_place(summaries: Iterable[Summary]) -> dict[tuple[Line, str, str, Place], Summary]:
-    """Return summaries by row, task, data set and place; two of one cell are an error."""
-    found: dict[tuple[Line, str, str, Place], Summary] = {}
+def _classifier_cells(
+    summaries: Iterable[Summary],
+) -> dict[tuple[Line, str, str, Column], Summary]:
+    """Return summaries by row, task, data set and column; two of one cell are an error."""
+    cells: dict[tuple[Line, str, str, Column], Summary] = {}
     for one in summaries:
-        key = ((one.group, one.label), one.column[0], *_classifier_column(one))
-        if key in found:
+        cell = ((one.group, one.label), one.column.task, *_classifier_column(one))
+        other = cells.setdefault(cell, one)
+        if other is not one:
             raise TrainingError(
-                f"{one.label}: {one.column[0]} {one.column[4]} on {one.data} and on "
-                f"{found[key].data} would be one cell of a table; give one of them."
+                f"{one.label}: {one.column.task} {one.column.metric} on {one.data} and on "
+                f"{other.data} would be one cell of a table; give one of them."
             )
-        found[key] = one
-    return found
+    return cells
 
 
-Place = tuple[str, str, str, bool]  # metric, level, space, centred
+def _classifier_column(one: Summary) -> tuple[str, Column]:
+    """Data set, by its published name if it has one, and what sets columns of a table apart."""
+    space = "" if one.column.space == "512" else one.column.space
+    level = one.column.level or "video"
+    column = one.column._replace(task="", space=space, level=level, match="")
+    return published_data(one.data) or one.data, column
 
 
-def _classifier_column(one: Summary) -> tuple[str, Place]:
-    """Data set and place of a figure; the published name where there is one."""
-    _, space, level, _, metric, centred = one.column
-    known = published_data(one.data)
-    place = (metric, level or "video", "" if space == "512" else space, centred)
-    return known or one.data, place
-
-
-def _place_text(place: Place) -> str:
-    metric, level, space, centred = place
+def _classifier_title(column: Column) -> str:
+    _, space, level, _, metric, centred = column
     words = [metric, SPACES.get(space, space), f"by {level}" if level != "video" else ""]
     words.append("centred" if centred else "")
     return ", ".join(word for word in words if word)
@@ -287,25 +276,24 @@ def _ablation_table(figures: Figures) -> Table:
     """Top-1 of every task for the rows of each experiment; one group of rows per data set."""
     width = len(ABLATION_TASKS)
 
-    def printed(name: str | None) -> list[Row]:
-        wanted = [(name or "", task, "top-1") for task in ABLATION_TASKS]
-        return printed_rows(published_rows(7), wanted)
+    def printed(name: str) -> list[Row]:
+        return printed_rows(published_rows(7), [(name, task, "top-1") for task in ABLATION_TASKS])
 
     measured = unique((s.group, s.data) for s in figures.all if s.group)
-    there = {published_data(data) for _, data in measured}
+    published = {published_data(data) for _, data in measured}
     groups = [
         Group(DATA_SETS[name], (*none_measured(width), *printed(name)))
         for name in CLASSIFIER_DATA[4]
-        if name not in there
+        if name not in published
     ]
     for experiment, data in measured:
-        known = published_data(data)
-        found = [
+        name = published_data(data) or ""
+        lines = [
             (line, "", [_top_1(figures, line, data, task) for task in ABLATION_TASKS])
-            for line in figures.lines(lambda s, wanted=experiment: s.group == wanted)
+            for line in figures.lines(lambda s, experiment=experiment: s.group == experiment)
         ]
-        rows = (*rows_of(figures, found, width, with_group=False), *printed(known))
-        groups.append(Group(f"{DATA_SETS.get(known or '', data)} · {experiment}", rows))
+        rows = (*rows_of(figures, lines, width, with_group=False), *printed(name))
+        groups.append(Group(f"{DATA_SETS.get(name, data)} · {experiment}", rows))
     notes = (
         "Top-1 on 512-d representations by clip (frame ⇒ video and video ⇒ frame: exact clip), "
         "and of classifiers by video. The paper fine-tunes on UCF101 and HMDB51.",
@@ -315,26 +303,25 @@ def _ablation_table(figures: Figures) -> Table:
 
 
 def _top_1(figures: Figures, line: Line, data: str, task: str) -> Summary | None:
-    if task in ("linear", "finetune"):
-        levels = [(space, level) for level in ("video", "", "clip") for space in ("", "512")]
-        found = [
-            figures.get(line, data, (task, space, level, match, "top-1", False))
-            for space, level in levels
-            for match in ("", "class")
-        ]
-        return next((one for one in found if one is not None), None)
-    match = "exact clip" if task in ("F=>V", "V=>F") else "class"
-    return figures.get(line, data, _column(task, "top-1", _variant(match)))
+    if task not in ("linear", "finetune"):
+        match = "exact clip" if task in ("F=>V", "V=>F") else "class"
+        return figures.get(line, data, Column(task, "512", "clip", match, "top-1"))
+    kinds = product(("video", "", "clip"), ("", "512"), ("", "class"))
+    of_kinds = (
+        figures.get(line, data, Column(task, space, level, match, "top-1"))
+        for level, space, match in kinds
+    )
+    return next((one for one in of_kinds if one is not None), None)
 
 
 def _absent_note(figures: Figures, belongs: Callable[[Summary], bool]) -> tuple[str, ...]:
     """Name the rows that were measured elsewhere but have no figure in a table."""
-    there = figures.lines(belongs)
-    absent = unique(label for group, label in figures.lines() if (group, label) not in there)
-    if not absent or not there:
+    present = figures.lines(belongs)
+    absent = unique(line[1] for line in figures.lines() if line not in present)
+    if not absent or not present:
         return ()
     return (f"Without a row here, as {NOT_MEASURED} in it: {', '.join(absent)}.",)
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
