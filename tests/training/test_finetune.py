@@ -27,7 +27,7 @@ from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
 from training.distributed.world import World
 from training.evaluation.labelled_sets import EvaluationSet
-from training.evaluation.models import load_named
+from training.evaluation.models import load_models
 from training.evaluation.results import read_results
 from training.frames.rendered import RenderedVideos
 from training.pretrain import main as pretrain_main
@@ -104,7 +104,7 @@ def test_a_run_writes_a_model_its_classes_results_and_a_table(undisturbed, model
     assert record.classes == tuple(sorted(RenderedVideos(8, SMALL).videos.classes))
     assert record.figures == figures
     assert str(ROOT) not in (out / "classes.json").read_text() + (out / "config.json").read_text()
-    supervised = load_named(f"kinetics-supervised={out}")
+    supervised = next(load_models([f"kinetics-supervised={out}"]))
     assert supervised.record.reference
     assert "rendered, with labels, from tiny" in supervised.record.description
 
@@ -150,7 +150,8 @@ def test_it_learns_classes_that_can_be_told(model, tmp_path):
     )
     source = TintedVideos(96, SMALL)
     labelled = EvaluationSet(source, source.videos)
-    outcome, result = finetune(recipe, load_named(str(model)), labelled, tmp_path, World())
+    (named,) = load_models([str(model)])
+    outcome, result = finetune(recipe, named, labelled, tmp_path, World())
     assert outcome is Outcome.FINISHED
     figures = {one.metric: one.value for one in result.measurements}
     assert figures["top-1"] >= 0.75  # chance is 1 in 8

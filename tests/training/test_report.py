@@ -31,17 +31,17 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.places, self.images, self.ids = [], [], [], []
+        self.tags, self.links, self.images, self.ids = [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
+        values = dict(attributes)
         self.tags.append(tag)
-        self.places += [found[name] for name in ("src", "href", "action") if name in found]
-        self.places += [v for n, v in attributes if n == "xlink:href"]
-        self.ids += [found["id"]] if "id" in found else []
+        self.links += [values[name] for name in ("src", "href", "action") if name in values]
+        self.links += [v for n, v in attributes if n == "xlink:href"]
+        self.ids += [values["id"]] if "id" in values else []
         if tag == "img":
-            self.images.append(found)
+            self.images.append(values)
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +51,17 @@ def page():
     return page_of(everything(), drawn=drawn, hub_files=("one/model_index.yml",))
 
 
-def one_hot(place):
+def one_hot(video):
     import torch
 
-    return torch.eye(24)[place]
+    return torch.eye(24)[video]
 
 
 def test_the_page_stands_alone(page):
     seen = Page(render(page))
     assert not {"script", "iframe", "object", "embed", "form", "i"} & set(seen.tags)
-    assert seen.places and all(place.startswith(("#", "data:")) for place in seen.places)
-    assert {place[1:] for place in seen.places if place.startswith("#")} <= set(seen.ids)
+    assert seen.links and all(link.startswith(("#", "data:")) for link in seen.links)
+    assert {link[1:] for link in seen.links if link.startswith("#")} <= set(seen.ids)
     assert len(set(seen.ids)) == len(seen.ids)
     assert len(seen.images) == 2 * 3 * 6
     assert all(image["alt"] and image["width"] and image["height"] for image in seen.images)
@@ -104,8 +104,8 @@ def test_markdown_has_every_table_and_whole_rows(page):
         widths += cells[:1]
     assert len(widths) > 20
     assert "<script" not in text and r"\|\*x\*" in text
-    for found in (one for table in page.tables for one in table.groups):
-        for row in found.rows:
+    for group in (one for table in page.tables for one in table.groups):
+        for row in group.rows:
             for cell in row.cells:
                 assert cell.text in text
 
@@ -143,8 +143,8 @@ def test_the_program_writes_everything_and_the_same_again(tmp_path):
         (["--gallery-model", "ccl_r18_mini"], "give both"),
         (["--data", "rendered:24"], "give both"),
         (["--gallery-model", "no-such", "--data", "rendered:24"], "no-such"),
-        (["--hub-data", "tennis=org/tennis"], "no result is of that data set"),
-        (["--hub-data", "weizmann"], "allowed is NAME=ORG/DATASET"),
+        (["--hub-data", "tennis=org/tennis"], "no result is of that data set; allowed: weizmann"),
+        (["--hub-data", "weizmann"], "allowed: NAME=ORG/DATASET"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_nothing_is_written(tmp_path, capsys, extra, words):

@@ -69,15 +69,6 @@ def test_the_command_writes_results_and_prints_a_table(model_folder, tmp_path, c
     assert row.split(" | ")[6] == cell.text()
 
 
-def test_the_cache_changes_nothing(model_folder, tmp_path):
-    cache = ("--cache", str(tmp_path / "cache"))
-    for name in ("first", "second"):
-        assert retrieval.main(command(model_folder, tmp_path / name, *cache)) == 0
-    assert retrieval.main(command(model_folder, tmp_path / "third")) == 0
-    first, second, third = (read_results([tmp_path / n]) for n in ("first", "second", "third"))
-    assert first == second == third
-
-
 def test_models_that_see_other_frames_are_rows_of_one_table(model_folder, tmp_path, capsys):
     """The table was refused, as if there were two data sets of one name."""
     torch.manual_seed(4)

@@ -1,7 +1,7 @@
 """Published data sets, by their official split files: Kinetics-400, UCF101, HMDB51 and MMAct.
 
 None of the videos comes with this project. Every function returns all videos the official files
-name, whether or not they are on disk; ``VideoList.select("train")`` gives one part.
+name, whether or not they are on disk; ``VideoList.select("train")`` gives those of one split.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class _Files:
             self.by_stem[path.stem].append(path)
 
     def find(self, relative: str) -> Path:
-        """Return where a video is, or the path it should have if it is nowhere."""
+        """Return the path of a video, or the one it should have if it is missing."""
         expected = self.folder / relative
         if expected.is_file():
             return expected
-        found = self.by_stem.get(Path(relative).stem, [])
-        if len(found) > 1:
+        same_stem = self.by_stem.get(Path(relative).stem, [])
+        if len(same_stem) > 1:
             raise TrainingError(
-                f"{found[0]}: is it {relative}, or is {found[1]}? Two files have that name; "
-                "keep one."
+                f"{same_stem[0]}: is it {relative}, or is {same_stem[1]}? Two files have that "
+                "name; keep one."
             )
-        return found[0] if found else expected
+        return same_stem[0] if same_stem else expected
 
 
 def _lines(path: Path) -> list[str]:
@@ -69,16 +69,17 @@ def ucf101(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
         TrainingError: A folder or list is missing, or a line is not of the official form.
     """
     _require_fold(fold)
-    files, place = _Files(require_folder(folder, "UCF101")), require_folder(lists, "UCF101 lists")
-    classes = tuple(line.partition(" ")[2] for line in _lines(place / "classInd.txt"))
+    files = _Files(require_folder(folder, "UCF101"))
+    lists = require_folder(lists, "UCF101 lists")
+    classes = tuple(line.partition(" ")[2] for line in _lines(lists / "classInd.txt"))
     items = []
     for split in ("train", "test"):
-        path = place / f"{split}list{fold:02d}.txt"
+        path = lists / f"{split}list{fold:02d}.txt"
         for line in _lines(path):
             relative = line.split()[0]
             matched = re.fullmatch(r"([^/]+)/v_.+_(g\d+)_c\d+\.\w+", relative)
             if matched is None:
-                raise TrainingError(f"{path}: {line!r} is not a line of the official list.")
+                raise _not_official(path, line)
             label, group = matched.groups()
             items.append(VideoItem(relative, files.find(relative), label, group, split))
     return VideoList(f"UCF101 split {fold}", tuple(items), classes)
@@ -99,17 +100,18 @@ def hmdb51(folder: str | Path, lists: str | Path, fold: int = 1) -> VideoList:
         TrainingError: A folder or list is missing, or a line is not of the official form.
     """
     _require_fold(fold)
-    files, place = _Files(require_folder(folder, "HMDB51")), require_folder(lists, "HMDB51 lists")
+    files = _Files(require_folder(folder, "HMDB51"))
+    lists = require_folder(lists, "HMDB51 lists")
     ending = f"_test_split{fold}.txt"
-    paths = sorted(place.glob(f"*{ending}"))
+    paths = sorted(lists.glob(f"*{ending}"))
     if not paths:
-        raise TrainingError(f"{place}: no list named <class>{ending}; give the official folder.")
+        raise TrainingError(f"{lists}: no list named <class>{ending}; give the official folder.")
     items, classes = [], tuple(path.name.removesuffix(ending) for path in paths)
     for path, label in zip(paths, classes, strict=True):
         for line in _lines(path):
             name, _, code = line.rpartition(" ")
             if code not in HMDB51_SPLITS or not name:
-                raise TrainingError(f"{path}: {line!r} is not a line of the official list.")
+                raise _not_official(path, line)
             relative = f"{label}/{name.strip()}"
             items.append(
                 VideoItem(relative, files.find(relative), label, split=HMDB51_SPLITS[code])
@@ -121,16 +123,17 @@ def kinetics400(folder: str | Path, table: str | Path) -> VideoList:
     """List Kinetics-400 by an official csv file.
 
     Args:
-        folder: The clips, named ``<youtube_id>_<start>_<end>.mp4`` with six-digit seconds, in
-            any folders below.
-        table: Csv with ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, but for the
-            test set, ``label``.
+        folder: Holds the clips at any depth, named ``<youtube_id>_<start>_<end>.mp4`` with
+            six-digit seconds.
+        table: Csv with ``youtube_id``, ``time_start``, ``time_end``, ``split`` and, except for
+            the test set, ``label``.
 
     Returns:
         One video per row; ``group`` is the YouTube id.
 
     Raises:
-        TrainingError: Folder or file is missing, or a column or value is not of the official form.
+        TrainingError: The folder or file is missing, or a column or value is not of the official
+            form.
     """
     files, path = _Files(require_folder(folder, "Kinetics-400")), Path(table)
     rows = table_rows(path)
@@ -142,7 +145,9 @@ def kinetics400(folder: str | Path, table: str | Path) -> VideoList:
         try:
             span = f"{int(row['time_start']):06d}_{int(row['time_end']):06d}"
         except (TypeError, ValueError) as error:
-            raise TrainingError(f"{path}: row {number} has no whole seconds ({error}).") from error
+            raise TrainingError(
+                f"{path}: row {number} needs whole seconds ({error}); give the official csv."
+            ) from error
         label = row.get("label") or None
         split = {"validate": "val", "validation": "val"}.get(row["split"], row["split"])
         name = f"{row['youtube_id']}_{span}.mp4"
@@ -159,12 +164,12 @@ def mmact(folder: str | Path, protocol: str = "cross-subject") -> VideoList:
     folder names. Cross-subject trains on subjects 1-16 of 20 and tests on 17-20; cross-session
     trains on sessions 1-4 of each subject's 5 and tests on the last.
 
-    Where that is from: layout, session numbers, and class names that differ in case from file to
-    file, are those of the authors' own example (github.com/mmact19/challenge,
+    Sources: the layout, the session numbers, and class names that differ in case from file to
+    file are those of the authors' own example (github.com/mmact19/challenge,
     utils/time_series_classifiers.py); both rules are those of the lists published with SAKDN
-    (github.com/YangLiu9208/SAKDN), which compares with that paper. Ours: a subject with another
-    number of sessions trains on the first 80 % of them, rounded down. The MMAct Challenge is
-    another benchmark (cross-scene, cross-view). For other lists, write a manifest.
+    (github.com/YangLiu9208/SAKDN), which compares with that paper. One rule is ours: a subject
+    with another number of sessions trains on the first 80 % of them, rounded down. The MMAct
+    Challenge is another benchmark (cross-scene, cross-view). For other lists, write a manifest.
 
     Args:
         folder: The folder that holds ``subject1`` or ``subject01``; below it
@@ -172,7 +177,7 @@ def mmact(folder: str | Path, protocol: str = "cross-subject") -> VideoList:
         protocol: ``"cross-subject"`` or ``"cross-session"``.
 
     Returns:
-        All videos found; classes are actions in lower case, ``group`` is
+        All videos of the folder; classes are actions in lower case, ``group`` is
         ``subject<S>/session<M>``.
 
     Raises:
@@ -180,38 +185,45 @@ def mmact(folder: str | Path, protocol: str = "cross-subject") -> VideoList:
     """
     if protocol not in ("cross-subject", "cross-session"):
         raise TrainingError(
-            f"MMAct protocol {protocol!r}; allowed are 'cross-subject' and 'cross-session'."
+            f"MMAct protocol is {protocol!r}; allowed: 'cross-subject' and 'cross-session'."
         )
     root = require_folder(folder, "MMAct")
     pattern = re.compile(r"subject(\d+)/cam\d+/scene\d+/session(\d+)/([^/]+)\.\w+")
-    found: list[tuple[str, int, int, str]] = []
+    videos: list[tuple[str, int, int, str]] = []  # path, subject, session, action
     for path in video_files(root):
         relative = path.relative_to(root).as_posix()
         matched = pattern.fullmatch(relative)
         if matched is None:
             raise TrainingError(
-                f"{path}: expected subject<S>/cam<C>/scene<N>/session<M>/<action>.mp4 in {root}."
+                f"{path}: expected subject<S>/cam<C>/scene<N>/session<M>/<action>.mp4 in {root}; "
+                "give the folder that holds the subjects."
             )
         action = matched[3].strip().lower()
-        found.append((relative, int(matched[1]), int(matched[2]), action))
+        videos.append((relative, int(matched[1]), int(matched[2]), action))
     sessions: dict[int, set[int]] = defaultdict(set)
-    for _, subject, session, _ in found:
+    for _, subject, session, _ in videos:
         sessions[subject].add(session)
     trains = {
         subject: set(sorted(numbers)[: int(len(numbers) * MMACT_TRAIN_SHARE)])
         for subject, numbers in sessions.items()
     }
     items = []
-    for relative, subject, session, action in found:
+    for relative, subject, session, action in videos:
         by_subject = protocol == "cross-subject"
         train = subject <= MMACT_TRAIN_SUBJECTS if by_subject else session in trains[subject]
         group = f"subject{subject}/session{session}"
         split = "train" if train else "test"
         items.append(VideoItem(relative, root / relative, action, group, split))
-    classes = tuple(sorted({item[3] for item in found}))
+    classes = tuple(sorted({action for *_, action in videos}))
     return VideoList(f"MMAct {protocol}", tuple(items), classes)
 
 
 def _require_fold(fold: int) -> None:
     if fold not in (1, 2, 3):
         raise TrainingError(f"split {fold}; the official splits are 1, 2 and 3.")
+
+
+def _not_official(path: Path, line: str) -> TrainingError:
+    return TrainingError(
+        f"{path}: {line!r} is not a line of the official list; fetch the list again."
+    )

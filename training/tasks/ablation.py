@@ -26,7 +26,7 @@ from ..run.folder import StopFlag, write_recipe
 from ..run.steps import Step, missing_steps, run_steps
 
 GROUP = "table 7"
-UNTRAINED = "untrained"  # a model of the architecture of all rows, for the random ones
+UNTRAINED = "untrained"  # the folder of a model that gives the random rows their architecture
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Row:
     Args:
         label: As printed.
         changes: ``section.key=value`` texts on top of the recipe.
-        place: Instead of pretraining, a reference row that ``--model`` of the evaluations takes.
+        reference: Instead of pretraining, a reference row that the evaluations' ``--model`` takes.
     """
 
     label: str
     changes: tuple[str, ...] = ()
-    place: str = ""
+    reference: str = ""
 
 
 ROWS = {
-    "random": Row("random-init", place="random-init"),
-    "random-identity": Row("random-init-identity", place="random-init-identity"),
+    "random": Row("random-init", reference="random-init"),
+    "random-identity": Row("random-init-identity", reference="random-init-identity"),
     "mse": Row("MSE", ("objective.kind=mse",)),
     "lv": Row("Lv", ("objective.preset=paper", 'objective.terms=["backward"]')),
     "lv-lf": Row("Lv + Lf", ("objective.preset=paper", 'objective.terms=["backward", "forward"]')),
@@ -77,7 +77,7 @@ class Plan:
 
 
 def run_ablation(plan: Plan) -> str:
-    """Make every step that is not there yet, and the table.
+    """Make every step that is not done yet, and the table.
 
     Args:
         plan: What to make.
@@ -86,7 +86,7 @@ def run_ablation(plan: Plan) -> str:
         Table 7 in Markdown; ``table7.md`` of ``plan.out`` holds the same.
 
     Raises:
-        ConfigError: A recipe cannot be used, what is there was made by another one, or a data set
+        ConfigError: A recipe cannot be used, another one has trained in the folder, or a data set
             does not fit.
         StepFailedError: A step failed; those that were running are finished first.
         StoppedError: SIGTERM, SIGINT or SIGHUP came; trainings that ran have saved.
@@ -107,14 +107,14 @@ def run_ablation(plan: Plan) -> str:
 def _run_missing_steps(plan: Plan) -> None:
     done = plan.out / "done"
     cells = [(name, seed) for seed in plan.seeds for name in plan.rows]
-    begun = _begun(plan)
-    chains = [_steps(plan, name, seed, begun) for name, seed in cells]
-    recipe = read_recipe(plan.recipe, (*plan.changes, "seed=0", *begun))
+    kept = _kept_changes(plan)
+    chains = [_steps(plan, name, seed, kept) for name, seed in cells]
+    recipe = read_recipe(plan.recipe, (*plan.changes, "seed=0", *kept))
     _require_same_recipe(plan.out / UNTRAINED, recipe)
     for name, seed in cells:
-        _require_same_recipes(plan, name, seed, begun)
+        _require_same_recipes(plan, name, seed, kept)
     if missing_steps(chains, done):
-        open_evaluation_sets(plan.data, recipe.preprocessing)  # wrong ones are found at once
+        open_evaluation_sets(plan.data, recipe.preprocessing)  # refuses wrong ones at once
         CCLModel(recipe.model_config).save_pretrained(plan.out / UNTRAINED)
         write_recipe(recipe, plan.out / UNTRAINED)
     stop = StopFlag()
@@ -122,16 +122,16 @@ def _run_missing_steps(plan: Plan) -> None:
         run_steps(chains, done, plan.jobs, stop)
 
 
-def _require_complete(budget: Budget, what: str) -> None:
-    """Refuse a budget that ends runs early: no two rows would have had the same training."""
+def _require_complete(budget: Budget, recipe: str) -> None:
+    """Refuse a budget that ends runs early: rows would differ in how long they trained."""
     if budget.max_seconds is not None and not budget.paces_schedule:
         raise ConfigError(
-            f"{what}: budget.max_seconds is {budget.max_seconds:g}, which would end rows before "
+            f"{recipe}: budget.max_seconds is {budget.max_seconds:g}, which would end rows before "
             "their last step; leave it out, or set budget.paces_schedule=true too."
         )
 
 
-def _begun(plan: Plan) -> tuple[str, ...]:
+def _kept_changes(plan: Plan) -> tuple[str, ...]:
     """Return the changes that keep ``frame_choice`` as it was when the ablation began.
 
     Every row takes frames by one rule, and the recipe's default is younger than some ablations.
@@ -142,20 +142,20 @@ def _begun(plan: Plan) -> tuple[str, ...]:
     return (key + frame_choice_of(_read(path)),)
 
 
-def _require_same_recipes(plan: Plan, name: str, seed: int, begun: tuple[str, ...]) -> None:
+def _require_same_recipes(plan: Plan, name: str, seed: int, kept: tuple[str, ...]) -> None:
     """Refuse what another recipe has trained in this folder, finished or not.
 
-    A file of a recipe can change while its name, and so the command, stays the same.
+    A recipe's file can change while its name, and so the command, stays the same.
     """
     row = ROWS[name]
-    if not row.place:
-        changes = (*plan.changes, *row.changes, f"seed={seed}", *begun)
+    if not row.reference:
+        changes = (*plan.changes, *row.changes, f"seed={seed}", *kept)
         recipe = read_recipe(plan.recipe, changes)
         _require_same_recipe(_run_folder(plan, name, seed), recipe)
     if plan.finetune is not None:
         tuning = dataclasses.replace(read_finetune_recipe(plan.finetune), seed=seed)
-        for place in plan.data:
-            _require_same_recipe(_tuned_folder(plan, name, seed, place), tuning)
+        for data in plan.data:
+            _require_same_recipe(_tuned_folder(plan, name, seed, data), tuning)
 
 
 def _require_same_recipe(folder: Path, recipe: Recipe | FinetuneRecipe) -> None:
@@ -164,7 +164,7 @@ def _require_same_recipe(folder: Path, recipe: Recipe | FinetuneRecipe) -> None:
         return
     values = _read(path)
     earlier = parse_dataclass(type(recipe), values, str(path))
-    if isinstance(recipe, FinetuneRecipe):  # filled in from the model
+    if isinstance(recipe, FinetuneRecipe):  # its preprocessing is filled in from the model
         recipe = dataclasses.replace(recipe, preprocessing=earlier.preprocessing)
     differing = differing_keys(earlier.to_dict(), recipe.to_dict())
     if differing:
@@ -186,15 +186,15 @@ def _run_folder(plan: Plan, name: str, seed: int) -> Path:
     return plan.out / "runs" / f"{name}-seed{seed}"
 
 
-def _tuned_folder(plan: Plan, name: str, seed: int, place: str) -> Path:
-    return plan.out / "finetuned" / f"{name}-seed{seed}-{_short(place)}"
+def _tuned_folder(plan: Plan, name: str, seed: int, data: str) -> Path:
+    return plan.out / "finetuned" / f"{name}-seed{seed}-{_short(data)}"
 
 
-def _steps(plan: Plan, name: str, seed: int, begun: tuple[str, ...] = ()) -> list[Step]:
+def _steps(plan: Plan, name: str, seed: int, kept: tuple[str, ...]) -> list[Step]:
     """Return what makes one row for one seed, in order."""
-    kept = tuple(text for change in begun for text in ("--set", change))
+    further = tuple(text for change in kept for text in ("--set", change))
     return [
-        Step(f"{name}-seed{seed}-{step}", tuple(command), kept if step == "pretrain" else ())
+        Step(f"{name}-seed{seed}-{step}", tuple(command), further if step == "pretrain" else ())
         for step, command in _commands(plan, name, seed)
     ]
 
@@ -202,32 +202,32 @@ def _steps(plan: Plan, name: str, seed: int, begun: tuple[str, ...] = ()) -> lis
 def _commands(plan: Plan, name: str, seed: int) -> Iterator[tuple[str, list[str]]]:
     """Name the commands of one row and seed, in order."""
     row = ROWS[name]
-    model = f"{row.place}={plan.out / UNTRAINED}"
-    if not row.place:
+    model = f"{row.reference}={plan.out / UNTRAINED}"
+    if not row.reference:
         model = str(_run_folder(plan, name, seed))
-        sets = [*plan.changes, *row.changes, f"seed={seed}"]
-        flags = [text for change in sets for text in ("--set", change)]
+        changes = [*plan.changes, *row.changes, f"seed={seed}"]
+        flags = [text for change in changes for text in ("--set", change)]
         pretrain = [*plan.launch, "-m", "training.pretrain", plan.recipe, *flags]
         yield "pretrain", [*pretrain, "--out", model, "--resume", "auto"]
     results = str(plan.out / "results")
     common = ["--model", f"{row.label}={model}", "--group", GROUP]
-    places = [text for place in plan.data for text in ("--data", place)]
-    evaluate = [*common, *places, "--cache", str(plan.out / "cache"), *plan.evaluation]
+    sets = [text for data in plan.data for text in ("--data", data)]
+    evaluate = [*common, *sets, "--cache", str(plan.out / "cache"), *plan.evaluation]
     evaluate += ["--seeds", str(seed), "--out", results]
     yield "retrieval", [sys.executable, "-m", "training.retrieval", *evaluate]
     if plan.finetune is None:
         yield "probe", [sys.executable, "-m", "training.linear_probe", *evaluate]
         return
-    for place in plan.data:
-        folder = _tuned_folder(plan, name, seed, place)
-        tune = [*plan.launch, "-m", "training.finetune", plan.finetune, *common, "--data", place]
+    for data in plan.data:
+        folder = _tuned_folder(plan, name, seed, data)
+        tune = [*plan.launch, "-m", "training.finetune", plan.finetune, *common, "--data", data]
         tune += ["--seeds", str(seed), "--out", str(folder), "--results", results]
-        yield f"finetune-{_short(place)}", [*tune, "--resume", "auto"]
+        yield f"finetune-{_short(data)}", [*tune, "--resume", "auto"]
 
 
-def _short(place: str) -> str:
-    """A name for a data set that is a file name too, and differs for different places."""
-    return f"{Path(place).stem}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
+def _short(data: str) -> str:
+    """A name for a data set that can be part of a file name, and differs for different sets."""
+    return f"{Path(data).stem}-{hashlib.sha256(data.encode()).hexdigest()[:6]}"
 
 
 def _results_of(plan: Plan) -> list[Results]:

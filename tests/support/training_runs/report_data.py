@@ -27,19 +27,19 @@ CLASSES = ("bend", "<b>jump</b>", "walk")
 
 def retrieval(value, *, spaces=("512", "128"), centred=(False,)):
     """Every figure of a retrieval, all of one value and a little more for each k."""
-    found = []
+    figures = []
     for task in ("F=>V", "V=>F", "F=>F", "V=>V"):
         matches = ("exact clip", "same video") if task in ("F=>V", "V=>F") else ("class",)
         for space in spaces:
             for match in matches:
                 for shift in centred:
-                    found += [
+                    figures += [
                         Measurement(
                             task, f"top-{k}", value + k / 1000, space, "clip", match, shift, 300
                         )
                         for k in (1, 5, 10, 20, 50)
                     ]
-    return tuple(found)
+    return tuple(figures)
 
 
 def result(label="ccl", value=0.5, seed=0, **changes):
@@ -68,12 +68,12 @@ def classified(label="ccl", value=0.5, seed=0, task="linear", **changes):
 def everything():
     """Rows of all kinds, with a label that would be markup if it were not escaped."""
     confusion = Confusion(CLASSES, ((8, 2, 0), (1, 9, 0), (3, 3, 4)))
-    found = []
+    results = []
     for seed in (0, 1, 2):
-        found.append(result(HOSTILE, 0.6 + seed / 100, seed))
-        found.append(result("random-init", 0.1, seed, reference=True))
-        found.append(result("MSE", 0.2, seed, group="table 7"))
-        found.append(
+        results.append(result(HOSTILE, 0.6 + seed / 100, seed))
+        results.append(result("random-init", 0.1, seed, reference=True))
+        results.append(result("MSE", 0.2, seed, group="table 7"))
+        results.append(
             classified(
                 HOSTILE,
                 0.4 + seed / 100,
@@ -82,9 +82,9 @@ def everything():
                 curves={"loss <i>": [1.0, 0.5 + seed, 0.25]},
             )
         )
-    found.append(result("one", 0.3, None, measurements=retrieval(0.3, centred=(False, True))))
-    found.append(classified("one", 0.3, None, task="finetune"))
-    return found
+    results.append(result("one", 0.3, None, measurements=retrieval(0.3, centred=(False, True))))
+    results.append(classified("one", 0.3, None, task="finetune"))
+    return results
 
 
 def write_all(results, folder: Path) -> Path:

@@ -300,7 +300,7 @@ def test_mmact(tmp_path):
     sessions = mmact(tmp_path, "cross-session")
     assert {i.id.split("/")[3] for i in sessions.select("test")} == {"session10"}
     assert len(sessions.select("test")) == 16
-    with pytest.raises(TrainingError, match="MMAct protocol 'cross-view'"):
+    with pytest.raises(TrainingError, match="MMAct protocol is 'cross-view'"):
         mmact(tmp_path, "cross-view")
     touch(tmp_path, "subject1/run.mp4")
     with pytest.raises(TrainingError, match=r"subject1/run.mp4: expected subject<S>"):

@@ -19,25 +19,25 @@ def random_case(seed: int, items: int = 60, classes: int = 7) -> tuple[np.ndarra
 
 def test_clips_of_a_video_are_averaged_whatever_their_order():
     probabilities = np.array([[1.0, 0.0], [0.2, 0.8], [0.5, 0.5], [0.0, 1.0]], np.float32)
-    found = average_clips(probabilities, np.array([7, 3, 7, 7]))
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, [[0.2, 0.8], [0.5, 0.5]], atol=1e-7)
+    averaged = average_clips(probabilities, np.array([7, 3, 7, 7]))
+    assert averaged.dtype == np.float64
+    np.testing.assert_allclose(averaged, [[0.2, 0.8], [0.5, 0.5]], atol=1e-7)
     # One confident clip outvotes two that lean the other way: probabilities, not votes.
-    found = average_clips(np.array([[0.45, 0.55], [0.45, 0.55], [0.9, 0.1]]), np.zeros(3, int))
-    assert found.argmax() == 0
+    averaged = average_clips(np.array([[0.45, 0.55], [0.45, 0.55], [0.9, 0.1]]), np.zeros(3, int))
+    assert averaged.argmax() == 0
 
 
 @pytest.mark.parametrize(
     ("probabilities", "ids", "text"),
     [
-        ([[2.0, -1.0]], [0], "row 0 .1 of 1 rows. holds no probabilities: from -1.0 to 2.0"),
+        ([[2.0, -1.0]], [0], "row 0 .1 of 1 rows. does not hold probabilities: from -1.0 to 2.0"),
         ([[0.5, 0.5], [np.nan, 1.0]], [0, 1], "row 1"),
         ([[3.0, 1.0]], [0], "sum 4.0; give softmax outputs"),
         ([[0.5, 0.5]], [0, 1], r"\(1, 2\) and video ids \(2,\)"),
         (np.empty((0, 2)), [], r"allowed: \(M, C\)"),
     ],
 )
-def test_what_is_no_prediction_is_refused(probabilities, ids, text):
+def test_what_is_not_a_prediction_is_refused(probabilities, ids, text):
     with pytest.raises(InputError, match=text):
         average_clips(np.array(probabilities), np.array(ids))
 
@@ -67,8 +67,8 @@ def test_scikit_learn_agrees_where_nothing_is_equally_probable(seed):
     scores, truth = random_case(seed)
     labels = np.arange(scores.shape[1])
     for k in (1, 2, 5):
-        wanted = sklearn.metrics.top_k_accuracy_score(truth, scores, k=k, labels=labels)
-        assert top_k(scores, truth, (k,))[k] == pytest.approx(wanted, abs=1e-12)
+        theirs = sklearn.metrics.top_k_accuracy_score(truth, scores, k=k, labels=labels)
+        assert top_k(scores, truth, (k,))[k] == pytest.approx(theirs, abs=1e-12)
 
 
 def f_measure(predicted: list[int], truth: list[int], average: str = "macro") -> float:
@@ -86,9 +86,9 @@ def test_a_class_never_predicted_counts_as_zero_and_one_that_is_nowhere_does_not
 
 
 def test_rows_of_the_confusion_are_true_classes():
-    found = confusion_matrix(np.array([1, 1, 0]), np.array([0, 0, 0]), ["run", "walk"])
-    assert found.classes == ("run", "walk")
-    assert found.counts == ((1, 2), (0, 0))
+    confusion = confusion_matrix(np.array([1, 1, 0]), np.array([0, 0, 0]), ["run", "walk"])
+    assert confusion.classes == ("run", "walk")
+    assert confusion.counts == ((1, 2), (0, 0))
 
 
 def test_figures_of_a_results_file():
@@ -107,7 +107,10 @@ def test_figures_of_a_results_file():
     [
         (lambda: f_measure([0], [0], "weighted"), "allowed: macro, micro"),
         (lambda: confusion_matrix(np.array([0, 1]), np.array([0]), "ab"), "1 and 2 items"),
-        (lambda: confusion_matrix(np.array([2]), np.array([0]), "ab"), "guess goes from 2 to 2"),
+        (
+            lambda: confusion_matrix(np.array([2]), np.array([0]), "ab"),
+            "prediction goes from 2 to 2",
+        ),
         (lambda: top_k(np.eye(2), np.array([0, -1])), "truth goes from -1 to 0"),
         (lambda: top_k(np.eye(2), np.array([0.0, 1.0])), "dtype float64; allowed"),
         (lambda: top_k(np.full((1, 2), np.nan), np.array([0])), "2 values are NaN"),

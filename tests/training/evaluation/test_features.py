@@ -16,12 +16,11 @@ from ccl_hub.errors import InputError, ModelError, OutputError
 from ccl_hub.sampling import sample_eval
 from ccl_hub.transforms import to_clips
 from training.evaluation import features
-from training.evaluation.features import SetFeatures, embed_set, features_of
+from training.evaluation.features import SetFeatures, features_of
 from training.evaluation.labelled_sets import open_evaluation_set
 from training.frames.rendered import RenderedVideos
 
 SMALL = Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32)
-CPU = torch.device("cpu")
 
 
 def small_model(seed: int = 0) -> CCLModel:
@@ -40,21 +39,22 @@ def same(first: SetFeatures, second: SetFeatures) -> bool:
 def computed(monkeypatch) -> list[str]:
     """Names of the sets that were embedded, not read."""
     names: list[str] = []
+    embed_set = features._embed_set
 
     def counting(model, source, *rest):
         names.append(source.videos.name)
         return embed_set(model, source, *rest)
 
-    monkeypatch.setattr(features, "embed_set", counting)
+    monkeypatch.setattr(features, "_embed_set", counting)
     return names
 
 
 @pytest.mark.parametrize(("batch_clips", "workers"), [(1, 1), (5, 2), (1000, 3)])
 def test_every_video_gives_its_clips_in_order_whatever_the_batch(batch_clips, workers):
     model, videos = small_model(), RenderedVideos(9, SMALL)
-    found = embed_set(model, videos, 2, batch_clips, CPU, bf16=False, workers=workers)
-    np.testing.assert_array_equal(found.video_ids, np.repeat(np.arange(9), 2))
-    assert found.frames.shape == (18, 3, 8) and found.video_projections.shape == (18, 128)
+    embedded = features_of(model, videos, clips=2, batch_clips=batch_clips, workers=workers)
+    np.testing.assert_array_equal(embedded.video_ids, np.repeat(np.arange(9), 2))
+    assert embedded.frames.shape == (18, 3, 8) and embedded.video_projections.shape == (18, 128)
     for video in (0, 3, 8):
         plan = sample_eval(videos.seconds(video), videos.duration(video), SMALL, clips=2)
         frames = torch.from_numpy(videos.read(video, plan.indices[1]))[None]
@@ -62,43 +62,41 @@ def test_every_video_gives_its_clips_in_order_whatever_the_batch(batch_clips, wo
             alone = model(to_clips(frames, SMALL), project=True)
         row = 2 * video + 1
         for name in ("frames", "video", "frame_projections", "video_projections"):
-            ours, theirs = getattr(found, name)[row], getattr(alone, name)[0]
+            ours, theirs = getattr(embedded, name)[row], getattr(alone, name)[0]
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(found.clip_seconds[row], plan.clip_seconds[1])
-        np.testing.assert_array_equal(found.frame_seconds[row], plan.frame_seconds[1])
+        np.testing.assert_array_equal(embedded.clip_seconds[row], plan.clip_seconds[1])
+        np.testing.assert_array_equal(embedded.frame_seconds[row], plan.frame_seconds[1])
 
 
 def test_features_can_be_trained_on():
-    found = embed_set(small_model(), RenderedVideos(2, SMALL), 1, 8, CPU, bf16=True)
+    embedded = features_of(small_model(), RenderedVideos(2, SMALL), clips=1, bf16=True)
     layer = torch.nn.Linear(8, 2)
-    layer(found.video).sum().backward()
+    layer(embedded.video).sum().backward()
     assert layer.weight.grad is not None
 
 
 def test_a_split_keeps_positions_in_the_whole_set():
     source = open_evaluation_set("rendered:24", SMALL)
-    found = embed_set(small_model(), source, 2, 8, CPU, bf16=False)
-    test = found.of_split(source, "test")
+    whole = features_of(small_model(), source, clips=2)
+    test = whole.of_split(source, "test")
     np.testing.assert_array_equal(test.video_ids, np.repeat(np.arange(16, 24), 2))
-    np.testing.assert_array_equal(test.video, found.video[32:])
-    last = found.take(np.array([47, 0]))
+    np.testing.assert_array_equal(test.video, whole.video[32:])
+    last = whole.take(np.array([47, 0]))
     np.testing.assert_array_equal(last.video_ids, [23, 0])
-    np.testing.assert_array_equal(last.frames, found.frames[[47, 0]])
+    np.testing.assert_array_equal(last.frames, whole.frames[[47, 0]])
 
 
 def test_embeddings_are_computed_once(tmp_path, computed, caplog):
     caplog.set_level(logging.INFO)
     model, source = small_model().train(), open_evaluation_set("rendered:24", SMALL)
-    first = features_of(model, source, clips=1, device=CPU, cache=tmp_path / "new")
+    first = features_of(model, source, clips=1, cache=tmp_path / "new")
     assert model.training
-    second = features_of(model, source, clips=1, device=CPU, cache=tmp_path / "new")
+    second = features_of(model, source, clips=1, cache=tmp_path / "new")
     assert computed == ["rendered"] and same(first, second)
     assert second.video_ids.dtype == np.int64 and second.clip_seconds.dtype == np.float64
     assert f"embeddings from {tmp_path}" in caplog.text
     # Classes and splits are not in the embeddings.
-    assert same(
-        features_of(model, source.source, clips=1, device=CPU, cache=tmp_path / "new"), first
-    )
+    assert same(features_of(model, source.source, clips=1, cache=tmp_path / "new"), first)
     assert len(computed) == 1
 
 
@@ -106,7 +104,7 @@ def test_other_weights_videos_clips_and_precisions_are_never_taken_for_these(tmp
     model, source = small_model(), open_evaluation_set("rendered:24", SMALL)
 
     def embed(model=model, source=source, clips=1, bf16=False):
-        return features_of(model, source, clips=clips, device=CPU, bf16=bf16, cache=tmp_path)
+        return features_of(model, source, clips=clips, bf16=bf16, cache=tmp_path)
 
     first = embed()
     embed(bf16=True)
@@ -135,7 +133,7 @@ def test_a_video_replaced_by_another_of_its_size_is_embedded_again(tmp_path, com
     folder = tmp_path / "moves"
     make_videos(folder / "jump", 3, frames=6)
     make_videos(folder / "run", 2, frames=7)
-    first, other = (folder / f"jump/{place}.mp4" for place in (0, 2))
+    first, other = (folder / f"jump/{number}.mp4" for number in (0, 2))
     size = max(first.stat().st_size, other.stat().st_size) + 8
 
     def filled(data: bytes) -> bytes:
@@ -148,8 +146,8 @@ def test_a_video_replaced_by_another_of_its_size_is_embedded_again(tmp_path, com
 
     def embed() -> tuple[str, SetFeatures]:
         source = open_evaluation_set(folder, SMALL)
-        found = features_of(small_model(), source, clips=1, device=CPU, cache=tmp_path / "cache")
-        return source.fingerprint(), found
+        embedded = features_of(small_model(), source, clips=1, cache=tmp_path / "cache")
+        return source.fingerprint(), embedded
 
     before = embed()
     assert same(embed()[1], before[1]) and len(computed) == 1
@@ -180,13 +178,13 @@ def damaged_copies(data: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize("damage", ["cut", "empty", "one bit", "another key"])
 def test_a_damaged_file_is_computed_again_and_replaced(tmp_path, computed, caplog, damage):
     model, source = small_model(), open_evaluation_set("rendered:24", SMALL)
-    first = features_of(model, source, clips=1, device=CPU, cache=tmp_path)
+    first = features_of(model, source, clips=1, cache=tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(damaged_copies(path.read_bytes())[damage])
-    again = features_of(model, source, clips=1, device=CPU, cache=tmp_path)
+    again = features_of(model, source, clips=1, cache=tmp_path)
     assert len(computed) == 2 and same(first, again)
     assert f"{path}: " in caplog.text
-    assert same(first, features_of(model, source, clips=1, device=CPU, cache=tmp_path))
+    assert same(first, features_of(model, source, clips=1, cache=tmp_path))
     assert len(computed) == 2
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -194,9 +192,7 @@ def test_a_damaged_file_is_computed_again_and_replaced(tmp_path, computed, caplo
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
-        features_of(
-            small_model(), RenderedVideos(1, SMALL), clips=1, device=CPU, cache=tmp_path / "file"
-        )
+        features_of(small_model(), RenderedVideos(1, SMALL), clips=1, cache=tmp_path / "file")
 
 
 def test_a_model_that_gives_nan_is_refused_with_the_video_and_not_cached(tmp_path):
@@ -204,7 +200,7 @@ def test_a_model_that_gives_nan_is_refused_with_the_video_and_not_cached(tmp_pat
     with torch.no_grad():
         model.head.bn6.bias[0] = float("nan")
     with pytest.raises(ModelError, match="rendered-00000: the model gives NaN"):
-        features_of(model, RenderedVideos(3, SMALL), clips=1, device=CPU, cache=tmp_path)
+        features_of(model, RenderedVideos(3, SMALL), clips=1, cache=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -216,10 +212,10 @@ def test_a_reader_that_fails_ends_the_embedding(monkeypatch):
 
     monkeypatch.setattr(videos, "read", read)
     with pytest.raises(InputError, match="video 0 is broken"):
-        embed_set(small_model(), videos, 1, 4, CPU, bf16=False)
+        features_of(small_model(), videos, clips=1, batch_clips=4)
 
 
 def test_shapes_that_do_not_belong_together_are_refused():
-    found = embed_set(small_model(), RenderedVideos(2, SMALL), 1, 8, CPU, bf16=False)
+    embedded = features_of(small_model(), RenderedVideos(2, SMALL), clips=1)
     with pytest.raises(InputError, match=r"clip_seconds has shape \(1, 2\), expected \(2, 2\)"):
-        dataclasses.replace(found, clip_seconds=found.clip_seconds[:1])
+        dataclasses.replace(embedded, clip_seconds=embedded.clip_seconds[:1])

@@ -45,11 +45,11 @@ def test_labels_that_make_one_file_name_do_not_replace_each_other(tmp_path, capl
     # Once, the later one silently took the place of the earlier.
     rows = [made(model=ModelRecord(label, seed=0), group="") for label in ("lr 0.1", "lr/0.1")]
     for _ in range(2):
-        places = [write_results(row, tmp_path) for row in rows]
-    assert len(set(places)) == 2 and places[0].name == rows[1].file_name
+        paths = [write_results(row, tmp_path) for row in rows]
+    assert len(set(paths)) == 2 and paths[0].name == rows[1].file_name
     assert sorted(r.model.label for r in read_results([tmp_path])) == ["lr 0.1", "lr/0.1"]
-    places[0].write_text("{")
-    assert write_results(rows[0], tmp_path) == places[0] and read_results([places[0]]) == rows[:1]
+    paths[0].write_text("{")
+    assert write_results(rows[0], tmp_path) == paths[0] and read_results([paths[0]]) == rows[:1]
     assert "It is replaced" in caplog.text
 
 
@@ -108,12 +108,12 @@ def test_other_files_are_refused_by_name(tmp_path, text, words):
     assert "x.json" in str(caught.value)
 
 
-def test_missing_places_and_unknown_kinds_are_refused(tmp_path):
+def test_missing_paths_and_unknown_kinds_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="no such results"):
         read_results([tmp_path / "none"])
     with pytest.raises(TrainingError, match="holds no results"):
         read_results([tmp_path])
-    with pytest.raises(TrainingError, match="kind 'poetry'"):
+    with pytest.raises(TrainingError, match="kind is 'poetry'"):
         made(kind="poetry")
     with pytest.raises(TrainingError, match="nothing was measured"):
         made(measurements=())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -15,20 +14,18 @@ from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.errors import InputError
 from training.evaluation.features import SetFeatures, features_of
 from training.evaluation.labelled_sets import EvaluationSet, open_evaluation_set
-from training.evaluation.results import Measurement
 from training.evaluation.retrieval import (
+    Items,
+    Question,
     Retrieval,
-    label_hits,
     shared_frames,
     top_k_accuracy,
     video_means,
 )
-from training.evaluation.search import nearest
 from training.tasks.validation import retrieval_table
 
 SMALL = Preprocessing(clip_frames=4, resize_height_px=40, resize_width_px=48, crop_px=32)
 CLIPS = 2
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +54,11 @@ def figures(
     features: SetFeatures, labelled: EvaluationSet, space: str = "512", **options
 ) -> dict[tuple[str, str, str], dict[str, float]]:
     """Measured as ``(task, level, match) -> metric -> value``, of one space, not centred."""
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    shares: dict[tuple[str, str, str], dict[str, float]] = {}
     for one in Retrieval(**options).measure(features, labelled).measurements:
         if (one.space, one.centred) == (space, False):
-            found.setdefault((one.task, one.level, one.match), {})[one.metric] = one.value
-    return found
+            shares.setdefault((one.task, one.level, one.match), {})[one.metric] = one.value
+    return shares
 
 
 ALL = [
@@ -86,10 +83,10 @@ def test_a_perfect_embedding_finds_everything_first(labelled):
     perfect = torch.cat(
         [torch.eye(8)[classes], 0.3 * torch.eye(24)[clips // CLIPS], 0.1 * torch.eye(48)], dim=1
     )
-    found = figures(made(perfect), labelled, ks=(1, 5, 10))
-    assert list(found) == ALL
+    shares = figures(made(perfect), labelled, ks=(1, 5, 10))
+    assert list(shares) == ALL
     for question in ALL:
-        assert found[question] == {"top-1": 1.0, "top-5": 1.0, "top-10": 1.0}, question
+        assert shares[question] == {"top-1": 1.0, "top-5": 1.0, "top-10": 1.0}, question
 
 
 def test_an_adversarial_embedding_finds_nothing(labelled):
@@ -100,38 +97,38 @@ def test_an_adversarial_embedding_finds_nothing(labelled):
     turned = torch.where(test, classes, (classes + 1) % 8)
     video = torch.eye(8)[turned]
     frames = torch.eye(8)[torch.where(test, (classes + 3) % 8, turned)][:, None].repeat(1, 4, 1)
-    found = figures(made(video, frames), labelled, ks=(1, 2))
+    shares = figures(made(video, frames), labelled, ks=(1, 2))
     for question in ALL:
         if question[0] == "F=>F":  # its frames agree with the training frames of class + 2
             continue
-        assert found[question] == {"top-1": 0.0, "top-2": 0.0}, question
+        assert shares[question] == {"top-1": 0.0, "top-2": 0.0}, question
     frames = torch.eye(8)[turned][:, None].repeat(1, 4, 1)
-    found = figures(made(video, frames), labelled, ks=(1, 2))
+    shares = figures(made(video, frames), labelled, ks=(1, 2))
     for level in ("clip", "video"):
-        assert found["F=>F", level, "class"] == {"top-1": 0.0, "top-2": 0.0}
+        assert shares["F=>F", level, "class"] == {"top-1": 0.0, "top-2": 0.0}
 
 
 def test_a_collapsed_embedding_gets_no_credit_beyond_the_first_item(labelled):
     for value in (0.0, 1.0):
-        found = figures(made(torch.full((48, 5), value)), labelled, ks=(1, 4, 16))
+        shares = figures(made(torch.full((48, 5), value)), labelled, ks=(1, 4, 16))
         # All equal: the lowest index wins, and that is right for the first clip or video alone.
-        assert found["F=>V", "clip", "exact clip"]["top-1"] == 1 / 16
-        assert found["F=>V", "clip", "same video"]["top-1"] == 1 / 8
-        assert found["V=>F", "clip", "exact clip"] == {
+        assert shares["F=>V", "clip", "exact clip"]["top-1"] == 1 / 16
+        assert shares["F=>V", "clip", "same video"]["top-1"] == 1 / 8
+        assert shares["V=>F", "clip", "exact clip"] == {
             "top-1": 1 / 16,
             "top-4": 1 / 16,
             "top-16": 4 / 16,
         }
-        assert found["V=>V", "clip", "class"]["top-1"] == 1 / 8
-        assert found["V=>V", "video", "class"] == {"top-1": 1 / 8, "top-4": 4 / 8, "top-16": 1.0}
+        assert shares["V=>V", "clip", "class"]["top-1"] == 1 / 8
+        assert shares["V=>V", "video", "class"] == {"top-1": 1 / 8, "top-4": 4 / 8, "top-16": 1.0}
 
 
 def test_equal_clips_of_a_video_count_for_the_video_alone(labelled):
     by_video = torch.eye(24).repeat_interleave(CLIPS, 0)
-    found = figures(made(by_video), labelled, ks=(1, 2))
-    assert found["F=>V", "clip", "exact clip"] == {"top-1": 0.5, "top-2": 1.0}
-    assert found["F=>V", "clip", "same video"] == {"top-1": 1.0, "top-2": 1.0}
-    assert found["V=>F", "clip", "exact clip"] == {"top-1": 0.5, "top-2": 0.5}
+    shares = figures(made(by_video), labelled, ks=(1, 2))
+    assert shares["F=>V", "clip", "exact clip"] == {"top-1": 0.5, "top-2": 1.0}
+    assert shares["F=>V", "clip", "same video"] == {"top-1": 1.0, "top-2": 1.0}
+    assert shares["V=>F", "clip", "exact clip"] == {"top-1": 0.5, "top-2": 0.5}
 
 
 def test_frames_of_class_retrieval_are_the_middle_ones(labelled):
@@ -140,9 +137,9 @@ def test_frames_of_class_retrieval_are_the_middle_ones(labelled):
     frames[:, 2] = torch.eye(8)[classes]
     for other in (0, 1, 3):
         frames[:, other] = torch.eye(8)[(classes + other + (torch.arange(48) >= 32)) % 8]
-    found = figures(made(torch.ones(48, 8), frames), labelled, ks=(1,))
-    assert found["F=>F", "clip", "class"] == {"top-1": 1.0}
-    assert found["F=>F", "video", "class"] == {"top-1": 1.0}
+    shares = figures(made(torch.ones(48, 8), frames), labelled, ks=(1,))
+    assert shares["F=>F", "clip", "class"] == {"top-1": 1.0}
+    assert shares["F=>F", "video", "class"] == {"top-1": 1.0}
 
 
 def test_videos_are_the_means_of_their_clips(labelled):
@@ -150,12 +147,12 @@ def test_videos_are_the_means_of_their_clips(labelled):
     # of the vectors as they are follows the long one.
     classes = classes_of_clips(labelled)
     long, test = torch.arange(48) % 2 == 1, torch.arange(48) >= 32
-    places = torch.where(long, classes, torch.where(test, 8, 16) + classes)
-    video = torch.eye(24)[places] * torch.where(long, 5.0, 1.0)[:, None]
-    found = figures(made(video), labelled, ks=(1,))
+    axes = torch.where(long, classes, torch.where(test, 8, 16) + classes)
+    video = torch.eye(24)[axes] * torch.where(long, 5.0, 1.0)[:, None]
+    shares = figures(made(video), labelled, ks=(1,))
     # A short clip is equally far from everything, so it gets the class of the first item.
-    assert found["V=>V", "clip", "class"]["top-1"] == 1 / 2 + 1 / 16
-    assert found["V=>V", "video", "class"]["top-1"] == 1.0
+    assert shares["V=>V", "clip", "class"]["top-1"] == 1 / 2 + 1 / 16
+    assert shares["V=>V", "video", "class"]["top-1"] == 1.0
     means, ids = video_means(torch.tensor([[1.0], [3.0], [5.0]]), np.array([4, 4, 7]))
     assert means.tolist() == [[2.0], [5.0]] and ids.tolist() == [4, 7]
 
@@ -184,7 +181,7 @@ def test_centring_removes_a_shift_between_frames_and_clips_and_between_splits(la
 
 
 def test_the_figures_are_those_of_validation(labelled):
-    features = features_of(tiny_model(), labelled, clips=CLIPS, device=CPU)
+    features = features_of(tiny_model(), labelled, clips=CLIPS)
     table = retrieval_table(features, labelled)
     names = {
         ("V=>V", "clip", "class"): "video_to_video",
@@ -194,10 +191,10 @@ def test_the_figures_are_those_of_validation(labelled):
         ("V=>F", "clip", "same video"): "video_to_frame_same_video",
     }
     for space, name in (("512", "features"), ("128", "projections")):
-        found = figures(features, labelled, space, ks=(1, 5, 10))
+        shares = figures(features, labelled, space, ks=(1, 5, 10))
         for question, key in names.items():
             values = {f"top-{k}": value for k, value in table[name][key].items()}
-            assert found[question] == pytest.approx(values, abs=1e-6)
+            assert shares[question] == pytest.approx(values, abs=1e-6)
 
 
 def test_a_k_beyond_the_gallery_is_left_out_and_said(labelled):
@@ -209,11 +206,12 @@ def test_a_k_beyond_the_gallery_is_left_out_and_said(labelled):
     assert metrics["V=>F by clip"] == {"top-1", "top-16", "top-20", "top-50"}
     assert metrics["V=>V by video"] == {"top-1", "top-16"}
     assert metrics["F=>F by clip"] == {"top-1", "top-16", "top-20"}
-    assert measured.left_out["F=>V by clip"] == {"gallery": 16, "ks": [20, 50]}
-    assert measured.left_out["V=>V by clip"] == {"gallery": 32, "ks": [50]}
-    assert "V=>F by clip" not in measured.left_out
+    left_out = measured.settings["left_out"]
+    assert left_out["F=>V by clip"] == {"gallery": 16, "ks": [20, 50]}
+    assert left_out["V=>V by clip"] == {"gallery": 32, "ks": [50]}
+    assert "V=>F by clip" not in left_out
     none = Retrieval(ks=(1000,)).measure(made(torch.eye(48)), labelled)
-    assert none.measurements == () and len(none.left_out) == 6
+    assert none.measurements == () and len(none.settings["left_out"]) == 6
 
 
 def test_levels_and_queries(labelled):
@@ -223,12 +221,13 @@ def test_levels_and_queries(labelled):
     by_clip = Retrieval(levels=("clip",)).measure(made(torch.eye(48)), labelled).measurements
     queries = {one.task: one.queries for one in by_clip}
     assert queries == {"F=>V": 64, "V=>F": 16, "F=>F": 16, "V=>V": 16}
+    assert all((one.value * one.queries) % 1 == 0 for one in (*by_video, *by_clip))
 
 
 def test_without_float64_on_the_device_the_cpu_searches(labelled):
     """The means of videos are float64, which MPS refuses with a traceback."""
     features = made(torch.randn(48, 6, generator=torch.Generator().manual_seed(0)))
-    on_mps = Retrieval(ks=(1,), device=torch.device("mps")).measure(features, labelled)
+    on_mps = Retrieval(ks=(1,)).measure(features, labelled, torch.device("mps"))
     assert on_mps == Retrieval(ks=(1,)).measure(features, labelled)
 
 
@@ -241,7 +240,7 @@ def test_frames_that_several_clips_hold_are_counted(labelled):
     seconds[2:4] = [[0, 0, 0, 0], [6, 7, 6, 7]]  # video 1: often in one clip, which is looped
     assert shared_frames(dataclasses.replace(features, frame_seconds=seconds)) == 4 / 192
     assert shared_frames(features) == 1.0  # all at second 0
-    test = features_of(tiny_model(), labelled, clips=10, device=CPU).of_split(labelled, "test")
+    test = features_of(tiny_model(), labelled, clips=10).of_split(labelled, "test")
     assert 0 < shared_frames(test) < 1  # 10 clips of 0.64 s in 2.4 s
 
 
@@ -265,26 +264,28 @@ def test_top_k_accuracy_by_hand():
     assert top_k_accuracy(hits, (1, 2, 3, 10)) == {1: 0.25, 2: 0.5, 3: 0.75, 10: 0.75}
 
 
-def test_hits_are_those_of_the_labels_found():
-    hits = label_hits(np.array([[0, 2], [1, 0]]), np.array([7, 8]), np.array([7, 9, 7]))
-    np.testing.assert_array_equal(hits, [[True, True], [False, False]])
+def test_hits_are_neighbours_with_the_label_of_the_query():
+    queries = Items(torch.tensor([[3.0, 1.0], [1.0, 3.0]]), {"class": np.array([7, 8])})
+    gallery = Items(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), {"class": np.array([7, 9])})
+    hits = Question("V=>V", "clip", queries, gallery).hits(2)["class"]
+    np.testing.assert_array_equal(hits, [[True, False], [False, False]])
 
 
-def share_found(queries, gallery, truth, labels, ks):
-    neighbours, _ = nearest(queries, gallery, max(ks))
-    return top_k_accuracy(label_hits(neighbours, truth, labels), ks)
+def accuracies(queries, gallery, truth, labels, ks):
+    items = Items(queries, {"class": truth}), Items(gallery, {"class": labels})
+    return top_k_accuracy(Question("V=>V", "clip", *items).hits(max(ks))["class"], ks)
 
 
 def test_random_embeddings_are_at_chance():
     rng = np.random.default_rng(0)
     queries, gallery = (torch.from_numpy(rng.normal(size=(800, 16))) for _ in range(2))
-    found = share_found(queries, gallery, np.arange(800), np.arange(800), ks=(1, 40))
-    assert found[1] <= 0.01  # 1 of 800
-    assert found[40] == pytest.approx(0.05, abs=0.025)  # 40 of 800
+    shares = accuracies(queries, gallery, np.arange(800), np.arange(800), ks=(1, 40))
+    assert shares[1] <= 0.01  # 1 of 800
+    assert shares[40] == pytest.approx(0.05, abs=0.025)  # 40 of 800
     classes = rng.integers(0, 4, 800)
-    found = share_found(queries, gallery, classes, rng.permutation(classes), ks=(1, 3))
-    assert found[1] == pytest.approx(1 / 4, abs=0.05)
-    assert found[3] == pytest.approx(1 - (3 / 4) ** 3, abs=0.05)
+    shares = accuracies(queries, gallery, classes, rng.permutation(classes), ks=(1, 3))
+    assert shares[1] == pytest.approx(1 / 4, abs=0.05)
+    assert shares[3] == pytest.approx(1 - (3 / 4) ** 3, abs=0.05)
 
 
 def test_top_k_accuracy_equals_scikit_learn_where_each_class_has_one_item():
@@ -293,7 +294,7 @@ def test_top_k_accuracy_equals_scikit_learn_where_each_class_has_one_item():
     truth = rng.integers(0, 12, 200)
     scores = queries @ (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).T
     vectors = torch.from_numpy(queries), torch.from_numpy(gallery)
-    for k, value in share_found(*vectors, truth, np.arange(12), ks=(1, 2, 5)).items():
+    for k, value in accuracies(*vectors, truth, np.arange(12), ks=(1, 2, 5)).items():
         theirs = top_k_accuracy_score(truth, scores, k=k, labels=np.arange(12))
         assert value == pytest.approx(theirs, abs=1e-12)
 
@@ -305,14 +306,7 @@ def test_a_gpu_finds_what_a_cpu_finds(labelled):
     rng = torch.Generator().manual_seed(2)
     features = made(torch.randn(48, 32, generator=rng), torch.randn(48, 4, 32, generator=rng))
     here, there = (
-        Retrieval(ks=(1, 5), centre=True, device=torch.device(name)).measure(features, labelled)
+        Retrieval(ks=(1, 5), centre=True).measure(features, labelled, torch.device(name))
         for name in ("cpu", "cuda")
     )
     assert here == there
-
-
-def test_a_measurement_says_how_many_queries_it_counts(labelled):
-    measured = Retrieval(ks=(1,), levels=("clip",)).measure(made(torch.eye(48)), labelled)
-    for one in measured.measurements:
-        assert isinstance(one, Measurement) and (one.value * one.queries) % 1 == 0
-        assert json.dumps(dataclasses.asdict(one), allow_nan=False)

@@ -26,11 +26,11 @@ def brute_force(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.nd
     q /= np.linalg.norm(q, axis=1, keepdims=True)
     g /= np.linalg.norm(g, axis=1, keepdims=True)
     cosines = (q[:, None, :] * g[None, :, :]).sum(-1)
-    found = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
-    return found, np.take_along_axis(cosines, found, axis=1)
+    indices = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return indices, np.take_along_axis(cosines, indices, axis=1)
 
 
-def found_in(queries: np.ndarray, gallery: np.ndarray, k: int, **options):
+def search(queries: np.ndarray, gallery: np.ndarray, k: int, **options):
     return nearest(torch.from_numpy(queries), torch.from_numpy(gallery), k, **options)
 
 
@@ -42,33 +42,33 @@ def test_neighbours_equal_brute_force_for_any_blocks(block_rows, spread):
     base = rng.normal(size=64)
     queries = (base + spread * rng.normal(size=(40, 64))).astype(np.float32)
     gallery = (base + spread * rng.normal(size=(300, 64))).astype(np.float32)
-    found, cosines = found_in(queries, gallery, 10, block_rows=block_rows)
-    wanted, exact = brute_force(queries, gallery, 10)
-    np.testing.assert_array_equal(found, wanted)
+    indices, cosines = search(queries, gallery, 10, block_rows=block_rows)
+    expected, exact = brute_force(queries, gallery, 10)
+    np.testing.assert_array_equal(indices, expected)
     np.testing.assert_allclose(cosines, exact, rtol=0, atol=1e-14)
 
 
 def test_neighbours_equal_those_of_scikit_learn():
     rng = np.random.default_rng(5)
     queries, gallery = rng.normal(size=(100, 32)), rng.normal(size=(500, 32))
-    found, cosines = found_in(queries, gallery, 20)
+    indices, cosines = search(queries, gallery, 20)
     theirs = NearestNeighbors(n_neighbors=20, metric="cosine", algorithm="brute").fit(gallery)
-    distances, indices = theirs.kneighbors(queries)
-    np.testing.assert_array_equal(found, indices)
+    distances, expected = theirs.kneighbors(queries)
+    np.testing.assert_array_equal(indices, expected)
     np.testing.assert_allclose(1 - cosines, distances, atol=1e-12)
 
 
 def test_cosines_are_those_of_exact_arithmetic_and_the_same_bits_for_any_blocks():
     rng = np.random.default_rng(6)
     first, second = torch.from_numpy(rng.normal(size=(2, 12, 300)))
-    found, cosines = nearest(first, second, 12)
+    indices, cosines = nearest(first, second, 12)
     for block_rows in (1, 5, 7):
         again = nearest(first, second, 12, block_rows=block_rows)
-        assert np.array_equal(found, again[0]) and np.array_equal(cosines, again[1])
+        assert np.array_equal(indices, again[0]) and np.array_equal(cosines, again[1])
     others = unit_rows(second).tolist()
-    for row, scores, vector in zip(found, cosines, unit_rows(first).tolist(), strict=True):
-        for place, score in zip(row, scores, strict=True):
-            pairs = zip(vector, others[place], strict=True)
+    for row, scores, vector in zip(indices, cosines, unit_rows(first).tolist(), strict=True):
+        for index, score in zip(row, scores, strict=True):
+            pairs = zip(vector, others[index], strict=True)
             exact = sum(Fraction(a) * Fraction(b) for a, b in pairs)
             assert abs(Fraction(score) - exact) <= Fraction(300**0.5 * 2**-49)
 
@@ -84,17 +84,17 @@ def test_near_ties_below_float32_resolution_are_ranked_as_in_float64():
     gallery = np.stack([base + 1e-5 * (1 + rank) * away for rank in order])
     # Rows far away keep the mean from helping.
     gallery = np.concatenate([gallery, rng.normal(size=(400, 512))])
-    found, _ = found_in(base[None], gallery, 10)
-    np.testing.assert_array_equal(found[0], np.argsort(order)[:10])
+    indices, _ = search(base[None], gallery, 10)
+    np.testing.assert_array_equal(indices[0], np.argsort(order)[:10])
 
 
 @pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 @pytest.mark.parametrize("value", [0.0, 2.5])
 def test_equal_rows_come_in_order_of_their_index(block_rows, value):
-    found, cosines = nearest(
+    indices, cosines = nearest(
         torch.ones(3, 5), torch.full((200, 5), value), 7, block_rows=block_rows
     )
-    np.testing.assert_array_equal(found, np.tile(np.arange(7), (3, 1)))
+    np.testing.assert_array_equal(indices, np.tile(np.arange(7), (3, 1)))
     np.testing.assert_allclose(cosines, float(value > 0), atol=1e-14)
 
 
@@ -106,10 +106,10 @@ def test_more_equal_rows_than_neighbours_come_in_order_of_their_index(block_rows
     nearest_first = np.concatenate(
         [np.flatnonzero((gallery == row).all(1)) for row in (one, other)]
     )
-    found, _ = found_in(np.stack([one, one + 0.01 * other]), gallery, 230, block_rows=block_rows)
-    np.testing.assert_array_equal(found, np.tile(nearest_first[:230], (2, 1)))
-    found, _ = found_in(one[None], gallery, 10, block_rows=block_rows)
-    np.testing.assert_array_equal(found[0], nearest_first[:10])
+    indices, _ = search(np.stack([one, one + 0.01 * other]), gallery, 230, block_rows=block_rows)
+    np.testing.assert_array_equal(indices, np.tile(nearest_first[:230], (2, 1)))
+    indices, _ = search(one[None], gallery, 10, block_rows=block_rows)
+    np.testing.assert_array_equal(indices[0], nearest_first[:10])
 
 
 @settings(max_examples=60, deadline=None)
@@ -120,7 +120,7 @@ def test_random_small_integers_full_of_ties_equal_brute_force(seed, queries, gal
     q = np.c_[rng.integers(-1, 2, (queries, dim)), np.ones(queries)].astype(np.float32)
     g = np.c_[rng.integers(-1, 2, (gallery, dim)), np.ones(gallery)].astype(np.float32)
     k = int(rng.integers(1, gallery + 1))
-    found, cosines = found_in(q, g, k, block_rows=7)
+    indices, cosines = search(q, g, k, block_rows=7)
     # Cosines are compared by sign and square, which are exact here.
     products = (q @ g.T).astype(int)
     lengths = (g * g).sum(1).astype(int)
@@ -131,13 +131,13 @@ def test_random_small_integers_full_of_ties_equal_brute_force(seed, queries, gal
         ]
         for row in products
     ]
-    wanted = [[-i for _, i in sorted(row, reverse=True)[:k]] for row in keys]
+    expected = [[-i for _, i in sorted(row, reverse=True)[:k]] for row in keys]
     assert np.isfinite(cosines).all()
     for row in range(queries):
-        ranks = [keys[row][i][0] for i in found[row]]
-        assert ranks == [keys[row][i][0] for i in wanted[row]]
+        ranks = [keys[row][i][0] for i in indices[row]]
+        assert ranks == [keys[row][i][0] for i in expected[row]]
         # Equal rows, not only equal cosines, must be in order of their index.
-        for a, b in zip(found[row], found[row][1:], strict=False):
+        for a, b in zip(indices[row], indices[row][1:], strict=False):
             assert a < b or not np.array_equal(g[a], g[b])
 
 
@@ -149,19 +149,19 @@ def test_the_callers_precision_is_not_used_and_is_left_alone():
     try:
         matmul.fp32_precision = "bf16"
         with torch.autocast("cpu", torch.bfloat16):
-            found, _ = found_in(queries, gallery, 10)
+            indices, _ = search(queries, gallery, 10)
         assert matmul.fp32_precision == "bf16"
     finally:
         matmul.fp32_precision = before
-    np.testing.assert_array_equal(found, brute_force(queries, gallery, 10)[0])
+    np.testing.assert_array_equal(indices, brute_force(queries, gallery, 10)[0])
 
 
 def test_half_precision_embeddings_are_taken_as_they_are():
     rng = np.random.default_rng(8)
     queries, gallery = torch.from_numpy(rng.normal(size=(2, 100, 16))).bfloat16()
-    found, _ = nearest(queries, gallery, 5)
-    wanted, _ = brute_force(queries.double().numpy(), gallery.double().numpy(), 5)
-    np.testing.assert_array_equal(found, wanted)
+    indices, _ = nearest(queries, gallery, 5)
+    expected, _ = brute_force(queries.double().numpy(), gallery.double().numpy(), 5)
+    np.testing.assert_array_equal(indices, expected)
 
 
 def test_huge_and_tiny_rows_keep_their_direction_and_zero_rows_stay_zero():
@@ -203,9 +203,9 @@ torch.manual_seed(0)
 rows = torch.full((20_000, 8), float(sys.argv[1])) + float(sys.argv[2]) * torch.randn(20_000, 8)
 nearest(rows[:2], rows[:2], 1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found, _ = nearest(rows[: int(sys.argv[3])], rows, 50)
+indices, _ = nearest(rows[: int(sys.argv[3])], rows, 50)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) // 1024, *found[-1][:3])
+print((after - before) // 1024, *indices[-1][:3])
 """
 
 

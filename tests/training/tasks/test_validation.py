@@ -18,7 +18,6 @@ from training.tasks import validation
 from training.tasks.validation import Validator, retrieval_table
 
 SMALL = Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32)
-CPU = torch.device("cpu")
 
 
 def small_model() -> CCLModel:
@@ -65,7 +64,7 @@ def test_measuring_leaves_the_model_in_its_mode_and_weights():
     recipe = dataclasses.replace(recipe, preprocessing=SMALL)
     model = small_model().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    tables = Validator(recipe, CPU).measure(model)
+    tables = Validator(recipe).measure(model)
     assert tables["rendered"]["projections"]["video_to_video"].keys() == {"1", "5", "10"}
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -81,9 +80,9 @@ def test_sets_that_cannot_be_used_are_refused(monkeypatch):
 
     monkeypatch.setattr(validation, "FrameStore", opened)
     with pytest.raises(ConfigError, match="sets are named rendered, rendered; tables need"):
-        Validator(recipe, CPU)
+        Validator(recipe)
     monkeypatch.setattr(validation, "FrameStore", lambda path: opened(path, SMALL))
     with pytest.raises(ConfigError, match="packed with resize_height_px = 40, but the recipe"):
-        Validator(recipe, CPU)
+        Validator(recipe)
     with pytest.raises(TrainingError, match="no video of split 'test'"):
-        Validator(read_recipe("smoke", ["validation.rendered=5"]), CPU)
+        Validator(read_recipe("smoke", ["validation.rendered=5"]))

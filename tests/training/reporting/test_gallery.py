@@ -26,10 +26,10 @@ def verdicts(gallery):
 
 
 def test_each_its_own_clip(source):
-    def own(video, clip):
+    def by_clip(video, clip):
         return torch.eye(48)[2 * video + clip]
 
-    to_video, to_frame, _ = galleries(source, features_by(own, source), "m", neighbours=3)
+    to_video, to_frame, _ = galleries(source, features_by(by_clip, source), "m", neighbours=3)
     assert all(row[0] == "right" for row in verdicts(to_video))
     assert all(row[:3] == ["right"] * 3 for row in verdicts(to_frame)), "four frames of the clip"
     first = to_video.queries[0]
@@ -94,8 +94,8 @@ def test_thumbnails_are_jpeg_of_the_frames_they_name(source):
         assert image.size == (thumbnail.width_px, thumbnail.height_px)
         seen = np.asarray(image.convert("RGB"), np.float64)
     video = source.names.index(name)
-    place = int(np.abs(source.seconds(video) - float(seconds.split()[0])).argmin())
-    frame = Image.fromarray(source.read(video, [place])[0])
+    nearest = int(np.abs(source.seconds(video) - float(seconds.split()[0])).argmin())
+    frame = Image.fromarray(source.read(video, [nearest])[0])
     small = frame.resize((thumbnail.width_px, thumbnail.height_px), Image.Resampling.BILINEAR)
     assert np.abs(seen - np.asarray(small, np.float64)).mean() < 6
     assert name in thumbnail.alt and source.videos.items[video].label in thumbnail.alt

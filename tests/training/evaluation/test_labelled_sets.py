@@ -114,7 +114,7 @@ def test_official_splits_are_laid_over_any_set(tmp_path):
         with_official_split(VideoList("other", (VideoItem("x", Path("x")),)), lists, 1)
 
 
-def test_a_place_may_name_official_lists(tmp_path, monkeypatch):
+def test_data_may_name_official_lists(tmp_path, monkeypatch):
     lists = write_lists(tmp_path / "lists")
     rendered = RenderedVideos(6, SMALL)
     rendered.videos = official_videos()
@@ -188,7 +188,7 @@ def test_videos_without_a_class_are_refused_where_they_are_used():
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("data", "words"),
     [
         ("nowhere", "nowhere: no such data; give a packed set"),
         ("nowhere.csv", "the table does not exist"),
@@ -196,9 +196,9 @@ def test_videos_without_a_class_are_refused_where_they_are_used():
         ("rendered:0", "give the number of videos"),
     ],
 )
-def test_places_that_hold_no_set_are_refused(place, words):
+def test_data_that_are_not_there_are_refused(data, words):
     with pytest.raises(TrainingError, match=words):
-        open_evaluation_set(place, SMALL)
+        open_evaluation_set(data, SMALL)
 
 
 def test_two_sets_of_one_name_are_refused():
@@ -235,8 +235,8 @@ def test_unpacked_data_are_the_same_for_models_that_see_them_otherwise(classes_f
     """Results of such models were refused as those of two data sets of one name."""
     other = Preprocessing(clip_frames=3, resize="short_side", resize_height_px=36, crop_px=32)
     changed = dataclasses.replace(SMALL, mean=(0.5, 0.5, 0.5))
-    for place in (classes_folder, "rendered:24"):
-        sets = [open_evaluation_set(place, how) for how in (SMALL, changed, other)]
+    for data in (classes_folder, "rendered:24"):
+        sets = [open_evaluation_set(data, how) for how in (SMALL, changed, other)]
         assert len({data_record(one).fingerprint for one in sets}) == 1
         assert sets[0].fingerprint() != sets[2].fingerprint()  # the frames are not the same
 
@@ -246,7 +246,7 @@ def test_an_unpacked_video_of_another_size_is_other_data(classes_folder, tmp_pat
 
     folder = shutil.copytree(classes_folder, tmp_path / "moves")
     before = data_record(open_evaluation_set(folder, SMALL))
-    assert before == data_record(open_evaluation_set(classes_folder, SMALL))  # places do not count
+    assert before == data_record(open_evaluation_set(classes_folder, SMALL))  # paths do not count
     longer = make_videos(tmp_path / "longer", 1, frames=11)
     shutil.copy(longer / "0.mp4", folder / "run/0.mp4")
     after = data_record(open_evaluation_set(folder, SMALL))
@@ -259,8 +259,8 @@ def test_a_manifest_and_a_packed_set_keep_their_splits(classes_folder, tmp_path)
         writer = csv.writer(file)
         writer.writerow(["path", "class", "split"])
         for name in ("jump", "run"):
-            for place in range(3):
-                writer.writerow([f"moves/{name}/{place}.mp4", name, ("test", "train")[place > 0]])
+            for i in range(3):
+                writer.writerow([f"moves/{name}/{i}.mp4", name, ("test", "train")[i > 0]])
     unpacked = open_evaluation_set(manifest, SMALL)
     assert [item.split for item in unpacked.videos] == ["test", "train", "train"] * 2
     assert unpacked.note == ""

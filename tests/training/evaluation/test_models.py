@@ -13,7 +13,7 @@ from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing, Provenance
 from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError, WeightsError
 from training.evaluation.imagenet import IMAGENET_FILE, imagenet_model, trunk_tensors
-from training.evaluation.models import REFERENCE_ROWS, load_models, load_named
+from training.evaluation.models import REFERENCE_ROWS, NamedModel, load_models
 from training.recipes.pretraining import read_recipe
 from training.run.checkpoints import checkpoint_path, write_checkpoint
 
@@ -21,6 +21,10 @@ TINY = CCLConfig(
     Architecture(stage_channels=(4, 4, 8, 8)),
     Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32),
 )
+
+
+def load(text: str, seed: int = 0) -> NamedModel:
+    return next(load_models([text], (seed,)))
 
 
 def same_weights(a: CCLModel, b: CCLModel) -> bool:
@@ -38,7 +42,7 @@ def folder(tmp_path):
     return tmp_path / "exported"
 
 
-def write_run(place, *, averaged: bool, seed: int = 3) -> dict[str, CCLModel]:
+def write_run(folder, *, averaged: bool, seed: int = 3) -> dict[str, CCLModel]:
     changes = ["model.stage_channels=[4, 4, 8, 8]", f"seed={seed}"]
     changes += ["ema.decay=0.9"] if averaged else []
     recipe = read_recipe("smoke", changes)
@@ -51,12 +55,12 @@ def write_run(place, *, averaged: bool, seed: int = 3) -> dict[str, CCLModel]:
             for name, value in model.state_dict().items()
         }
         state = {"step": step, "recipe": recipe.to_dict(), "data": {"name": "clips"}}
-        write_checkpoint(checkpoint_path(place / "checkpoints", step), tensors, state)
+        write_checkpoint(checkpoint_path(folder / "checkpoints", step), tensors, state)
     return models
 
 
 def test_a_bundled_model_by_its_name():
-    named = load_named("ccl_r18_mini")
+    named = load("ccl_r18_mini")
     assert not named.model.training
     assert (named.record.label, named.record.source) == ("ccl_r18_mini", "ccl_r18_mini")
     assert named.record.seed is None and not named.record.reference
@@ -65,46 +69,47 @@ def test_a_bundled_model_by_its_name():
 
 
 def test_a_folder_has_the_seed_of_its_run_and_any_label(folder):
-    named = load_named(f"MSE={folder}")
+    named = load(f"MSE={folder}")
     assert (named.record.label, named.record.source, named.record.seed) == ("MSE", "exported", 5)
     assert named.record.description == (
         "trained on some clips; 20 steps of 48 videos; mse, preset None"
     )
-    assert load_named(str(folder)).record.label == "exported"
+    assert load(str(folder)).record.label == "exported"
 
 
 def test_a_place_with_an_equals_sign_is_a_place(folder):
     odd = folder.rename(folder.parent / "lr=0.1")
-    assert load_named(str(odd)).record.label == "lr=0.1"
-    assert load_named(f"MSE={odd}").record.label == "MSE"
+    assert load(str(odd)).record.label == "lr=0.1"
+    assert load(f"MSE={odd}").record.label == "MSE"
 
 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_a_run_gives_its_newest_weights_averaged_where_an_average_was_kept(tmp_path, averaged):
     models = write_run(tmp_path / "run", averaged=averaged)
     last = tmp_path / "run" / "checkpoints" / "step-00000020.safetensors"
-    wanted = models["ema" if averaged else "model"]
-    for place in (tmp_path / "run", tmp_path / "run" / "checkpoints", last):
-        named = load_named(str(place))
-        assert same_weights(wanted, named.model)
+    newest = models["ema" if averaged else "model"]
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoints", last):
+        named = load(str(path))
+        assert same_weights(newest, named.model)
         assert not named.model.training
         assert (named.record.label, named.record.seed) == ("run", 3)
         assert named.record.source == "run/step-00000020.safetensors"
         assert named.record.weights_sha256 == hashlib.sha256(last.read_bytes()).hexdigest()
         assert ("averaged weights" in named.record.description) == averaged
-    early = load_named(f"early={last.with_name('step-00000010.safetensors')}")
+    early = load(f"early={last.with_name('step-00000010.safetensors')}")
     assert early.record.source == "run/step-00000010.safetensors"
     assert "10 steps" in early.record.description
 
 
-def test_random_rows_depend_on_their_seed_alone_and_disturb_no_generator():
+def test_random_rows_depend_on_their_seed_alone_and_disturb_no_generator(folder):
+    row = f"x=random-init={folder}"
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    first = load_named("random-init", seed=1, like=TINY)
+    first = load(row, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(99)
-    assert same_weights(first.model, load_named("random-init", seed=1, like=TINY).model)
-    assert not same_weights(first.model, load_named("random-init", seed=2, like=TINY).model)
+    assert same_weights(first.model, load(row, seed=1).model)
+    assert not same_weights(first.model, load(row, seed=2).model)
     assert first.record.seed == 1 and first.record.reference and not first.record.weights_sha256
     assert first.model.preprocessing == TINY.preprocessing
     torch.manual_seed(1)
@@ -112,19 +117,20 @@ def test_random_rows_depend_on_their_seed_alone_and_disturb_no_generator():
 
 
 def test_a_random_row_takes_the_shape_of_a_model_that_is_named(folder):
-    named = load_named(f"untrained=random-init={folder}", seed=4)
-    assert same_weights(named.model, load_named("random-init", seed=4, like=TINY).model)
+    named = load(f"untrained=random-init={folder}", seed=4)
+    _, beside = load_models([str(folder), "random-init"], (4,))
+    assert same_weights(named.model, beside.model)
     assert named.model.preprocessing == TINY.preprocessing
     assert (named.record.label, named.record.source) == ("untrained", "random-init")
     assert named.record.reference and named.record.seed == 4
     with pytest.raises(ModelNotFoundError, match="no-such"):
-        load_named("x=random-init=no-such")
+        load("x=random-init=no-such")
 
 
-def test_with_identity_a_video_is_the_mean_of_its_frames_and_else_it_is_not():
+def test_with_identity_a_video_is_the_mean_of_its_frames_and_else_it_is_not(folder):
     clips = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     for name, alike in (("random-init-identity", True), ("random-init", False)):
-        named = load_named(f"x={name}", like=TINY)
+        named = load(f"x={name}={folder}")
         assert named.record.label == "x"
         assert named.record.source == name
         with torch.inference_mode():
@@ -154,14 +160,14 @@ def test_rows_need_different_labels(folder):
 @pytest.mark.parametrize("text", ["nonsense", "a=nonsense", "./nowhere"])
 def test_an_unknown_name_lists_the_valid_ones(text):
     with pytest.raises(ModelNotFoundError, match="Known names: ccl_r18_mini") as caught:
-        load_named(text)
+        load(text)
     assert all(name in str(caught.value) for name in REFERENCE_ROWS)
 
 
 @pytest.mark.parametrize("text", ["", "=random-init", "a="])
 def test_a_row_needs_a_label_and_a_place(text):
     with pytest.raises(ModelNotFoundError, match="names no model; give PLACE or LABEL=PLACE"):
-        load_named(text)
+        load(text)
 
 
 def test_wrong_names_are_found_before_anything_is_loaded(folder):
@@ -173,22 +179,22 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     path = tmp_path / "step-00000001.safetensors"
     path.write_bytes(b"nothing")
     with pytest.raises(TrainingError, match="damaged or not a checkpoint"):
-        load_named(str(path))
+        load(str(path))
 
 
-def test_a_checkpoint_that_is_no_pretraining_is_refused(tmp_path):
+def test_a_checkpoint_of_a_fine_tuning_is_refused(tmp_path):
     path = checkpoint_path(tmp_path / "checkpoints", 1)
     write_checkpoint(path, {"model/x": torch.zeros(1)}, {"recipe": {"name": "finetune"}})
     with pytest.raises(TrainingError, match=r"not of training\.pretrain.*--resume auto"):
-        load_named(str(tmp_path))
+        load(str(tmp_path))
 
 
 def test_kinetics_supervised_says_how_to_make_it_and_takes_any_model(folder):
     with pytest.raises(ModelNotFoundError, match=r"training\.finetune .* packed/k400"):
-        load_named("kinetics-supervised")
-    named = load_named(f"kinetics-supervised={folder}")
+        load("kinetics-supervised")
+    named = load(f"kinetics-supervised={folder}")
     assert (named.record.label, named.record.reference) == ("kinetics-supervised", True)
-    assert load_named(f"K400=kinetics-supervised={folder}").record.label == "K400"
+    assert load(f"K400=kinetics-supervised={folder}").record.label == "K400"
 
 
 # ImageNet --------------------------------------------------------------------------------------
@@ -212,7 +218,7 @@ def imagenet_file(resnet, tmp_path_factory):
 
 
 def test_the_inflated_trunk_is_torchvisions_network_without_its_max_pool(resnet, imagenet_file):
-    named = load_named(f"imagenet={imagenet_file}")
+    named = load(f"imagenet={imagenet_file}")
     clips = torch.randn(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     features = torch.nn.Sequential(
         *(child for name, child in resnet.named_children() if name not in ("maxpool", "fc"))
@@ -236,9 +242,10 @@ def test_the_inflated_trunk_is_torchvisions_network_without_its_max_pool(resnet,
     torch.testing.assert_close(ours.video, ours.frames.mean(1), rtol=1e-4, atol=1e-5)
 
 
-def test_imagenet_has_its_own_normalisation_and_the_frames_of_the_others(imagenet_file):
+def test_imagenet_has_its_own_normalisation_and_the_frames_of_the_others(imagenet_file, tmp_path):
     other = CCLConfig(preprocessing=Preprocessing(clip_frames=4, crop_px=96))
-    named = load_named(f"imagenet={imagenet_file}", like=other)
+    CCLModel(other).save_pretrained(tmp_path)
+    _, named = load_models([str(tmp_path), f"imagenet={imagenet_file}"])
     seen = named.model.preprocessing
     assert (seen.mean, seen.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (seen.clip_frames, seen.crop_px) == (4, 96)
@@ -250,21 +257,21 @@ def test_imagenet_has_its_own_normalisation_and_the_frames_of_the_others(imagene
 def test_imagenet_from_the_cache_or_as_safetensors(resnet, imagenet_file, tmp_path, monkeypatch):
     converted = tmp_path / "resnet18.safetensors"
     safetensors.torch.save_file(resnet.state_dict(), converted)
-    from_file = load_named(f"x=imagenet={imagenet_file}")
-    assert same_weights(from_file.model, load_named(f"imagenet={converted}").model)
+    from_file = load(f"x=imagenet={imagenet_file}")
+    assert same_weights(from_file.model, load(f"imagenet={converted}").model)
     # Files of before BatchNorm counted its steps.
     old = {n: t for n, t in resnet.state_dict().items() if "num_batches" not in n}
     assert trunk_tensors(old).keys() == trunk_tensors(resnet.state_dict()).keys()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(ModelNotFoundError, match="weights='IMAGENET1K_V1'") as no:
-        load_named("imagenet")
+    with pytest.raises(ModelNotFoundError, match="weights='IMAGENET1K_V1'") as caught:
+        load("imagenet")
     cached = tmp_path / "hub" / "checkpoints" / IMAGENET_FILE
-    assert str(cached) in str(no.value) and "give imagenet=FILE" in str(no.value)
-    assert "\n" not in str(no.value)
+    assert str(cached) in str(caught.value) and "give imagenet=FILE" in str(caught.value)
+    assert "\n" not in str(caught.value)
     cached.parent.mkdir(parents=True)
     cached.write_bytes(imagenet_file.read_bytes())
     with pytest.raises(WeightsError, match=r"its name says f37072fd\.\.\.; the file is damaged"):
-        load_named("imagenet")
+        load("imagenet")
 
 
 class Hostile:
@@ -274,7 +281,7 @@ class Hostile:
         return (print, ("code in a weights file ran",))
 
 
-def test_imagenet_files_that_are_none_are_refused_and_never_run(tmp_path, capsys, resnet):
+def test_other_files_than_imagenet_weights_are_refused_and_never_run(tmp_path, capsys, resnet):
     for name, value in {
         "hostile": {"conv1.weight": Hostile()},
         "list": [torch.zeros(1)],
@@ -295,7 +302,7 @@ def test_imagenet_files_that_are_none_are_refused_and_never_run(tmp_path, capsys
         "empty.pth": "no readable weights",
     }.items():
         with pytest.raises(WeightsError, match=text):
-            load_named(f"imagenet={tmp_path / name}")
+            load(f"imagenet={tmp_path / name}")
     assert "ran" not in capsys.readouterr().out
 
 

@@ -10,13 +10,12 @@ from report_data import classified, everything, result
 from ccl_hub.errors import ConfigError
 from training.reporting.metadata import (
     HubData,
-    eval_results,
     hub_data,
     metadata_files,
-    model_index,
     write_metadata,
 )
 
+INDEX = "ccl/model_index.yml"
 HUB = {"weizmann": HubData("org/weizmann", "top")}
 
 
@@ -37,7 +36,7 @@ def written(results, data, folder):
 
 
 def test_the_hub_library_reads_the_model_index():
-    index = model_index("ccl", rows())
+    index = metadata_files(rows(), {})[INDEX]
     data = ModelCardData(**index, ignore_metadata_errors=False)
     assert data.model_name == "ccl"
     by_name = {one.metric_name: one for one in data.eval_results}
@@ -59,7 +58,7 @@ def test_the_hub_library_reads_the_model_index():
 
 def test_front_matter_of_a_card_holds_it(tmp_path):
     names = written(rows(), {}, tmp_path)
-    assert names == ["ccl/model_index.yml"], "no reference row, no experiment, no Hub data set"
+    assert names == [INDEX], "no reference row, no experiment, no Hub data set"
     text = (tmp_path / names[0]).read_text("utf-8")
     card = ModelCard(f"---\nlicense: apache-2.0\n{text}---\n# ccl\n", ignore_metadata_errors=False)
     assert len(card.data.eval_results) == 62
@@ -77,7 +76,7 @@ def test_data_sets_on_the_hub_get_eval_results(tmp_path):
         values[name.rpartition("/")[2]] = entry.value
     assert values["weizmann_linear_top-1_video.yaml"] == 41.0
     assert len(values) == 8
-    index = model_index("ccl", rows(), HUB)["model-index"][0]["results"]
+    index = metadata_files(rows(), HUB)[INDEX]["model-index"][0]["results"]
     assert {one["dataset"]["type"] for one in index} == {"org/weizmann"}
 
 
@@ -90,7 +89,7 @@ def test_files_of_an_earlier_report_are_named(tmp_path, caplog):
 
 
 def test_data_sets_that_are_not_on_the_hub_are_left_out():
-    assert eval_results("ccl", rows(), {"tennis": HubData("org/tennis")}) == {}
+    assert list(metadata_files(rows(), {"tennis": HubData("org/tennis")})) == [INDEX]
 
 
 def test_odd_labels_stay_inside_the_folder(tmp_path):
@@ -102,8 +101,8 @@ def test_odd_labels_stay_inside_the_folder(tmp_path):
 
 
 def test_hub_data_is_read_or_refused():
-    found = hub_data(["weizmann=org/set", "my set=a.b/c_d#top%1"])
-    assert found == {"weizmann": HubData("org/set"), "my set": HubData("a.b/c_d", "top%1")}
+    sets = hub_data(["weizmann=org/set", "my set=a.b/c_d#top%1"])
+    assert sets == {"weizmann": HubData("org/set"), "my set": HubData("a.b/c_d", "top%1")}
     for text in ("weizmann", "=org/set", "weizmann=set", "weizmann=org/set#", "w=../x/y"):
         with pytest.raises(ConfigError, match="--hub-data"):
             hub_data([text])

@@ -67,8 +67,8 @@ def test_the_result_is_a_layer_on_features_as_they_are():
         torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64),
         torch.tensor([0.0, 1.0], dtype=torch.float64),
     )
-    found = classifier.probabilities(torch.tensor([[2.0, 9.0]]))
-    np.testing.assert_allclose(found, [[1 / (1 + np.exp(3)), 1 / (1 + np.exp(-3))]])
+    probabilities = classifier.probabilities(torch.tensor([[2.0, 9.0]]))
+    np.testing.assert_allclose(probabilities, [[1 / (1 + np.exp(3)), 1 / (1 + np.exp(-3))]])
 
 
 def test_constant_repeated_and_huge_features_do_no_harm():
@@ -76,22 +76,24 @@ def test_constant_repeated_and_huge_features_do_no_harm():
     odd = torch.cat(
         [features, features[:, :1], torch.full((len(features), 1), 1e6), features * 1e9], 1
     )
-    found = Logistic(odd, target, 4).fit(0.01).probabilities(odd)
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found.sum(1), 1)
+    probabilities = Logistic(odd, target, 4).fit(0.01).probabilities(odd)
+    assert np.isfinite(probabilities).all()
+    np.testing.assert_allclose(probabilities.sum(1), 1)
     moved = odd.clone()
     moved[:, 7] += 1  # the constant one says nothing
     np.testing.assert_allclose(
-        Logistic(moved, target, 4).fit(0.01).probabilities(moved), found, atol=1e-6
+        Logistic(moved, target, 4).fit(0.01).probabilities(moved), probabilities, atol=1e-6
     )
 
 
 def test_a_class_without_a_training_clip_is_never_predicted():
     features, target = blobs(3)
-    found = Logistic(features, target, 5).fit(0.01).probabilities(features)
-    assert (found[:, 4] == 0).all() and (found[:, :4] > 0).all()
-    found = Logistic(features, np.full(len(target), 2), 4).fit(0.01).probabilities(features)
-    assert (found == np.eye(4)[2]).all()
+    probabilities = Logistic(features, target, 5).fit(0.01).probabilities(features)
+    assert (probabilities[:, 4] == 0).all() and (probabilities[:, :4] > 0).all()
+    probabilities = (
+        Logistic(features, np.full(len(target), 2), 4).fit(0.01).probabilities(features)
+    )
+    assert (probabilities == np.eye(4)[2]).all()
 
 
 def test_one_set_of_features_gives_one_set_of_weights():
@@ -175,9 +177,9 @@ def test_sgd_learns_what_can_be_learned_and_repeats_itself(norm):
     features = features / features.std(0)
     one, two = (fit_sgd(features, target, 4, norm=norm) for _ in range(2))
     assert torch.equal(one.weight, two.weight)
-    found = one.probabilities(features)
-    assert (found.argmax(1) == target).mean() > 0.95
-    np.testing.assert_allclose(found.sum(1), 1)
+    probabilities = one.probabilities(features)
+    assert (probabilities.argmax(1) == target).mean() > 0.95
+    np.testing.assert_allclose(probabilities.sum(1), 1)
 
 
 def test_batchnorm_is_folded_into_the_layer_and_undoes_scale():
