@@ -48,7 +48,7 @@ class Page(HTMLParser):
 def page():
     source = rendered_set()
     drawn = galleries(source, features_by(lambda v, c: one_hot(v), source), HOSTILE, queries=2)
-    return page_of(everything(), drawn=drawn, hub_files=("one/model_index.yml",))
+    return page_of(everything(), galleries=drawn, hub_files=("one/model_index.yml",))
 
 
 def one_hot(video):

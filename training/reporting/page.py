@@ -85,7 +85,7 @@ def page_of(
     *,
     title: str = TITLE,
     charts: Sequence[Chart] = (),
-    drawn: Sequence[Gallery] = (),
+    galleries: Sequence[Gallery] = (),
     hub_files: Sequence[str] = (),
 ) -> Page:
     """Arrange everything for the page.
@@ -112,9 +112,8 @@ def page_of(
         intro="All figures are per cent, mean ± standard deviation over seeds where there is "
         "more than one seed. Rows marked “published” were not measured here: they are as the CCL "
         "paper (NeurIPS 2020) prints them, or, where marked “later work”, as their authors do; "
-        "rows marked “reference” serve for comparison. A figure is bold only "
-        "if it is ahead of every other measured row of its group by more than one standard "
-        "deviation.",
+        "rows marked “reference” serve for comparison. A figure is bold only if it is ahead of "
+        "every other measured row of its group by more than one standard deviation.",
         honest=honest,
         models=_model_rows(results),
         data=tuple({r.data.name: r.data for r in results}.values()),
@@ -123,7 +122,7 @@ def page_of(
         tables=tuple(tables),
         charts=(*charts, *result_charts(results)),
         matrices=tuple(matrices(results)),
-        galleries=tuple(drawn),
+        galleries=tuple(galleries),
         hub=hub,
         hub_files=tuple(hub_files),
         made=_made(results),

@@ -58,7 +58,7 @@ def write_report(options: ReportOptions) -> None:
         results,
         title=options.title,
         charts=charts,
-        drawn=drawn,
+        galleries=drawn,
         hub_files=[f"hub/{name}" for name in files],
     )
     texts = {"report.html": render(page), "report.md": markdown(page)}

@@ -51,7 +51,7 @@ def address(tmp_path_factory) -> str:
         everything(),
         title=f"Title {HOSTILE}",
         charts=[line_chart(curve, title=HOSTILE, x_label="step", y_label="loss")],
-        drawn=galleries(source, features, HOSTILE, queries=2),
+        galleries=galleries(source, features, HOSTILE, queries=2),
     )
     path: Path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(page), encoding="utf-8")
