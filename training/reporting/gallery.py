@@ -192,11 +192,11 @@ class _Drawer:
         answer: Callable[[int, int], tuple[Thumbnail, Verdict]],
     ) -> tuple[Query, ...]:
         """Search with a vector of each clip; ``answer`` judges a clip and a row of the gallery."""
-        neighbours, cosines = nearest(vectors, gallery, min(self._neighbours, len(gallery)))
+        indices, cosines = nearest(vectors, gallery, min(self._neighbours, len(gallery)))
         queries = []
-        for clip, thumbnail, *nearest_first in zip(clips, shown, neighbours, cosines, strict=True):
+        for clip, thumbnail, rows, scores in zip(clips, shown, indices, cosines, strict=True):
             answers = []
-            for row, cosine in zip(*nearest_first, strict=True):
+            for row, cosine in zip(rows, scores, strict=True):
                 neighbour, verdict = answer(clip, row)
                 answers.append(Answer(neighbour, *verdict, float(cosine)))
             queries.append(Query(thumbnail, tuple(answers)))
