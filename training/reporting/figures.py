@@ -246,7 +246,7 @@ def _validation_panels(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, Se
 def result_charts(results: Sequence[Results]) -> list[Chart]:
     """Draw the curves of results files: one chart per data set and curve, a line for each row.
 
-    A line is the mean over seeds, as far as all of a row's seeds go.
+    A line is the mean over a row's seeds if they have the same steps; otherwise each has its own.
     """
     panels: dict[tuple[str, str], dict[str, list[Points]]] = {}
     for result in results:
