@@ -30,8 +30,8 @@ from .._util.files import make_folder
 from .._util.machine import worker_bytes, worker_count
 from .._version import __version__
 from ..config import Preprocessing
-from ..decoding.messages import DecodeSettings, Job
-from ..decoding.pool import Block, DecodeEvents, DecodePool
+from ..decoding.messages import DecodeSettings, Ended, Failed, Job, Planned
+from ..decoding.pool import Block, DecodePool, Event
 from ..errors import ExportError, InputError
 from ..network.architecture import CCLNetwork
 from ..network.frame_graph import FrameGraph, FrameMaps
@@ -190,33 +190,30 @@ def _decoded(
     blocks: dict[int, list[Clips]] = {}
     results: list[Future[list[Clips] | str]] = [Future() for _ in paths]
 
-    def begin(number: int, plan: ClipPlan) -> None:
-        plans[number], blocks[number] = plan, []
+    def hear(event: Event) -> None:
+        match event:
+            case Planned(number, plan):
+                plans[number], blocks[number] = plan, []
+            case Block():
+                blocks[event.job].append(event.frames.copy())
+                event.release()
+            case Ended(number):
+                rows = np.unique(plans.pop(number).indices, axis=0)  # short videos repeat
+                indices, frames = np.unique(rows), np.concatenate(blocks.pop(number))
+                results[number].set_result(list(frames[np.searchsorted(indices, rows)]))
+            case Failed(number, _, reason):
+                blocks.pop(number, None)
+                results[number].set_result(reason)
+            case BaseException():
+                for result in results:
+                    if not result.done():
+                        result.set_exception(event)
 
-    def take(number: int, block: Block) -> None:
-        blocks[number].append(block.frames.copy())
-        block.release()
-
-    def end(number: int, _: object) -> None:
-        rows = np.unique(plans.pop(number).indices, axis=0)  # short videos repeat
-        indices, frames = np.unique(rows), np.concatenate(blocks.pop(number))
-        results[number].set_result(list(frames[np.searchsorted(indices, rows)]))
-
-    def failed(number: int, _: str, reason: str) -> None:
-        blocks.pop(number, None)
-        results[number].set_result(reason)
-
-    def broken(error: BaseException) -> None:
-        for result in results:
-            if not result.done():
-                result.set_exception(error)
-
-    events = DecodeEvents(begin, take, end, failed, broken)
     workers, sampling = worker_count(), Sampling(clips=clips)
     settings = DecodeSettings(
         preprocessing, sampling, MediaLimits(), memory_bytes=worker_bytes(workers)
     )
-    with closing(DecodePool(settings, events, workers, DEADLINE_SECONDS)) as pool:
+    with closing(DecodePool(settings, hear, workers, DEADLINE_SECONDS)) as pool:
         for number, path in enumerate(paths):
             pool.submit(Job(number, Path(path).absolute()))
         for path, result in zip(paths, results, strict=True):  # the same order every time

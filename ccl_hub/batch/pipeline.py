@@ -28,8 +28,8 @@ from torch import Tensor
 
 from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import TORCH_BACKENDS
-from ..decoding.messages import BLOCK_FRAMES, DecodeSettings, Job
-from ..decoding.pool import Block, DecodeEvents, DecodePool
+from ..decoding.messages import BLOCK_FRAMES, DecodeSettings, Ended, Failed, Job, Planned
+from ..decoding.pool import Block, DecodePool, Event
 from ..embed.results import gather, make_provenance
 from ..errors import CCLError, ModelError, code_and_reason
 from ..network.frame_graph import FrameMaps
@@ -52,7 +52,7 @@ class _Attempt:
 
     def __init__(self, plan: ClipPlan, shift: Tensor, with_frames: bool) -> None:
         self.plan, self.windows = plan, WindowAssembler(plan.indices, shift, with_frames)
-        self.given = self.next = 0  # blocks handed to lanes, blocks assembled
+        self.queued = self.assembled = 0  # blocks
         self.waiting: dict[int, FrameMaps] = {}
         self.assembling = False
         self.arrays = ClipArrays(len(plan.indices))
@@ -128,14 +128,8 @@ class Pipeline:
             limits=options.limits or MediaLimits(),
             memory_bytes=options.worker_bytes,
         )
-        events = DecodeEvents(
-            plan=self._begin,
-            frames=self._frames,
-            end=self._end,
-            failed=self._fail,
-            broken=self._results.put,
-        )
-        self._pool = DecodePool(settings, events, options.worker_count, options.deadline_seconds)
+        workers, deadline_seconds = options.worker_count, options.deadline_seconds
+        self._pool = DecodePool(settings, self._hear, workers, deadline_seconds)
         for lane in self._lanes:
             lane.start()
         atexit.register(self.close)  # torch aborts if the interpreter ends under its threads
@@ -183,45 +177,48 @@ class Pipeline:
             torch.set_num_threads(self._threads_before)
             atexit.unregister(self.close)
 
-    # Called by the decoding pool ---------------------------------------------------------------
+    # The decoding pool -------------------------------------------------------------------------
 
-    def _begin(self, number: int, plan: ClipPlan) -> None:
+    def _hear(self, event: Event) -> None:
+        """Take what the pool tells, in its thread."""
+        if isinstance(event, BaseException):
+            self._results.put(event)
+        elif (video := self._videos.get(event.job)) is not None:
+            match event:
+                case Planned(_, plan):
+                    self._begin(video, plan)
+                case Block():
+                    self._queue(video, event)
+                case Ended(_, facts):
+                    with video.changed:
+                        video.facts = facts
+                    self._finish_if_whole(video)
+                case Failed(_, code, reason):
+                    self._fail(video, code, reason)
+        elif isinstance(event, Block):  # the video has failed: its result needs too much memory
+            event.release()
+
+    def _begin(self, video: _Video, plan: ClipPlan) -> None:
         """Start a video, or start it again."""
-        video = self._videos.get(number)
-        if video is None:  # over: its result was more than the memory holds
-            return
         with self._costs(video):
             attempt = _Attempt(plan, video.device.engine.shift, self._options.frames)
             with video.changed:
                 video.attempt, video.facts = attempt, None
 
-    def _frames(self, number: int, block: Block) -> None:
-        video = self._videos.get(number)
-        if video is None:
-            block.release()
-            return
+    def _queue(self, video: _Video, block: Block) -> None:
+        """Let a block wait for a lane."""
         with video.changed:
             over, attempt = video.over, video.attempt
-        if over:  # a lane has failed it, and it is about to be given
+        if over:  # a lane has failed the video, and is about to hand its result over
             block.release()
             return
-        if attempt is None:  # a worker gives the plan first
+        if attempt is None:  # a worker sends the plan first
             raise CCLError(f"{video.path}: its frames came before its plan.")
-        video.device.blocks.put(_Entry(video, attempt, attempt.given, block))
-        attempt.given += 1
+        video.device.blocks.put(_Entry(video, attempt, attempt.queued, block))
+        attempt.queued += 1
 
-    def _end(self, number: int, facts: SourceFacts) -> None:
-        video = self._videos.get(number)
-        if video is None:
-            return
-        with video.changed:
-            video.facts = facts
-        self._finish_if_whole(video)
-
-    def _fail(self, number: int, code: str, reason: str) -> None:
-        video = self._videos.get(number)
-        if video is None:
-            return
+    def _fail(self, video: _Video, code: str, reason: str) -> None:
+        """Hand over the failure of a video, unless its result is already on its way."""
         with video.changed:
             if video.over:
                 return
@@ -240,7 +237,7 @@ class Pipeline:
         except CCLError:
             raise
         except Exception as error:
-            self._fail(video.index, *code_and_reason(error))
+            self._fail(video, *code_and_reason(error))
 
     # The lanes ---------------------------------------------------------------------------------
 
@@ -282,7 +279,7 @@ class Pipeline:
             maps = engine(np.concatenate(frames) if len(frames) > 1 else frames[0])  # (n,S,S,3)
         except MemoryError as error:
             for entry in entries:
-                self._fail(entry.video.index, *code_and_reason(error))
+                self._fail(entry.video, *code_and_reason(error))
             return
         begin = 0
         for entry, block in zip(entries, frames, strict=True):
@@ -296,7 +293,7 @@ class Pipeline:
         video, attempt = entry.video, entry.attempt
         with video.changed:
             # The blocks before it are in lanes, never behind it: they do not wait for this one.
-            while video.wants(attempt) and entry.number >= attempt.next + MOST_WAITING:
+            while video.wants(attempt) and entry.number >= attempt.assembled + MOST_WAITING:
                 if self._closing:
                     return
                 video.changed.wait(_POLL_SECONDS)
@@ -308,11 +305,11 @@ class Pipeline:
             attempt.assembling = True
         while True:
             with video.changed:
-                ready = attempt.waiting.pop(attempt.next, None)
+                ready = attempt.waiting.pop(attempt.assembled, None)
                 if ready is None or not video.wants(attempt):
                     attempt.assembling = False
                     break
-                attempt.next += 1
+                attempt.assembled += 1
                 video.changed.notify_all()
             with memory_is_enough():
                 attempt.add(ready)

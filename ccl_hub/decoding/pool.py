@@ -1,6 +1,6 @@
 """Decoding processes under supervision: one that dies or hangs is replaced and costs one video.
 
-    jobs -> workers (processes) -> events: plan, frames..., end | failed
+    jobs -> workers (processes) -> Planned, Block, Block, ..., Ended | Failed
 
 A worker writes frames into a ring of its own and waits when the ring is full, so that decoding is
 never far ahead of the network; that waiting does not count against a video's deadline.
@@ -22,14 +22,12 @@ from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CCLError, MediaLimitError, code_and_reason
-from ..sampling import ClipPlan
-from ..video.info import SourceFacts
 from . import messages
 from .messages import DecodeSettings, Job
 from .shared_memory import SharedMemory
@@ -53,34 +51,21 @@ main(int(sys.argv[1]), sys.argv[2])
 
 @dataclass(frozen=True)
 class Block:
-    """Some neighbouring frames of a video in the memory of a worker.
+    """The next frames of a video, in the memory of a worker.
 
     Args:
+        job: Number of the video.
         frames: (n, S, S, 3) uint8, a view; copy it, then call :meth:`release`.
         release: Gives the memory back to the worker.
     """
 
+    job: int
     frames: npt.NDArray[np.uint8]
     release: Callable[[], None]
 
 
-@dataclass(frozen=True)
-class DecodeEvents:
-    """What the pool calls, from a thread of its own; each must return soon.
-
-    Args:
-        plan: (job number, plan) before the frames of a video; a second time to start it over.
-        frames: (job number, block) in order.
-        end: (job number, facts) after its last block.
-        failed: (job number, reason code, reason) instead of the rest of a video.
-        broken: (error) when the pool itself cannot go on.
-    """
-
-    plan: Callable[[int, ClipPlan], None]
-    frames: Callable[[int, Block], None]
-    end: Callable[[int, SourceFacts], None]
-    failed: Callable[[int, str, str], None]
-    broken: Callable[[BaseException], None]
+Event: TypeAlias = messages.Planned | Block | messages.Ended | messages.Failed | BaseException
+"""What the pool tells of a video, in the order of :mod:`.messages`; an error ends the pool."""
 
 
 @dataclass
@@ -122,7 +107,7 @@ class DecodePool:
 
     Args:
         settings: What the workers do.
-        events: Called with what they send.
+        tell: Called for each event, from the pool's thread; it must return soon.
         workers: How many processes.
         deadline_seconds: Longest a video may take to decode.
         recycle_videos: Videos after which a process is replaced.
@@ -131,12 +116,12 @@ class DecodePool:
     def __init__(
         self,
         settings: DecodeSettings,
-        events: DecodeEvents,
+        tell: Callable[[Event], None],
         workers: int,
         deadline_seconds: float,
         recycle_videos: int = RECYCLE_VIDEOS,
     ) -> None:
-        self._settings, self._events = settings, events
+        self._settings, self._tell = settings, tell
         self._workers, self._deadline_seconds = workers, deadline_seconds
         self._recycle_videos = recycle_videos
         self._jobs: deque[Job] = deque()
@@ -176,7 +161,7 @@ class DecodePool:
                 for worker in list(self._running):
                     self._attend(worker)
         except BaseException as error:
-            self._events.broken(error)
+            self._tell(error)
         finally:
             for worker in self._running:
                 worker.process.kill()
@@ -226,23 +211,20 @@ class DecodePool:
         match message:
             case messages.Ready():
                 worker.ready, self._failed_starts = True, 0
-            case messages.Planned(number, plan):
-                self._events.plan(number, plan)
+            case messages.Planned():
+                self._tell(message)
             case messages.Decoded(number, slot, count):
                 with worker.lock:
                     worker.taken += 1
                     if worker.taken == self._settings.slots and worker.since_seconds is not None:
                         worker.used_seconds, worker.since_seconds = worker.busy_seconds(), None
                 frames = worker.ring[slot, :count]
-                self._events.frames(number, Block(frames, lambda: self._release(worker, slot)))
-            case messages.Ended(number, facts):
+                self._tell(Block(number, frames, lambda: self._release(worker, slot)))
+            case messages.Ended() | messages.Failed():
                 worker.job, worker.videos = None, worker.videos + 1
-                self._events.end(number, facts)
-            case messages.Failed(number, code, reason):
-                worker.job, worker.videos = None, worker.videos + 1
-                if code == MediaLimitError.code:
+                if isinstance(message, messages.Failed) and message.code == MediaLimitError.code:
                     worker.videos = self._recycle_videos  # its memory may be in pieces
-                self._events.failed(number, code, reason)
+                self._tell(message)
 
     def _release(self, worker: _Worker, slot: int) -> None:
         """Give a block back, from any thread."""
@@ -263,7 +245,7 @@ class DecodePool:
         self._running.remove(worker)
         _stop(worker)
         if worker.job is not None:
-            self._events.failed(worker.job.number, code, reason)
+            self._tell(messages.Failed(worker.job.number, code, reason))
         elif not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS:

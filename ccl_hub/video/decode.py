@@ -19,7 +19,7 @@ from av.packet import Packet
 from ..errors import DecodeError
 from .index import PacketIndex
 from .open import Opened, Opener
-from .scan import Scan, decode_packet, only_video, packets_of
+from .scan import decode_packet, only_video, packets_of
 
 Frames = Generator[tuple[int, av.VideoFrame | None], None, None]
 """Frame numbers and frames, None where a frame cannot be decoded."""
@@ -28,14 +28,13 @@ SEEK_COST_PACKETS = 12
 """Seek when that leaves out more packets: refilling the decoder costs about as many."""
 
 
-def frames_by_time(opener: Opener, index: PacketIndex, numbers: list[int], scan: Scan) -> Frames:
+def frames_by_time(opener: Opener, index: PacketIndex, numbers: list[int]) -> Frames:
     """Yield some frames of a one-to-one video, in order.
 
     Args:
         opener: Opens the video, once for each pass.
         index: Where its frames are.
         numbers: Ascending frame numbers.
-        scan: Counts damaged packets.
 
     Yields:
         Frame number and frame, None where it cannot be decoded.
@@ -44,31 +43,24 @@ def frames_by_time(opener: Opener, index: PacketIndex, numbers: list[int], scan:
     while todo:
         with opener() as opened:
             only_video(opened)
-            yield from _one_pass(opened, index, todo, may_seek, scan)
+            yield from _one_pass(opened, index, todo, may_seek)
         may_seek = False
 
 
-def _one_pass(
-    opened: Opened,
-    index: PacketIndex,
-    todo: deque[int],
-    may_seek: bool,
-    scan: Scan,
-) -> Frames:
+def _one_pass(opened: Opened, index: PacketIndex, todo: deque[int], may_seek: bool) -> Frames:
     """Serve ``todo`` until it is empty, or until a seek turns out to have failed."""
-    container, stream, _ = opened
-    packets: Iterator[Packet[Any]] = packets_of(container, scan, stream)
+    packets: Iterator[Packet[Any]] = packets_of(opened, opened.stream)
     position, sought, latest = 0, False, -1
     while todo:
         start = int(index.starts[todo[0]])
         if may_seek and start > position + SEEK_COST_PACKETS:
-            moved = _seek(opened, index, start, scan)
+            moved = _seek(opened, index, start)
             if moved is None:
                 return
             packets, position, sought, latest = moved, start, True, -1
         packet = next(packets, None)
         position += 1
-        for frame in decode_packet(opened, packet, scan):
+        for frame in decode_packet(opened, packet):
             number = index.frame_at(frame.pts)
             if number is None:
                 continue
@@ -91,19 +83,17 @@ def _one_pass(
                 yield todo.popleft(), None
 
 
-def _seek(
-    opened: Opened, index: PacketIndex, start: int, scan: Scan
-) -> Iterator[Packet[Any]] | None:
+def _seek(opened: Opened, index: PacketIndex, start: int) -> Iterator[Packet[Any]] | None:
     """Move to the packet at position ``start``; None if the container cannot."""
-    container, stream, _ = opened
+    stream = opened.stream
     context = stream.codec_context
     depth = context.reorder_depth
     try:
-        container.seek(int(index.seek_ticks[start]), stream=stream, backward=True)
+        opened.container.seek(int(index.seek_ticks[start]), stream=stream, backward=True)
     except (av.error.FFmpegError, ValueError):
         return None
     context.reorder_depth = max(depth, context.reorder_depth)  # flushing may forget it
-    packets = packets_of(container, scan, stream)
+    packets = packets_of(opened, stream)
     for packet in packets:
         position = index.position_of(packet.pts)
         if position == start:
@@ -113,13 +103,13 @@ def _seek(
     return None
 
 
-def frames_by_order(opener: Opener, numbers: list[int], scan: Scan) -> Frames:
+def frames_by_order(opener: Opener, numbers: list[int]) -> Frames:
     """Yield the same as :func:`frames_by_time` by decoding from the start and counting frames."""
     todo, number = deque(numbers), -1
     with opener() as opened:
         only_video(opened)
-        for packet in chain(packets_of(opened.container, scan, opened.stream), (None,)):
-            for frame in decode_packet(opened, packet, scan):
+        for packet in chain(packets_of(opened, opened.stream), (None,)):
+            for frame in decode_packet(opened, packet):
                 number += 1
                 if todo and todo[0] == number:
                     yield todo.popleft(), frame

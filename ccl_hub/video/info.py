@@ -116,7 +116,7 @@ def probe(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -
             facts = scan.facts
     if facts is None:
         _refuse_empty(scan, path)
-    damaged = scan.decoded and bool(scan.errors or scan.corrupt or scan.marked)
+    damaged = scan.decoded and bool(scan.damage.errors or scan.damage.corrupt or scan.marked)
     return Probed(_info(path, scan, facts, index, limits), index, damaged)
 
 
@@ -127,7 +127,7 @@ def _scanned(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool
         scan = scan_video(opened, limits, decode=decode)
         alone = len(opened.container.streams) == 1
     scan.whole = wholeness(path)
-    if alone or not (scan.read_error or len(scan.pts) < (_expected_packets(scan) or 0)):
+    if alone or not (scan.damage.read_error or len(scan.pts) < (_expected_packets(scan) or 0)):
         return scan
     with opener() as opened:
         only_video(opened)
@@ -147,7 +147,8 @@ def _believed(
     if not index.is_plausible(limits.max_gap_seconds / float(scan.time_base)):
         return None, None
     with opener() as opened:
-        facts, depth = first_frames(opened, scan, index.frames_to_compare)
+        opened = opened._replace(damage=scan.damage)  # counted on
+        facts, depth = first_frames(opened, index.frames_to_compare)
     came_out = [one.pts for one in facts]
     expected = index.shown_pts[: len(facts)].tolist()
     if not facts or came_out != expected or index.held_back > depth:
@@ -171,7 +172,8 @@ def _refuse_empty(scan: Scan, path: Path) -> NoReturn:
     """Raise the error for a video stream without any decodable frame."""
     if reason := undecodable(path):
         raise UnsupportedMediaError(reason)
-    if scan.unsupported and scan.unsupported == scan.errors:
+    damage = scan.damage
+    if damage.unsupported and damage.unsupported == damage.errors:
         raise UnsupportedMediaError(
             "the decoder of its codec lacks a feature that it uses; convert it, for example with "
             "'ffmpeg -i FILE out.mp4'."
@@ -181,11 +183,11 @@ def _refuse_empty(scan: Scan, path: Path) -> NoReturn:
             f"0 of {scan.declared_frames} frames are in the file; it is cut short; copy or "
             "download it again."
         )
-    if not len(scan.pts) and not scan.read_error:
+    if not len(scan.pts) and not damage.read_error:
         raise NoVideoError("the video stream holds no frame; give a file with video.")
     raise DecodeError(
         f"none of its {len(scan.pts)} video packets can be decoded"
-        f"{' (' + scan.read_error + ')' if scan.read_error else ''}; the file is damaged, "
+        f"{' (' + damage.read_error + ')' if damage.read_error else ''}; the file is damaged, "
         "encrypted or cut short; copy or convert it again."
     )
 
@@ -268,12 +270,12 @@ def _judge(
     scan: Scan, times: FrameTimes, limits: MediaLimits, duration: float, last: float
 ) -> tuple[Completeness, list[str]]:
     """Decide whether the video is as long as its container says, and say why not."""
-    packets, declared = len(scan.pts), _expected_packets(scan)
+    packets, declared, damage = len(scan.pts), _expected_packets(scan), scan.damage
     counted = declared is not None and scan.declared_is_total
     problems = []
-    if scan.read_error:
-        problems.append(f"reading stopped early ({scan.read_error})")
-    damaged = scan.errors + scan.corrupt + scan.damaged_packets(limits.max_joint_seconds)
+    if damage.read_error:
+        problems.append(f"reading stopped early ({damage.read_error})")
+    damaged = damage.errors + damage.corrupt + scan.damaged_packets(limits.max_joint_seconds)
     if damaged:
         problems.append(f"{damaged} damaged packets or frames")
     if declared is not None and packets < declared:

@@ -99,12 +99,30 @@ class MediaLimits:
                 raise InputError(f"MediaLimits.{name} is {value!r}; allowed: above 0.")
 
 
+@dataclass
+class Damage:
+    """What could not be read or decoded.
+
+    Args:
+        read_error: What ended the reading before the end of the file, or "".
+        errors: Video packets that the decoder refused.
+        unsupported: Those that it refused because it lacks a feature.
+        corrupt: Frames that are marked as damaged.
+    """
+
+    read_error: str = ""
+    errors: int = 0
+    unsupported: int = 0
+    corrupt: int = 0
+
+
 class Opened(NamedTuple):
-    """An open file: its container, its main video stream, and how its frames are meant."""
+    """An open file: its container, its main video stream, how frames are meant, what is damaged."""
 
     container: InputContainer
     stream: VideoStream
     view: FrameView
+    damage: Damage
 
 
 Opener = Callable[[], AbstractContextManager[Opened]]
@@ -189,7 +207,7 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         context.thread_type = "AUTO"
         with _readable(resolved):
             view = _view(resolved, limits, container, stream, most)
-        yield Opened(container, stream, view)
+        yield Opened(container, stream, view, Damage())
 
 
 @contextmanager

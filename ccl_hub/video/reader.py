@@ -11,7 +11,6 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from .decode import frames_by_order, frames_by_time
 from .info import VideoInfo, probe
 from .open import MediaLimits, Opened, check_path, open_video
 from .pixels import FrameResizer
-from .scan import Scan
 
 PathLike = str | Path
 Frame = npt.NDArray[np.uint8]
@@ -131,11 +129,10 @@ class VideoReader:
 
     def _decode(self, numbers: list[int], skip_missing: bool) -> Iterator[tuple[int, Frame]]:
         self._report = DecodeReport(wanted=len(numbers))
-        tally = Scan(Fraction(1), 0.0)
         if self._index is None:
-            stream = frames_by_order(self._opener, numbers, tally)
+            stream = frames_by_order(self._opener, numbers)
         else:
-            stream = frames_by_time(self._opener, self._index, numbers, tally)
+            stream = frames_by_time(self._opener, self._index, numbers)
         with _named(self._named_path), closing(stream):
             for number, frame in stream:
                 if frame is not None:

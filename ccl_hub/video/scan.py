@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 
 from ..errors import MediaLimitError
 from .headers.wholeness import Wholeness
-from .open import MediaLimits, Opened
+from .open import Damage, MediaLimits, Opened
 from .pixels import display_size
 from .times import NO_TIME
 
@@ -99,11 +99,8 @@ class Scan:
         declared_seconds: Where the container says that the video ends, or None.
         empty: Video packets without data.
         marked: Positions of video packets that are marked as damaged.
-        corrupt: Frames that are marked as damaged.
-        errors: Video packets that the decoder refused.
-        unsupported: Those of them that it refused for a feature that it lacks.
-        facts: Of the first decoded frame; decoding pass only.
-        read_error: What ended the reading before the end of the file, or "".
+        damage: What else was damaged.
+        facts: What the first decoded frame tells; decoding pass only.
         is_still: The stream is a still image.
     """
 
@@ -132,10 +129,7 @@ class Scan:
     facts: FrameFacts | None = None
     empty: int = 0
     marked: list[int] = field(default_factory=list)
-    corrupt: int = 0
-    errors: int = 0
-    unsupported: int = 0
-    read_error: str = ""
+    damage: Damage = field(default_factory=Damage)
     is_still: bool = False
 
     @property
@@ -187,7 +181,7 @@ def scan_video(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
     Raises:
         MediaLimitError: More packets than ``max_frames``, or out of memory.
     """
-    container, stream, view = opened
+    container, stream, view, damage = opened
     base = stream.time_base
     unit = Fraction(base.numerator, base.denominator) if base else Fraction(1)
     codec = stream.codec_context
@@ -198,13 +192,14 @@ def scan_video(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         codec.codec.name,
         decode,
         may_restart=bool(container.format.flags & _TS_DISCONT),
+        damage=damage,
         is_still=view.is_still,
     )
     # A photograph may carry further images behind it: previews, gain maps.
     single = scan.container == "jpeg_pipe"
     is_h264, extradata = codec.name == "h264", codec.extradata
     others = _OtherStreams()
-    for packet in packets_of(container, scan):
+    for packet in packets_of(opened):
         if packet.stream_index != stream.index:
             others.note(packet)
             continue
@@ -225,24 +220,21 @@ def scan_video(opened: Opened, limits: MediaLimits, *, decode: bool) -> Scan:
         if packet.is_corrupt:
             scan.marked.append(len(scan.pts) - 1)
         if decode:
-            _note_frames(decode_packet(opened, packet, scan), scan)
+            _note_frames(decode_packet(opened, packet), scan)
         if single:
             break
     scan.others_end_seconds, scan.heard = others.end_seconds, others.runs()
     if decode:
-        _note_frames(decode_packet(opened, None, scan), scan)
+        _note_frames(decode_packet(opened, None), scan)
     _note_declared(container, stream, scan)
     return scan
 
 
-def first_frames(
-    opened: Opened, scan: Scan, enough: Callable[[int], int]
-) -> tuple[list[FrameFacts], int]:
+def first_frames(opened: Opened, enough: Callable[[int], int]) -> tuple[list[FrameFacts], int]:
     """Decode until some frames came out, or all.
 
     Args:
         opened: Just opened.
-        scan: Counts damaged packets.
         enough: Called with how many frames the decoder holds back to reorder them, as far as it
             knows by then; returns how many frames are enough.
 
@@ -251,8 +243,8 @@ def first_frames(
     """
     context = opened.stream.codec_context
     facts: list[FrameFacts] = []
-    for packet in chain(packets_of(opened.container, scan, opened.stream), (None,)):
-        for frame in decode_packet(opened, packet, scan):
+    for packet in chain(packets_of(opened, opened.stream), (None,)):
+        for frame in decode_packet(opened, packet):
             facts.append(FrameFacts.of(frame))
             if len(facts) >= enough(context.reorder_depth):
                 return facts, context.reorder_depth
@@ -269,22 +261,20 @@ def only_video(opened: Opened) -> None:
             stream.discard = Discard.all
 
 
-def packets_of(
-    container: InputContainer, scan: Scan, *streams: VideoStream
-) -> Iterator[Packet[Any]]:
-    """Yield the packets of ``streams`` (default all) up to the end or a read error, noted."""
+def packets_of(opened: Opened, *streams: VideoStream) -> Iterator[Packet[Any]]:
+    """Yield the packets of ``streams`` (default all) up to the end, or to a read error, noted."""
     try:
-        for packet in container.demux(*streams):
+        for packet in opened.container.demux(*streams):
             if packet.dts is None and packet.pts is None and packet.size == 0:
                 continue  # PyAV's own marks of the end, one for each stream
             yield packet
     except MemoryError as error:
         raise MediaLimitError("reading it needs more memory than there is.") from error
     except (av.error.FFmpegError, ValueError) as error:
-        scan.read_error = str(getattr(error, "strerror", None) or error)
+        opened.damage.read_error = str(getattr(error, "strerror", None) or error)
 
 
-def decode_packet(opened: Opened, packet: Packet[Any] | None, scan: Scan) -> list[av.VideoFrame]:
+def decode_packet(opened: Opened, packet: Packet[Any] | None) -> list[av.VideoFrame]:
     """Return the sound frames that come out for a packet; None flushes the decoder.
 
     Damaged packets and frames are counted, not raised. An empty packet is skipped, because a
@@ -309,12 +299,12 @@ def decode_packet(opened: Opened, packet: Packet[Any] | None, scan: Scan) -> lis
                 f"the frame size changes{size} in the middle of the video; allowed: at most "
                 f"{opened.view.max_pixels} pixels; split the video where its size changes."
             ) from error
-        scan.errors += 1
+        opened.damage.errors += 1
         lacking = av.error.PatchWelcomeError, av.error.NotImplementedError
-        scan.unsupported += isinstance(error, lacking)
+        opened.damage.unsupported += isinstance(error, lacking)
         return []
     sound = [frame for frame in frames if not frame.is_corrupt]
-    scan.corrupt += len(frames) - len(sound)
+    opened.damage.corrupt += len(frames) - len(sound)
     return sound
 
 

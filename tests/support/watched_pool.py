@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ccl_hub.config import Preprocessing
-from ccl_hub.decoding.messages import DecodeSettings, Job
-from ccl_hub.decoding.pool import Block, DecodeEvents, DecodePool
+from ccl_hub.decoding.messages import DecodeSettings, Ended, Failed, Job, Planned
+from ccl_hub.decoding.pool import Block, DecodePool, Event
 from ccl_hub.sampling import ClipPlan, Sampling
 from ccl_hub.video import MediaLimits, SourceFacts
 
@@ -43,30 +43,24 @@ class Watched:
         self.facts: dict[int, SourceFacts] = {}
         self.error: BaseException | None = None
         values = {"preprocessing": PAPER, "sampling": Sampling(), "limits": MediaLimits()}
-        events = DecodeEvents(
-            plan=self._plan,
-            frames=self._frames,
-            end=self._end,
-            failed=lambda number, code, reason: self.over.put((number, (code, reason))),
-            broken=self._broken,
-        )
         values |= settings
-        self.pool = DecodePool(DecodeSettings(**values), events, workers, deadline, recycle)
+        self.pool = DecodePool(DecodeSettings(**values), self._hear, workers, deadline, recycle)
 
-    def _plan(self, number: int, plan: ClipPlan) -> None:
-        self.plans[number], self.frames[number] = plan, []
-
-    def _frames(self, number: int, block: Block) -> None:
-        self.frames[number].append(block.frames if self.hold else block.frames.copy())
-        self.held.append(block) if self.hold else block.release()
-
-    def _end(self, number: int, facts: SourceFacts) -> None:
-        self.facts[number] = facts
-        self.over.put((number, GOOD))
-
-    def _broken(self, error: BaseException) -> None:
-        self.error = error
-        self.over.put((-1, ("broken", str(error))))
+    def _hear(self, event: Event) -> None:
+        match event:
+            case Planned(number, plan):
+                self.plans[number], self.frames[number] = plan, []
+            case Block(number, frames, release):
+                self.frames[number].append(frames if self.hold else frames.copy())
+                self.held.append(event) if self.hold else release()
+            case Ended(number, facts):
+                self.facts[number] = facts
+                self.over.put((number, GOOD))
+            case Failed(number, code, reason):
+                self.over.put((number, (code, reason)))
+            case BaseException():
+                self.error = event
+                self.over.put((-1, ("broken", str(event))))
 
     def give_back(self) -> None:
         """Release what is held, and from now on everything at once."""

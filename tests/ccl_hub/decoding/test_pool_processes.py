@@ -137,21 +137,24 @@ BOMB = """
 import queue, resource, sys
 from pathlib import Path
 from ccl_hub.config import Preprocessing
-from ccl_hub.decoding.pool import DecodeEvents, DecodePool
-from ccl_hub.decoding.messages import DecodeSettings, Job
+from ccl_hub.decoding.pool import Block, DecodePool
+from ccl_hub.decoding.messages import DecodeSettings, Ended, Failed, Job
 from ccl_hub.sampling import Sampling
 from ccl_hub.video import MediaLimits
 over = queue.Queue()
-events = DecodeEvents(
-    plan=lambda *_: None,
-    frames=lambda _, block: block.release(),
-    end=lambda *_: over.put("fine"),
-    failed=lambda _, code, reason: over.put(code),
-    broken=over.put,
-)
+def hear(event):
+    match event:
+        case Block():
+            event.release()
+        case Ended():
+            over.put("fine")
+        case Failed():
+            over.put(event.code)
+        case BaseException():
+            over.put(event)
 settings = DecodeSettings(Preprocessing(), Sampling(), MediaLimits())
 for path in sys.argv[1:]:
-    pool = DecodePool(settings, events, 1, 60.0)
+    pool = DecodePool(settings, hear, 1, 60.0)
     pool.submit(Job(0, Path(path)))
     outcome = over.get(timeout=60)
     pool.close()

@@ -274,8 +274,8 @@ def test_frames_that_come_while_their_video_fails_cost_nothing_else(
 
     def late(self: Pipeline, video: Any, item: BatchItem) -> None:
         if item.code:  # the decoding pool has one more block at this moment
-            block = Block(np.zeros((1, 112, 112, 3), np.uint8), lambda: released.append(1))
-            self._frames(video.index, block)
+            frames = np.zeros((1, 112, 112, 3), np.uint8)
+            self._hear(Block(video.index, frames, lambda: released.append(1)))
         give(self, video, item)
 
     monkeypatch.setattr(Pipeline, "_give", late)

@@ -14,7 +14,7 @@ from ccl_hub.config import Preprocessing
 from ccl_hub.video import MediaLimits, VideoReader
 from ccl_hub.video.index import start_packets
 from ccl_hub.video.open import open_video
-from ccl_hub.video.scan import Scan, decode_packet, is_idr
+from ccl_hub.video.scan import decode_packet, is_idr
 
 PAPER = Preprocessing()
 MS = Fraction(1, 1000)
@@ -57,14 +57,14 @@ def test_annex_b_key_frames_are_found(tmp_path: Path) -> None:
 def test_an_empty_packet_does_not_end_decoding(tmp_path: Path) -> None:
     """A decoder takes a packet without data for the end; AVI has them for repeated frames."""
     path = write_video(tmp_path, Recipe("v.avi", "mpeg4", 10, options={"b": "2M"}))
-    tally, frames = Scan(MS, 0.04), []
+    frames = []
     with open_video(path, MediaLimits(), threads=1) as opened:
         for packet in opened.container.demux(opened.stream):
-            frames += decode_packet(opened, av.Packet(), tally)
+            frames += decode_packet(opened, av.Packet())
             if packet.size:
-                frames += decode_packet(opened, packet, tally)
-        frames += decode_packet(opened, None, tally)
-    assert (len(frames), tally.errors) == (10, 0)
+                frames += decode_packet(opened, packet)
+        frames += decode_packet(opened, None)
+    assert (len(frames), opened.damage.errors) == (10, 0)
 
 
 def test_of_several_tracks_the_default_one_is_shown(tmp_path: Path) -> None:

@@ -122,13 +122,12 @@ def test_a_container_that_cannot_seek_is_scanned(tmp_path: Path, monkeypatch, li
     path = write_video(tmp_path, Recipe("v.mp4", "libx264", options=H264))
     seek, seeks = video_decode._seek, []
 
-    def lying(opened, index, start, scan):
+    def lying(opened, index, start):
         seeks.append(start)
         if lie == "fails":
             return None
-        container, stream, _ = opened
-        container.seek(10**9, stream=stream, backward=True)
-        return video_decode.packets_of(container, scan, stream)
+        opened.container.seek(10**9, stream=opened.stream, backward=True)
+        return video_decode.packets_of(opened, opened.stream)
 
     monkeypatch.setattr(video_decode, "_seek", lying)
     assert seek is not video_decode._seek
