@@ -8,7 +8,8 @@ done but for videos, or parts of one, that could not be read; 130 stopped by Ctr
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -84,19 +85,18 @@ def token_of(variable: str | None) -> str | None:
     return token
 
 
-def guard(
-    command: str, work: Callable[[], int], debug: bool, stopped: str = "nothing was written"
-) -> None:
-    """Run a command body; turn errors into one line and an exit code."""
+@contextmanager
+def guard(command: str, debug: bool, stopped: str = "nothing was written") -> Iterator[None]:
+    """Turn the errors of a command body into one line and an exit code."""
     try:
-        code = work()
+        yield
     except KeyboardInterrupt:
         typer.echo(f"{command}: stopped by the user; {stopped}.", err=True)
-        code = INTERRUPTED
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader of stdout went away, as "head" does: typer exits with 1
         raise
     except Exception as error:
-        if debug:
+        if debug or isinstance(error, typer.Exit):
             raise
         if isinstance(error, CCLError):
             message = " ".join(str(error).split())
@@ -107,4 +107,4 @@ def guard(
             )
         typer.echo(f"{command}: {message}", err=True)
         code = USAGE_OR_PARTIAL if isinstance(error, InputError) else FAILED
-    raise typer.Exit(code)
+        raise typer.Exit(code) from None

@@ -226,7 +226,9 @@ def embed(
     if quiet:  # huggingface_hub reads this when it is imported, which is later
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-    def work() -> int:
+    is_file = out.suffix in SUFFIXES
+    stopped = "nothing was written" if is_file else "run the same command again to go on"
+    with guard("ccl-embed", debug, stopped):
         from ..batch.options import BatchOptions
         from ..sampling import Sampling
 
@@ -249,7 +251,7 @@ def embed(
         video = _single_video(inputs or [], out)
         if video is not None:
             _refuse_batch_options(context, out)
-            return _embed_one(video, out, level, engines, sampling, batch, report)
+            raise typer.Exit(_embed_one(video, out, level, engines, sampling, batch, report))
         share = parse_shard(shard, os.environ)
         if shard is not None and not quiet:
             typer.echo(f"shard {share.index} of {share.count}", err=True)
@@ -287,11 +289,7 @@ def embed(
                 videos, out, computing, sampling, options, batch, progress.update, tell_total
             )
         report.tell(summary_facts(summary), summary_table(summary))
-        return DONE if summary.all_done else USAGE_OR_PARTIAL
-
-    is_file = out.suffix in SUFFIXES
-    stopped = "nothing was written" if is_file else "run the same command again to go on"
-    guard("ccl-embed", work, debug, stopped)
+        raise typer.Exit(DONE if summary.all_done else USAGE_OR_PARTIAL)
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

@@ -14,7 +14,6 @@ from .._util.files import check_place
 from ..registry import REGISTRY, list_models
 from .common import (
     DEFAULT_MODEL,
-    DONE,
     FAILED,
     AsJson,
     CacheDir,
@@ -40,20 +39,16 @@ hub_app = typer.Typer(
 @hub_app.command("list")
 def list_command(as_json: AsJson = False) -> None:
     """List the models: name, size, where from, trained on."""
-
-    def work() -> int:
+    with guard("ccl-hub", debug=False):
         entries = [REGISTRY[name] for name in list_models()]
         if as_json:
             facts = [{**dataclasses.asdict(entry), "repo": entry.repo} for entry in entries]
             typer.echo(json.dumps(facts))
-            return DONE
+            return
         for entry in entries:
             size = f"{entry.size_bytes / 1e6:.1f} MB" if entry.published else "not yet published"
             where = "bundled" if entry.bundled else f"Hub: {entry.repo}"
             typer.echo(f"{entry.name:16} {size:>18}  {where:24} {entry.trained_on}")
-        return DONE
-
-    guard("ccl-hub", work, debug=False)
 
 
 @hub_app.command("info")
@@ -68,8 +63,7 @@ def info_command(
     debug: Debug = False,
 ) -> None:
     """Print a model's configuration and provenance as JSON."""
-
-    def work() -> int:
+    with guard("ccl-hub", debug):
         from ..network import weights
 
         hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
@@ -81,9 +75,6 @@ def info_command(
             "checked_against": source.checked_against,
         }
         typer.echo(json.dumps({**facts, **source.config.to_dict()}, indent=2))
-        return DONE
-
-    guard("ccl-hub", work, debug)
 
 
 @hub_app.command("verify")
@@ -102,17 +93,15 @@ def verify_command(
 
     Exit codes: 0 within tolerance; 1 not, or the check could not run.
     """
-
-    def work() -> int:
+    with guard("ccl-hub", debug):
         from ..publish.golden import verify
 
         hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
         checks = verify(name, device, revision, hub)
         for check in checks:
             typer.echo(str(check))
-        return DONE if all(check.passed for check in checks) else FAILED
-
-    guard("ccl-hub", work, debug)
+        if not all(check.passed for check in checks):
+            raise typer.Exit(FAILED)
 
 
 @hub_app.command("export")
@@ -141,8 +130,7 @@ def export_command(
     numbers within 1e-4. How to prepare pixels is in its metadata. Exit codes: 0 written; 1 not;
     2 wrong usage.
     """
-
-    def work() -> int:
+    with guard("ccl-hub", debug):
         check_place(out)
         from ..backends.export import check_target, export_model
         from ..model import CCLModel
@@ -154,9 +142,6 @@ def export_command(
         if as_json:
             typer.echo(json.dumps(dataclasses.asdict(exported)))
         typer.echo(str(exported), err=True)
-        return DONE
-
-    guard("ccl-hub", work, debug)
 
 
 @hub_app.command("quantize")
@@ -181,8 +166,7 @@ def quantize_command(
     least 0.99. Exit codes: 0 made, or there already; 1 not; 2 wrong usage.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-
-    def work() -> int:
+    with guard("ccl-hub", debug):
         from ..backends.int8_cache import find_int8
         from ..backends.quantize import build_int8
         from ..inputs.find import find_videos
@@ -205,9 +189,6 @@ def quantize_command(
             f"{made.facts.compared_frames} frames, {made.facts.clip_cosine:.4f} of their clips",
             err=True,
         )
-        return DONE
-
-    guard("ccl-hub", work, debug)
 
 
 @hub_app.command("publish")
@@ -238,8 +219,8 @@ def publish_command(
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ccl_hub").setLevel(logging.INFO)
-
-    def work() -> int:
+    stopped = "the Hub has the whole commit or nothing of it; publish again"
+    with guard("ccl-hub", debug, stopped):
         from ..publish.upload import publish
 
         done = publish(
@@ -254,10 +235,6 @@ def publish_command(
         typer.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.registry_entry())
         outcome = "dry run: nothing was sent" if dry_run else f"published {repo}@{done.revision}"
         typer.echo(outcome, err=True)
-        return DONE
-
-    stopped = "the Hub has the whole commit or nothing of it; publish again"
-    guard("ccl-hub", work, debug, stopped)
 
 
 def hub_main() -> None:

@@ -117,7 +117,7 @@ class Damage:
 
 
 class Opened(NamedTuple):
-    """An open file: its container, its main video stream, how frames are meant, what is damaged."""
+    """An open file: its container, its main video stream, what frames mean, and the damage met."""
 
     container: InputContainer
     stream: VideoStream

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,7 +16,6 @@ from ccl_hub.video.open import open_video
 from ccl_hub.video.scan import decode_packet, is_idr
 
 PAPER = Preprocessing()
-MS = Fraction(1, 1000)
 
 
 def test_pictures_that_lead_an_open_group_start_in_the_group_before() -> None:
