@@ -39,11 +39,9 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "BatchItem": ".batch.options",
-        "BatchOptions": ".batch.options",
-        "CCLModel": ".model",
-        "CCLOutput": ".model",
-        "Embeddings": ".embed.embeddings",
-        "embed_many": ".batch.run",
+        ".batch.options": ["BatchItem", "BatchOptions"],
+        ".batch.run": ["embed_many"],
+        ".embed.embeddings": ["Embeddings"],
+        ".model": ["CCLModel", "CCLOutput"],
     },
 )

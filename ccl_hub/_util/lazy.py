@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 
 
 def lazy_names(
-    package: str, modules: Mapping[str, str]
+    package: str, names_of: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package.
 
     Args:
         package: Its ``__name__``.
-        modules: The module of each name, relative to the package: ``{"CCLModel": ".model"}``.
+        names_of: The names of each module, relative to the package: ``{".model": ["CCLModel"]}``.
     """
+    modules = {name: module for module, names in names_of.items() for name in names}
 
     def get(name: str) -> object:
         if name not in modules:

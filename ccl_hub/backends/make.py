@@ -13,19 +13,11 @@ depend on the choice. Of the float32 ones each is compared with torch when it is
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-import torch
-
-from ..decoding.messages import BLOCK_FRAMES
 from ..errors import InputError
-from ..hub_options import HubOptions
-from ..network import weights
 from ..network.architecture import CCLNetwork
-from ..network.devices import resolve_device, resolve_dtype
 from .engine import Engine
 from .int8_cache import Int8Model, cache_folder, find_int8, tensors_sha256
 from .runtime import check_model
@@ -33,19 +25,6 @@ from .torch_engine import TorchEngine
 
 TORCH_BACKENDS = ("torch", "torch-compile")
 BACKENDS = (*TORCH_BACKENDS, "onnx", "openvino", "openvino-bf16", "openvino-int8")
-MAX_DEVICES = 64
-
-
-class LaneOptions(Protocol):
-    """What engines need of :class:`ccl_hub.BatchOptions`."""
-
-    @property
-    def thread_count(self) -> int:
-        """Threads of the network on this machine's CPU."""
-
-    @property
-    def batch_clips(self) -> int | None:
-        """Clips whose frames go through the network at once; None for what suits the device."""
 
 
 def make_engine(
@@ -106,47 +85,6 @@ def make_engine(
         import_openvino()
         return OpenVinoEngine(model, _int8_model(model, calibration), threads)
     return OpenVinoEngine(model, "bfloat16" if backend == "openvino-bf16" else "float32", threads)
-
-
-def engines_for(
-    model: str | Path | CCLNetwork,
-    revision: str | None,
-    device: str,
-    dtype: str | torch.dtype | None,
-    backend: str,
-    options: LaneOptions,
-    most: int | None = None,
-    calibration: Sequence[str | Path] | None = None,
-    hub: HubOptions | None = None,
-) -> list[Engine]:
-    """Load a model once and put it on every device to be used.
-
-    The arguments are those of :func:`ccl_hub.embed_many`, of whose ``options`` the threads and the
-    size of batches count, and of :func:`ccl_hub.backends.make_engine`, whose ``calibration`` takes
-    videos here. At most ``most`` devices are used.
-    """
-    of_torch = backend in TORCH_BACKENDS
-    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
-    if isinstance(model, CCLNetwork):
-        frames = _batch_frames(model, options)
-        return [make_engine(model, backend, threads, calibration, frames)]
-    if not of_torch and device == "auto":
-        device = "cpu"
-    where, kind = resolve_device(device), resolve_dtype(dtype)
-    net = weights.load(CCLNetwork, weights.resolve(model, revision, hub), where, kind)
-    frames = _batch_frames(net, options)
-    engines = [make_engine(net, backend, threads, calibration, frames)]
-    if device in ("auto", "cuda") and net.device.type == "cuda":
-        for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
-            copied = copy.deepcopy(net).to(f"cuda:{number}")
-            engines.append(make_engine(copied, backend, batch_frames=frames))
-    return engines
-
-
-def _batch_frames(model: CCLNetwork, options: LaneOptions) -> int | None:
-    if options.batch_clips is None:
-        return None
-    return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
 
 
 def _int8_model(

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from .._util.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ..backends.make import engines_for
     from .options import BatchItem, BatchOptions
-    from .run import embed_batch, embed_many, embed_patiently
+    from .run import embed_batch, embed_many, embed_patiently, engines_for
 
 __all__ = [
     "BatchItem",
@@ -21,11 +20,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "BatchItem": ".options",
-        "BatchOptions": ".options",
-        "embed_batch": ".run",
-        "embed_many": ".run",
-        "embed_patiently": ".run",
-        "engines_for": "..backends.make",
+        ".options": ["BatchItem", "BatchOptions"],
+        ".run": ["embed_batch", "embed_many", "embed_patiently", "engines_for"],
     },
 )

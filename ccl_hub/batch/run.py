@@ -6,8 +6,9 @@ ready.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,18 @@ from typing import Any
 import torch
 
 from ..backends.engine import Engine
-from ..backends.make import engines_for
+from ..backends.make import TORCH_BACKENDS, make_engine
+from ..decoding.messages import BLOCK_FRAMES
 from ..errors import InputError
 from ..hub_options import HubOptions
+from ..network import weights
 from ..network.architecture import CCLNetwork
+from ..network.devices import resolve_device, resolve_dtype
 from ..sampling import Sampling
 from .options import BatchItem, BatchOptions
 from .pipeline import Pipeline
 
+MAX_DEVICES = 64
 PATIENCE_SECONDS = 1.0
 _NO_MORE: Any = object()
 
@@ -77,6 +82,47 @@ def embed_many(
     sampling, options = Sampling(clips, every_seconds), options or BatchOptions()
     engines = engines_for(model, revision, device, dtype, backend, options, hub=hub)
     return embed_batch(paths, engines, sampling, options)
+
+
+def engines_for(
+    model: str | Path | CCLNetwork,
+    revision: str | None,
+    device: str,
+    dtype: str | torch.dtype | None,
+    backend: str,
+    options: BatchOptions,
+    most: int | None = None,
+    calibration: Sequence[str | Path] | None = None,
+    hub: HubOptions | None = None,
+) -> list[Engine]:
+    """Load a model once and put it on every device to be used.
+
+    The arguments are those of :func:`ccl_hub.embed_many`, of whose ``options`` the threads and the
+    size of batches count, and of :func:`ccl_hub.backends.make_engine`, whose ``calibration`` takes
+    videos here. At most ``most`` devices are used.
+    """
+    of_torch = backend in TORCH_BACKENDS
+    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
+    if isinstance(model, CCLNetwork):
+        frames = _batch_frames(model, options)
+        return [make_engine(model, backend, threads, calibration, frames)]
+    if not of_torch and device == "auto":
+        device = "cpu"
+    where, kind = resolve_device(device), resolve_dtype(dtype)
+    net = weights.load(CCLNetwork, weights.resolve(model, revision, hub), where, kind)
+    frames = _batch_frames(net, options)
+    engines = [make_engine(net, backend, threads, calibration, frames)]
+    if device in ("auto", "cuda") and net.device.type == "cuda":
+        for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
+            copied = copy.deepcopy(net).to(f"cuda:{number}")
+            engines.append(make_engine(copied, backend, batch_frames=frames))
+    return engines
+
+
+def _batch_frames(model: CCLNetwork, options: BatchOptions) -> int | None:
+    if options.batch_clips is None:
+        return None
+    return max(BLOCK_FRAMES, options.batch_clips * model.preprocessing.clip_frames)
 
 
 def embed_batch(

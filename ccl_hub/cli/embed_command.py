@@ -243,7 +243,7 @@ def embed(
         sampling = Sampling(clips, every_seconds)
 
         def engines(**choice: Any) -> list[Engine]:
-            from ..backends.make import engines_for
+            from ..batch.run import engines_for
 
             return engines_for(model, revision, device, dtype, backend, batch, hub=hub, **choice)
 

@@ -26,15 +26,9 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "ClipStream": ".stream",
-        "EmbeddingProvenance": ".embeddings",
-        "Embeddings": ".embeddings",
-        "embed_frames": ".in_memory",
-        "embed_image": ".in_memory",
-        "embed_video": ".stream",
-        "gather": ".results",
-        "make_provenance": ".results",
-        "preprocess": ".in_memory",
-        "write_video": ".stream",
+        ".embeddings": ["EmbeddingProvenance", "Embeddings"],
+        ".in_memory": ["embed_frames", "embed_image", "preprocess"],
+        ".results": ["gather", "make_provenance"],
+        ".stream": ["ClipStream", "embed_video", "write_video"],
     },
 )

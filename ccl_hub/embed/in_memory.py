@@ -17,7 +17,7 @@ from ..sampling import Sampling
 from ..transforms import to_clips
 from ..video.open import MediaLimits
 from ..video.pixels import resize_rgb
-from .embeddings import EmbeddingProvenance, Embeddings
+from .embeddings import Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
 from .results import gather, make_provenance
 from .stream import Network, embed_video
@@ -71,12 +71,9 @@ def embed_frames(
     windows = WindowAssembler(plan.indices, engine.shift)
     small = (resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
     parts = assembled(engine, windows, small, batch_frames)
-
-    def provenance() -> EmbeddingProvenance:
-        facts = make_provenance(engine, sampling)
-        return replace(facts, source_frames=len(frames), duration_seconds=duration)
-
-    return gather(parts, plan, provenance)
+    provenance = make_provenance(engine, sampling)
+    provenance = replace(provenance, source_frames=len(frames), duration_seconds=duration)
+    return gather(parts, plan, lambda: provenance)
 
 
 def embed_image(model: Network, image: ImageLike) -> Embeddings:

@@ -140,15 +140,9 @@ def embed_video(
         >>> embed_video(CCLModel().eval(), golden_clip(), clips=1).video.shape
         (512,)
     """
-    stream = partial(
-        ClipStream,
-        engine_of(model),
-        path,
-        Sampling(clips, every_seconds),
-        batch_size=batch_size,
-        limits=limits,
-    )
-    return _used(stream, path, lambda clips: _whole(clips, progress))
+    engine, sampling = engine_of(model), Sampling(clips, every_seconds)
+    stream = partial(ClipStream, engine, path, sampling, batch_size=batch_size, limits=limits)
+    return _used(stream, path, lambda stream: _whole(stream, progress))
 
 
 def write_video(
@@ -188,15 +182,10 @@ def write_video(
         shapes = {"clips": (count, dim), "frames": (count, frames, dim), "video": (dim,)}
         return stream.provenance(), shapes
 
-    stream = partial(
-        ClipStream,
-        engine_of(model),
-        path,
-        Sampling(clips, every_seconds),
-        batch_size=batch_size,
-        with_frames=out.suffix != ".npy" or level == "frame",
-    )
-    return _used(stream, path, written)
+    engine, sampling = engine_of(model), Sampling(clips, every_seconds)
+    stream = partial(ClipStream, engine, path, sampling, batch_size=batch_size)
+    frames_kept = out.suffix != ".npy" or level == "frame"
+    return _used(partial(stream, with_frames=frames_kept), path, written)
 
 
 def _whole(stream: ClipStream, progress: Progress | None) -> Embeddings:

@@ -31,19 +31,15 @@ class Sink(Protocol):
 
     def intact(self, row: Row) -> bool:
         """Whether the output of a row is there, byte by byte; from any thread."""
-        ...
 
     def prepare(self, id: str, embeddings: Embeddings) -> Prepared:
         """Do the slow part of keeping a result; from any thread."""
-        ...
 
     def keep(self, row: Row, prepared: Prepared | None) -> None:
         """Let a result, or for None a failure, count in place of what was there before."""
-        ...
 
     def finish(self) -> None:
         """Write what is left."""
-        ...
 
 
 class FolderSink:

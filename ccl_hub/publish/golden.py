@@ -108,24 +108,21 @@ def compute(model: CCLNetwork) -> dict[str, np.ndarray]:
 def compare(measured: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[Check]:
     """Compare the results of :func:`compute` with golden ones."""
 
-    def vector(name: str) -> float:
+    def check(what: str, name: str, tolerance: float, unit: str = "relative error") -> Check:
         if measured[name].shape != expected[name].shape:
-            return float("nan")
-        error = np.linalg.norm(measured[name] - expected[name], axis=-1)
-        return float((error / np.linalg.norm(expected[name], axis=-1)).max())
+            return Check(what, float("nan"), tolerance, unit)
+        difference = np.abs(measured[name] - expected[name])
+        if unit == "relative error":
+            difference = np.linalg.norm(measured[name] - expected[name], axis=-1)
+            difference /= np.linalg.norm(expected[name], axis=-1)
+        return Check(what, float(difference.max()), tolerance, unit)
 
-    def largest(name: str) -> float:
-        if measured[name].shape != expected[name].shape:
-            return float("nan")
-        return float(np.abs(measured[name] - expected[name]).max())
-
-    relative = "relative error"
     return [
-        Check("model, frame vectors", vector("pattern_frames"), VECTOR_TOLERANCE, relative),
-        Check("model, video vector", vector("pattern_video"), VECTOR_TOLERANCE, relative),
-        Check("decoder, frame times", largest("file_seconds"), 1e-6, "s"),
-        Check("decoder, pixels", largest("file_pixels"), PIXEL_TOLERANCE, "grey levels"),
-        Check("video file to vectors", vector("file_clips"), VIDEO_TOLERANCE, relative),
+        check("model, frame vectors", "pattern_frames", VECTOR_TOLERANCE),
+        check("model, video vector", "pattern_video", VECTOR_TOLERANCE),
+        check("decoder, frame times", "file_seconds", 1e-6, "s"),
+        check("decoder, pixels", "file_pixels", PIXEL_TOLERANCE, "grey levels"),
+        check("video file to vectors", "file_clips", VIDEO_TOLERANCE),
     ]
 
 

@@ -96,8 +96,8 @@ class CCLEmbedder:
         hub: HubOptions | None = None,
     ) -> None:
         require("pyarrow")
-        from ..backends.make import engines_for
         from ..batch.options import BatchOptions
+        from ..batch.run import engines_for
 
         self.sampling = Sampling(clips, every_seconds)
         self.level = _checked_level(level)

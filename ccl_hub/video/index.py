@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .scan import Scan
-from .times import MOST_IMPOSSIBLE, NO_TIME
-
-Ticks = npt.NDArray[np.int64]
+from .times import MOST_IMPOSSIBLE, NO_TIME, Ticks
 
 MOST_REORDERED = 32
 """How far from its position in decode order a frame may be shown; codecs allow about half."""

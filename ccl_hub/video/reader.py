@@ -21,10 +21,9 @@ from ..errors import DecodeError, InputError, MediaError
 from .decode import frames_by_order, frames_by_time
 from .info import VideoInfo, probe
 from .open import MediaLimits, Opened, check_path, open_video
-from .pixels import FrameResizer
+from .pixels import Frame, FrameResizer
 
 PathLike = str | Path
-Frame = npt.NDArray[np.uint8]
 
 DEFAULT_THREADS = 2
 """Decoder threads; more gain little at small sizes and multiply the memory at large ones."""

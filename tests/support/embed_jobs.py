@@ -61,8 +61,6 @@ import hashlib
 from pathlib import Path
 from types import SimpleNamespace as Fake
 import numpy as np
-from ccl_hub.backends import make
-from ccl_hub.backends import make
 from ccl_hub.batch import BatchItem, run
 from ccl_hub.embed.embeddings import EmbeddingProvenance, Embeddings
 
@@ -98,7 +96,7 @@ engine = Fake(
     model=Fake(name="quick", weights_sha256="0" * 64, config=config, state_dict=dict),
     info=Fake(backend="torch", detail="", dtype="float32"),
 )
-run.embed_patiently, make.engines_for = quick_batch, lambda *arguments, **named: [engine]
+run.embed_patiently, run.engines_for = quick_batch, lambda *arguments, **named: [engine]
 """
 
 
