@@ -94,8 +94,8 @@ class Preprocessing:
         mean: Per-channel mean of RGB in [0, 1], subtracted.
         std: Per-channel standard deviation of RGB in [0, 1], divided by.
         frame_choice: Which frame an instant takes. ``"on_screen"``: the one that a player shows
-            then, the last whose time has come; every checkpoint trained from now on.
-            ``"nearest"``: the nearest in time, be it yet to come; every checkpoint whose
+            then, the last whose time has come, as in every checkpoint trained from now on.
+            ``"nearest"``: the nearest in time, even one yet to come, as in every checkpoint whose
             ``config.json`` says nothing, so that its embeddings stay as they were.
     """
 
@@ -133,10 +133,10 @@ class Preprocessing:
         return self.clip_frames * self.frame_interval_seconds
 
     def identity(self) -> dict[str, Any]:
-        """Return what hashes are made of: every field, less those younger than the hashes.
+        """Return what hashes are made of.
 
-        A field that came later is left out at the value that stands for how it was before, so
-        that a hash of then is a hash of now.
+        A field younger than the first hashes is left out where its value means what was done
+        before it existed, so that old hashes stay valid.
         """
         values = dataclasses.asdict(self)
         if self.frame_choice == "nearest":
@@ -191,7 +191,7 @@ class CCLConfig:
 
         Args:
             values: The mapping, as read from JSON.
-            where: File or place named in errors.
+            where: What errors name: the file.
 
         Raises:
             ConfigError: On an unknown or missing key, a wrong type, or a newer schema.
@@ -248,7 +248,7 @@ def parse_dataclass(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         kind: The dataclass to build; its fields may be dataclasses, str, bool, int, float, dict,
             optional values, or tuples of these.
         values: A mapping with exactly known keys; fields with defaults may be left out.
-        where: Place named in errors, such as a file name.
+        where: What errors name, such as a file.
 
     Raises:
         ConfigError: On an unknown or missing key or a value of the wrong type.

@@ -158,10 +158,10 @@ class TrainingError(CCLError):
 
 
 def code_and_reason(error: Exception) -> tuple[str, str]:
-    """Return what a batch says of a video at which something failed that nobody foresaw.
+    """Return the reason code of a video that failed unforeseen, and the reason in words.
 
     Args:
-        error: Being handled; a MemoryError is "too_large", any other "internal".
+        error: The error that is handled; a MemoryError is "too_large", any other "internal".
     """
     if isinstance(error, MemoryError):
         return MediaLimitError.code, TOO_LITTLE_MEMORY

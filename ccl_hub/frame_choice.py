@@ -58,9 +58,9 @@ def on_screen_frames(
 ) -> Indices:
     """Return the index of the frame that a player shows at each instant.
 
-    That is the last frame whose time has come, by up to 1e-6 s of rounding; before the first
-    frame, the first. Arguments, result and errors are those of
-    :func:`nearest_frames`; instants at or past the end loop likewise.
+    That is the last frame whose time has come, give or take 1e-6 s of rounding; before the first
+    frame it is the first. Arguments, result and errors are those of :func:`nearest_frames`, and
+    instants at or past the end loop likewise.
 
     Example:
         >>> slides = np.array([0.0, 10.0, 20.0])
@@ -68,8 +68,8 @@ def on_screen_frames(
         [0, 0, 1, 2, 0]
     """
     times, looped = _looped(frame_seconds, instants, duration_seconds)
-    come = np.searchsorted(times, looped + TIE_SECONDS, side="right")
-    return np.maximum(come - 1, 0).astype(np.int64)
+    shown = np.searchsorted(times, looped + TIE_SECONDS, side="right")
+    return np.maximum(shown - 1, 0).astype(np.int64)
 
 
 def _looped(
@@ -85,8 +85,8 @@ def _looped(
         return times[:1], np.zeros_like(instants)
     # An instant that rounding puts just before the end is at the end: the first frame again.
     past = instants >= duration_seconds - TIE_SECONDS
-    again = np.maximum(np.mod(instants + TIE_SECONDS, duration_seconds) - TIE_SECONDS, 0.0)
-    return times, np.where(past, again, instants)
+    wrapped = np.maximum(np.mod(instants + TIE_SECONDS, duration_seconds) - TIE_SECONDS, 0.0)
+    return times, np.where(past, wrapped, instants)
 
 
 def check_times(frame_seconds: Seconds) -> Seconds:

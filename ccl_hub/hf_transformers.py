@@ -6,9 +6,9 @@
     model = AutoModel.from_pretrained("org/name")  # or a folder
 
 No code is fetched, so ``trust_remote_code`` is not needed. What comes back is a
-:class:`ccl_hub.CCLModel`, loaded as ever: safetensors alone, strictly, hash checked, in eval mode;
-it embeds files by ``model.embed``, so there is no processor class. Names of the registry, which
-transformers does not know, are for ``CCLModel.from_pretrained``.
+:class:`ccl_hub.CCLModel`, loaded as always: safetensors alone, strictly, hash checked, in eval
+mode; it embeds files by ``model.embed``, so there is no processor class. Names of the registry,
+which transformers does not know, are for ``CCLModel.from_pretrained``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["CCLAutoModel", "CCLTransformersConfig"]
 
 HUB_KEYWORDS = ("revision", *(field.name for field in dataclasses.fields(HubOptions)))
 ALLOWED = ("config", "dtype", "device_map", "trust_remote_code", *HUB_KEYWORDS)
-OF_AUTO = ("_from_auto", "adapter_kwargs")  # what AutoModel adds of its own accord
+ADDED = ("_from_auto", "adapter_kwargs")  # AutoModel itself adds these
 
 
 class CCLTransformersConfig(PretrainedConfig):  # type: ignore[misc]
@@ -78,7 +78,7 @@ class CCLAutoModel(CCLModel):
         passed = {
             key: value
             for key, value in options.items()
-            if key not in OF_AUTO and value is not None and (value is not False or key == "token")
+            if key not in ADDED and value is not None and (value is not False or key == "token")
         }
         known_keywords(passed, ALLOWED)
         model = super().from_pretrained(

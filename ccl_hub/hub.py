@@ -1,4 +1,4 @@
-"""Talk to the Hugging Face Hub: fetch, check, publish; the only module that imports its client.
+"""Talk to the Hugging Face Hub: fetch, check, publish; every request to it is made here.
 
 The client, ``huggingface_hub``, brings the cache, resumed downloads, offline mode
 (``HF_HUB_OFFLINE``), mirrors (``HF_ENDPOINT``), proxies (``HTTPS_PROXY``) and tokens (``HF_TOKEN``
@@ -58,7 +58,7 @@ class HubFile:
         commit: Full sha of the commit it belongs to.
         name: File name in the repository, or in its subfolder.
         path: Where the cache keeps it.
-        options: By which it was fetched, and by which the files beside it will be.
+        options: How it was fetched, and how the files beside it will be.
     """
 
     repo: str
@@ -84,7 +84,7 @@ class HubFile:
 
 
 def check_repo(repo: str) -> None:
-    """Refuse, before anything is asked of the Hub, what it takes for no name of a repository.
+    """Refuse, before the Hub is asked, what it does not take for the name of a repository.
 
     Raises:
         InputError: ``repo`` is not ``org/name`` by the Hub's rules.
@@ -104,7 +104,7 @@ def check_repo(repo: str) -> None:
 
 
 def check_revision(repo: str, revision: str | None) -> None:
-    """Refuse what no commit, tag or branch is called, before anything is asked of the Hub.
+    """Refuse, before the Hub is asked, what cannot be the name of a commit, tag or branch.
 
     Raises:
         InputError: It is empty or breaks the rules of Git; None is the main branch.
@@ -131,7 +131,7 @@ def fetch(
         name: File name at the root of the repository, or in the subfolder of the options.
         revision: Commit, tag or branch; the main branch if None. A full commit sha that is in the
             cache is never asked for again.
-        options: How to have it.
+        options: How to fetch it.
         again: Replace what is in the cache, as ``force_download`` does.
 
     Returns:
@@ -144,21 +144,21 @@ def fetch(
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
-    how = options or HubOptions()
-    again = again or how.force_download
-    if again and how.local_files_only:
+    options = options or HubOptions()
+    again = again or options.force_download
+    if again and options.local_files_only:
         raise HubError(f"{repo}: {LOCAL_ONLY}; leave it out to fetch again.")
-    with _our_errors(repo, revision, "fetch again" if again else "fetch", how):
+    with _our_errors(repo, revision, "fetch again" if again else "fetch", options):
         try:
             path = Path(
                 huggingface_hub.hf_hub_download(
                     repo,
                     name,
-                    subfolder="/".join(how.parts),
+                    subfolder="/".join(options.parts),
                     revision=revision,
-                    token=how.token,
-                    cache_dir=how.cache_dir,
-                    local_files_only=how.local_files_only,
+                    token=options.token,
+                    cache_dir=options.cache_dir,
+                    local_files_only=options.local_files_only,
                     force_download=again,
                     library_name="ccl-hub",
                     library_version=__version__,
@@ -166,7 +166,7 @@ def fetch(
             )
         except hub_errors.RemoteEntryNotFoundError:
             return None
-    return HubFile(repo, path.parents[len(how.parts)].name, name, path, how)
+    return HubFile(repo, path.parents[len(options.parts)].name, name, path, options)
 
 
 def read(file: HubFile, sha256: str = "") -> bytes:
@@ -177,7 +177,7 @@ def read(file: HubFile, sha256: str = "") -> bytes:
         sha256: Hash it must have; what the Hub states if empty.
 
     Raises:
-        WeightsError: The content is another one, also after it was fetched once more; names the
+        WeightsError: The content differs, even after it was fetched again; the text names the
             file and both hashes.
     """
     expected = sha256 or file.stated_hash
@@ -198,7 +198,7 @@ def read(file: HubFile, sha256: str = "") -> bytes:
     actual = _hash_like(expected, data)
     if actual != expected:
         raise WeightsError(
-            f"{file.path}: hash is {actual}, {source} {expected}, also after it was fetched again "
+            f"{file.path}: hash is {actual}, {source} {expected}, even after it was fetched again "
             f"from {file.repo}; it is not loaded. Check HF_ENDPOINT and proxies, and report it to "
             "those who published it."
         )
@@ -206,7 +206,7 @@ def read(file: HubFile, sha256: str = "") -> bytes:
 
 
 def _hash_like(expected: str, data: bytes) -> str:
-    """Return the hash of ``data`` of the kind that ``expected`` is; ``expected`` if it is none."""
+    """Return the hash of ``data``, of the same kind as ``expected``; that if it is not a hash."""
     if len(expected) == SHA256_DIGITS:
         return hashlib.sha256(data).hexdigest()
     if len(expected) == SHA1_DIGITS:
@@ -237,12 +237,12 @@ def list_files(
     """Return the names of all files of a repository, sorted.
 
     Raises:
-        ModelNotFoundError: As :func:`fetch`.
-        HubError: As :func:`fetch`.
+        ModelNotFoundError: See :func:`fetch`.
+        HubError: See :func:`fetch`.
     """
-    how = options or HubOptions()
-    with _our_errors(repo, revision, options=how):
-        return sorted(_api(how.token).list_repo_files(repo, revision=revision))
+    options = options or HubOptions()
+    with _our_errors(repo, revision, options=options):
+        return sorted(_api(options.token).list_repo_files(repo, revision=revision))
 
 
 def commit(
@@ -260,18 +260,18 @@ def commit(
     Args:
         repo: ``org/name``; made if missing.
         files: Content by name.
-        options: Their token is sent.
+        options: Their token is used.
         remove: Names that must be gone if the repository has them.
         private: Make the repository private; one that exists must be private already.
         branch: Branch to commit to, made if missing; the main branch if None.
-        message: Of the commit.
+        message: Message of the commit.
 
     Returns:
         The full sha of the commit; of the last one if nothing changed.
 
     Raises:
         HubError: The Hub cannot be reached or refuses, the repository is public though private
-            was asked for, or the Hub holds something else than was sent.
+            was asked for, or the Hub holds something other than what was sent.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -285,25 +285,27 @@ def commit(
             )
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
-        there = set(api.list_repo_files(repo, revision=branch))
+        present = set(api.list_repo_files(repo, revision=branch))
         changes = [CommitOperationAdd(name, data) for name, data in files.items()]
-        gone = [CommitOperationDelete(name) for name in remove if name in there]
-        done = api.create_commit(repo, [*changes, *gone], commit_message=message, revision=branch)
-        infos = api.get_paths_info(repo, list(files), revision=done.oid)
-    held = {info.path: info for info in infos}
+        removals = [CommitOperationDelete(name) for name in remove if name in present]
+        commit_info = api.create_commit(
+            repo, [*changes, *removals], commit_message=message, revision=branch
+        )
+        infos = api.get_paths_info(repo, list(files), revision=commit_info.oid)
+    stored = {info.path: info for info in infos}
     for name, data in files.items():
-        _check_held(f"{repo}@{done.oid}/{name}", held.get(name), data)
-    return str(done.oid)
+        _check_stored(f"{repo}@{commit_info.oid}/{name}", stored.get(name), data)
+    return str(commit_info.oid)
 
 
-def _check_held(where: str, info: Any, data: bytes) -> None:
+def _check_stored(name: str, info: Any, data: bytes) -> None:
     """Compare what the Hub says it holds with what was sent."""
     large, size = getattr(info, "lfs", None), getattr(info, "size", None)
-    held = large.sha256 if large else getattr(info, "blob_id", "")  # as HubFile.stated_hash
-    sent = _hash_like(held, data)
-    if size != len(data) or held != sent:
+    stored = large.sha256 if large else getattr(info, "blob_id", "")  # as HubFile.stated_hash
+    sent = _hash_like(stored, data)
+    if size != len(data) or stored != sent:
         raise HubError(
-            f"{where}: the Hub holds {size} bytes, hash {held or 'not stated'}; sent were "
+            f"{name}: the Hub holds {size} bytes, hash {stored or 'not stated'}; sent were "
             f"{len(data)} bytes, hash {sent or 'unknown'}. Publish again."
         )
 
@@ -318,7 +320,7 @@ def card_metadata(text: str) -> dict[str, Any]:
 
     try:
         card: Any = huggingface_hub.ModelCard(text, ignore_metadata_errors=False)
-    except Exception as error:  # those of whatever reads YAML, which is not our dependency
+    except Exception as error:  # of whatever reads YAML, which is not our dependency
         raise HubError(f"the metadata cannot be read ({_brief(error)})") from error
     return cast("dict[str, Any]", card.data.to_dict())
 
@@ -334,7 +336,7 @@ def _our_errors(
     repo: str, revision: str | None, purpose: str = "fetch", options: HubOptions | None = None
 ) -> Iterator[None]:
     """Raise what the Hub's client raises in this block as one of ours."""
-    at = f"{repo}@{revision}" if revision else repo
+    name = f"{repo}@{revision}" if revision else repo
     try:
         yield
     except ModelError:
@@ -343,7 +345,7 @@ def _our_errors(
         # The client lets through what each library below it raises: the ImportError of a proxy
         # that needs one more package, the KeyError of an answer that is JSON but not the Hub's.
         offline = LOCAL_ONLY if options is not None and options.local_files_only else OFFLINE
-        raise _translated(at, _cause(error), purpose, offline) from error
+        raise _translated(name, _cause(error), purpose, offline) from error
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -357,46 +359,46 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _translated(at: str, error: BaseException, purpose: str, offline: str) -> ModelError:
+def _translated(name: str, error: BaseException, purpose: str, offline: str) -> ModelError:
     """Return our error for one of the Hub's client: what, where, what to do."""
     from huggingface_hub import errors as hub_errors
 
     from .registry import REGISTRY
 
-    names = f"Known names: {', '.join(REGISTRY)}."
+    known = f"Known names: {', '.join(REGISTRY)}."
     if isinstance(error, hub_errors.HFValidationError):
         return ModelNotFoundError(
-            f"{at}: not a folder here, and not a Hub id ({_brief(error)}). {names}"
+            f"{name}: not a folder here, and not a Hub id ({_brief(error)}). {known}"
         )
     if isinstance(error, hub_errors.GatedRepoError):
-        return HubError(f"{at}: access is restricted; ask for it on its Hub page and {LOG_IN}.")
+        return HubError(f"{name}: access is restricted; ask for it on its Hub page and {LOG_IN}.")
     if isinstance(error, hub_errors.RepositoryNotFoundError):
         return ModelNotFoundError(
-            f"{at}: no such repository on the Hub, or it is private, and no folder here; check "
-            f"the name, and {LOG_IN}. {names}"
+            f"{name}: no such repository on the Hub, or it is private, and no folder here; check "
+            f"the name, and {LOG_IN}. {known}"
         )
     if isinstance(error, hub_errors.RevisionNotFoundError):
         return ModelNotFoundError(
-            f"{at}: the repository has no such revision; give a commit, tag or branch it has."
+            f"{name}: the repository has no such revision; give a commit, tag or branch it has."
         )
     if isinstance(error, (hub_errors.OfflineModeIsEnabled, hub_errors.LocalEntryNotFoundError)):
         if purpose != "fetch":
-            return HubError(f"{at}: {offline}; unset it to {purpose}.")
+            return HubError(f"{name}: {offline}; unset it to {purpose}.")
         return ModelNotFoundError(
-            f"{at}: no folder here, not in the local cache, and {offline}; check the name, "
+            f"{name}: no folder here, not in the local cache, and {offline}; check the name, "
             "fetch it once while online, or use 'ccl_r18_mini', which needs no network."
         )
     if isinstance(error, hub_errors.LocalTokenNotFoundError):
-        return HubError(f"{at}: a token is asked for (token=True), but there is none; {LOG_IN}.")
+        return HubError(f"{name}: a token is asked for (token=True), but there is none; {LOG_IN}.")
     if isinstance(error, hub_errors.HfHubHTTPError):
-        return HubError(f"{at}: {_refusal(error, purpose)}")
+        return HubError(f"{name}: {_refusal(error, purpose)}")
     if purpose == "publish":
         return HubError(
-            f"{at}: publishing failed ({_brief(error)}); nothing is published in part: try "
+            f"{name}: publishing failed ({_brief(error)}); nothing is published in part: try "
             "again, and check the connection and HF_ENDPOINT."
         )
     return HubError(
-        f"{at}: the download failed ({_brief(error)}); try again, and check the connection, the "
+        f"{name}: the download failed ({_brief(error)}); try again, and check the connection, the "
         "proxy, HF_ENDPOINT, and that the cache folder (HF_HOME, cache_dir) is writable and has "
         "space. "
         "'ccl_r18_mini' needs no network."
@@ -408,7 +410,9 @@ def _refusal(error: Any, purpose: str) -> str:
     status = error.response.status_code
     if status == 401:
         right = " that may write" if purpose == "publish" else ""
-        return f"the Hub does not accept who asks (401: {_brief(error)}); {LOG_IN}{right}."
+        return (
+            f"the Hub refuses the token, or asks for one (401: {_brief(error)}); {LOG_IN}{right}."
+        )
     if status == 403:
         if purpose == "publish":
             return (
@@ -427,7 +431,7 @@ def _refusal(error: Any, purpose: str) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    """Return an error's text on one line, not without end, and without secrets in addresses."""
+    """Return an error's text on one line, without secrets in addresses, and not too long."""
     text = " ".join(str(error).split())
     if not text or isinstance(error, LookupError | TypeError | AttributeError):
         text = f"{type(error).__name__} {text}".rstrip()  # a text that says little by itself

@@ -60,7 +60,7 @@ class HubOptions:
             )
 
     def _check_token(self) -> None:
-        """Refuse what can be no token, without showing it: libraries below would show it."""
+        """Refuse what cannot be a token, without showing it, as the libraries below would."""
         token = self.token
         if token is None or isinstance(token, bool):
             return
@@ -70,7 +70,7 @@ class HubOptions:
             )
         if not token or not token.isascii() or not token.isprintable() or " " in token:
             raise InputError(
-                "token is text, but can be no token (it is empty, or holds blanks, line ends or "
+                "token is text, but cannot be a token (it is empty, or holds blanks, line ends or "
                 "letters beyond ASCII; it is not shown here); give it without these, or None."
             )
 

@@ -66,9 +66,9 @@ class CCLModel(CCLNetwork):
     ) -> Self:
         """Load a trained model, in eval mode.
 
-        The keywords from ``token`` on mean what they mean to huggingface_hub, and
-        :class:`ccl_hub.HubOptions` tells it; of a local folder or a bundled model nothing is
-        fetched, so that all but ``subfolder`` have no effect on it.
+        The keywords from ``token`` on mean what they mean to huggingface_hub; see
+        :class:`ccl_hub.HubOptions`. For a local folder or a bundled model nothing is fetched, so
+        all but ``subfolder`` have no effect.
 
         Args:
             name_or_path: A name of ``ccl_hub.list_models()``, a Hub id ``org/name``, or a local
@@ -104,8 +104,8 @@ class CCLModel(CCLNetwork):
         """
         known_keywords(unknown, PRETRAINED_KEYWORDS)
         options = HubOptions(token, cache_dir, local_files_only, force_download, subfolder)
-        where, kind = resolve_device(device), resolve_dtype(dtype)
-        return weights.load(cls, weights.resolve(name_or_path, revision, options), where, kind)
+        device, dtype = resolve_device(device), resolve_dtype(dtype)
+        return weights.load(cls, weights.resolve(name_or_path, revision, options), device, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
@@ -138,13 +138,13 @@ class CCLModel(CCLNetwork):
 
         Args:
             repo: ``org/name`` on the Hub; made if missing. Log in with ``hf auth login`` first.
-            card: The model card: its text, a path, or what there is to say as a
+            card: The model card: its text, a path, or a
                 :class:`ccl_hub.publish.model_card.Card`, from which the text is made.
             private: Make the repository private.
             branch: Branch to commit to; the main branch if None.
-            message: Of the commit.
-            dtype: As in :meth:`save_pretrained`.
-            token: One that may write, instead of that you are logged in with.
+            message: Message of the commit.
+            dtype: See :meth:`save_pretrained`.
+            token: A token that may write; by default that of your login.
 
         Returns:
             The commit, hash and size to pin.

@@ -10,8 +10,8 @@ from .errors import InputError
 
 __all__ = ["BUNDLED_FOLDER", "REGISTRY", "RegistryEntry", "list_models", "organisation"]
 
-# Where the checkpoints of this registry are published on the Hub, and the variable that names
-# another place: that of a fork, or of your own copies.
+# The organisation on the Hub that publishes these checkpoints, and the variable that names another
+# one: that of a fork, or of your own copies.
 ORGANISATION = "org"
 ORGANISATION_VARIABLE = "CCL_HUB_ORG"
 # Folder inside the package that holds one folder for each bundled checkpoint.
@@ -74,7 +74,7 @@ def organisation() -> str:
     """Return the organisation on the Hub: ``CCL_HUB_ORG`` if set, read at every call.
 
     Raises:
-        InputError: ``CCL_HUB_ORG`` is no name of an organisation.
+        InputError: ``CCL_HUB_ORG`` is not the name of an organisation.
     """
     name = os.environ.get(ORGANISATION_VARIABLE) or ORGANISATION
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):

@@ -157,30 +157,30 @@ def _check_windows(
     preprocessing: Preprocessing,
     most: int,
 ) -> None:
-    """Refuse windows that only a clock asks for: many that all begin on the same few frames.
+    """Refuse windows that come from the clock alone: many that begin on the same few frames.
 
-    A result grows with its windows, and so would that of a recording whose clock jumps by a day.
+    A result grows with its windows, and a recording whose clock jumps by a day has very many.
     """
     room, most = max(0.0, duration_seconds - preprocessing.clip_seconds), min(most, MAX_CLIPS)
     steps = room / every_seconds
     if steps <= most - 1:
         return
-    allowed, text = most, f"more than {MAX_CLIPS}"
+    allowed, windows = most, f"more than {MAX_CLIPS}"
     if steps <= MAX_CLIPS - 1:
         begins = np.arange(math.ceil(steps), dtype=np.float64) * every_seconds
         begins += preprocessing.frame_interval_seconds / 2  # when each has its first frame
         choose = CHOOSERS[preprocessing.frame_choice]
         first = choose(frame_seconds, begins, duration_seconds)
         allowed = max(most, WINDOWS_PER_FRAME * len(np.unique(first)))
-        text = str(len(begins) + 1)
+        windows = str(len(begins) + 1)
         if len(begins) < allowed:
             return
     enough = room / max(1, most - 1)
     unit = 10.0 ** (math.floor(math.log10(enough)) - 1)  # of the second digit
     raise MediaLimitError(
         f"a window every {every_seconds:g} s of {len(frame_seconds)} frames in "
-        f"{duration_seconds:.0f} s makes {text} windows; allowed: {allowed}, the larger of {most} "
-        f"(MediaLimits.max_windows) and {WINDOWS_PER_FRAME} for each frame on which one begins. "
+        f"{duration_seconds:.0f} s makes {windows} windows; allowed: {allowed}, the larger of "
+        f"{most} (MediaLimits.max_windows) and {WINDOWS_PER_FRAME} for each frame on which one begins. "
         f"Use every_seconds (--every) of at least {math.ceil(enough / unit) * unit:g}, or a "
         "number of clips."
     )

@@ -25,10 +25,10 @@ def require(ok: bool, name: str, value: object, allowed: str) -> None:
 
 
 def whole_number(name: str, value: SupportsIndex, least: int = 1, most: int | None = None) -> int:
-    """Return a whole number, also of numpy's types.
+    """Return ``value`` as an int, whether it is of Python's or of numpy's types.
 
     Raises:
-        InputError: It is of another type, or not from ``least`` to ``most``.
+        InputError: It is not a whole number from ``least`` to ``most``.
 
     Example:
         >>> whole_number("clips", 10)

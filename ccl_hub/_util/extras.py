@@ -18,14 +18,14 @@ def require_packages(
     """Refuse, before any work is done, what needs a package that is not installed.
 
     Args:
-        what: Needs them, in words.
-        packages: Names to import.
-        extra: Of this package, which installs them.
-        instead: What can be done without, in words.
-        error: To raise.
+        what: What needs the packages, in words.
+        packages: Their names, as they are imported.
+        extra: The extra of this package that installs them.
+        instead: What can be done without them, in words.
+        error: Class of the error.
 
     Raises:
-        CCLError: Of that kind: one is not installed.
+        CCLError: An ``error``: a package is not installed.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:

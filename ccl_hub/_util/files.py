@@ -59,7 +59,7 @@ def make_folder(folder: Path) -> Path:
     """Make ``folder`` and its parents unless they exist.
 
     Raises:
-        OutputError: It cannot be made, or is no folder.
+        OutputError: It cannot be made, or is not a folder.
     """
     check_folder(folder)
     try:
@@ -70,7 +70,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before any work is done, a place that is taken by something else than a folder.
+    """Refuse, before any work is done, a path at which there is something other than a folder.
 
     Raises:
         OutputError: ``folder`` is a file, pipe, socket or device.
@@ -83,7 +83,7 @@ def check_folder(folder: Path) -> None:
 
 
 def special_kind(path: Path) -> str | None:
-    """Return what is there, behind links, if no file may take its place; else None.
+    """Return what a path leads to, in words, if a file must not replace it; else None.
 
     That is a pipe, a socket, a device, or the file that this program's own messages go to, which
     ``/dev/stdout`` may stand for: replaced, it would lose them.
@@ -99,8 +99,8 @@ def special_kind(path: Path) -> str | None:
     return _SPECIAL_KINDS.get(stat.S_IFMT(status.st_mode))
 
 
-def check_place(path: Path) -> None:
-    """Refuse, before any work is done, a place where :func:`write_atomically` must fail.
+def check_writable(path: Path) -> None:
+    """Refuse, before any work is done, a path at which :func:`write_atomically` must fail.
 
     Raises:
         OutputError: ``path`` is a folder or what :func:`special_kind` names, or its folder is
@@ -123,16 +123,16 @@ def write_atomically(
     """Write a file by temporary file, fsync and rename.
 
     Args:
-        path: The final place; replaced if it exists, unless :func:`special_kind` names it. A
+        path: The file; replaced if it exists, unless :func:`special_kind` names it. A
             symbolic link is followed, so that what it points to is replaced.
         content: What the file holds, or a function that writes it into the open binary file.
         temporary_folder: Where the temporary file is, on the same disk; beside ``path`` if None.
 
     Raises:
-        OutputError: The place cannot be written; what was there before is untouched.
+        OutputError: The file cannot be written; what was there before is untouched.
     """
     path = _replaceable(path)
-    # A short name of its own: that of ``path`` may be the longest there can be.
+    # Its name is short, as that of ``path`` may be as long as a name can be.
     temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
@@ -153,7 +153,7 @@ def write_atomically(
 
 def _replaceable(path: Path) -> Path:
     """Return the absolute path behind symbolic links, of what may be replaced by a file."""
-    # Asked of the path as given: links such as /dev/stdout lead to what has no path.
+    # The path is not resolved before: links such as /dev/stdout lead to what has no path.
     kind = special_kind(path)
     if kind is not None:
         raise OutputError(
@@ -168,7 +168,7 @@ def _replaceable(path: Path) -> Path:
 
 def _no_folder(folder: Path, reason: str) -> OutputError:
     return OutputError(
-        f"{folder}: the folder cannot be made ({reason}); choose another place or free this one."
+        f"{folder}: the folder cannot be made ({reason}); choose another folder or free this one."
     )
 
 
@@ -182,8 +182,8 @@ def _unwritable(path: Path, reason: str) -> OutputError:
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can (Windows opens no folders).
 
-    The file is already whole and in place, so a folder that cannot be synced is no failure: one
-    that may be written but not listed, or a network file system.
+    The file is already whole and in place, so it is not an error if the folder cannot be synced,
+    as on a network file system, or if it may be written but not listed.
     """
     if os.name == "nt":
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 
-_ASK_SECONDS = 0.5
+_RETRY_SECONDS = 0.5
 
 
 class FolderInUseError(Exception):
@@ -25,8 +25,8 @@ def only_writer(
 
     Args:
         folder: An existing folder; the lock file is left in it.
-        name: Of the lock file.
-        waiting: Wait for another process instead of raising; called once if that is needed.
+        name: Name of the lock file.
+        waiting: Called once if another process must be waited for; None to raise instead.
 
     Raises:
         FolderInUseError: Another process holds it.
@@ -42,7 +42,7 @@ def only_writer(
     except OSError as error:
         raise _unusable(folder / name, error) from error
     with lock:
-        asked = 0
+        attempts = 0
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,10 +50,10 @@ def only_writer(
             except BlockingIOError as error:
                 if waiting is None:
                     raise FolderInUseError(folder) from error
-                asked += 1
-                if asked == 2:  # the first may have met a process that only looked at the lock
+                attempts += 1
+                if attempts == 2:  # the first may have met a process that only looked at the lock
                     waiting()
-                time.sleep(_ASK_SECONDS)
+                time.sleep(_RETRY_SECONDS)
             except OSError as error:
                 raise _unusable(folder / name, error) from error
         yield

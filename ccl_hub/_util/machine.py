@@ -38,7 +38,7 @@ def worker_count() -> int:
 
 
 def worker_bytes(workers: int) -> int | None:
-    """Return the memory each of so many decoding processes may take: a fair share of half."""
+    """Return the memory that each of ``workers`` processes may take: a fair share of half."""
     total = memory_bytes()
     return total and max(1 << 29, min(MOST_WORKER_BYTES, total // 2 // workers))
 

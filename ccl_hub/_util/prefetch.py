@@ -30,9 +30,9 @@ def in_order(
         items: Taken one by one, in the caller's thread, as results are taken.
         threads: How many; 0 calls ``function`` in the caller's thread, nothing ahead.
         ahead: Results, finished or under way, that may wait behind the one that is taken.
-        when_ready: Give a result that is ready before the next item is taken, which may take its
-            time; fewer calls are then under way.
-        name: Of the threads, for debuggers.
+        when_ready: Yield a result that is ready before the next item is taken, for items that come
+            slowly; fewer calls are then under way.
+        name: Name of the threads, for debuggers.
     """
     if threads == 0:
         yield from map(function, items)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from .._util.extras import require_packages
-from .._util.files import check_place, write_atomically
+from .._util.files import check_writable, write_atomically
 from .._version import __version__
 from ..config import FRAME_CHOICES, Preprocessing
 from ..errors import ExportError, InputError
@@ -124,7 +124,7 @@ def export_model(model: CCLNetwork, path: str | Path, format: str) -> Exported:
     """
     path = Path(path)
     check_target(path, format)
-    check_place(path)
+    check_writable(path)
     # Contiguous weights: a .pt2 stores only these whole.
     plain = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
     plain.eval().requires_grad_(False)

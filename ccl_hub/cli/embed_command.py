@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .._util.files import check_folder, check_place
+from .._util.files import check_folder, check_writable
 from .._version import __version__
 from ..embed.writers import LEVELS, SUFFIXES, check_output
 from ..errors import InputError
@@ -341,7 +341,7 @@ def _embed_one(
 ) -> int:
     """Embed one video into one file."""
     check_output(out, level, source=video)
-    check_place(out)
+    check_writable(out)
     began = time.perf_counter()
     from ..embed.stream import write_video
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .._util.files import check_place
+from .._util.files import check_writable
 from ..registry import REGISTRY, list_models
 from .common import (
     DEFAULT_MODEL,
@@ -131,7 +131,7 @@ def export_command(
     2 wrong usage.
     """
     with guard("ccl-hub", debug):
-        check_place(out)
+        check_writable(out)
         from ..backends.export import check_target, export_model
         from ..model import CCLModel
 

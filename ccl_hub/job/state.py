@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .._util.files import check_place, make_folder, write_atomically
+from .._util.files import check_writable, make_folder, write_atomically
 from .._util.folder_lock import is_held, only_writer
 from ..embed.writers import SUFFIXES
 from ..errors import InputError, OutputError
@@ -87,7 +87,7 @@ def open_state(
     """
     make_folder(destination.path)
     state = make_folder(destination.state)
-    check_place(destination.failures(shard))
+    check_writable(destination.failures(shard))
     with only_writer(state, destination.lock(shard).name, lambda: _say_waiting(destination)):
         for left in make_folder(destination.temporary(shard)).iterdir():
             remove_file(left)  # of a run that was killed

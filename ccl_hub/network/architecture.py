@@ -176,7 +176,7 @@ class CCLNetwork(nn.Module):
     def _initialise(self) -> None:
         """He initialisation by fan-out, as ResNets of this family use; channels_last memory."""
         for module in self.modules():
-            # Where there is no memory yet there is nothing to fill; asking loads torch's compiler.
+            # On "meta" there is nothing to fill, and filling it would load torch's compiler.
             if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device to use; None is the CPU, "auto" the best there is.
 
     Raises:
-        InputError: Unknown, without storage, or not there on this machine.
+        InputError: The device is unknown, has no storage, or this machine lacks it.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -23,7 +23,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device("cpu" if device is None else device)
         torch.empty(0, device=chosen).cpu()  # "meta" has nothing to copy
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        # AssertionError is how torch reports a build without CUDA, TypeError what is no name.
+        # torch raises AssertionError in a build without CUDA, TypeError for what is not a name.
         reason = str(error).splitlines()[0]
         raise InputError(
             f"device is {str(device)!r}, which cannot be used here ({reason}); "
@@ -36,7 +36,7 @@ def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     """Return the floating-point type to use; None is float32.
 
     Raises:
-        InputError: Not one of float32, bfloat16, float16.
+        InputError: It is not one of float32, bfloat16, float16.
     """
     if dtype is None:
         return torch.float32

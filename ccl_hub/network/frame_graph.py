@@ -21,14 +21,14 @@ from ..errors import ModelError
 from .architecture import CCLNetwork
 
 GRAPH_VERSION = 1
-"""Of :class:`FrameGraph`; with another number, networks that are kept on disk are made again."""
+"""Version of :class:`FrameGraph`; networks on disk that have another one are made again."""
 
 
 class FrameMaps(NamedTuple):
     """What the network gives for n frames, on the engine's device.
 
     ``vectors``: (n, D) float32, the frame features (spatial mean of res5).
-    ``parts``: (n, P, 3, D), res5's P places under conv6's taps for the frame after, the frame
+    ``parts``: (n, P, 3, D), res5's P positions under conv6's taps for the frame after, the frame
     itself and the frame before, times BatchNorm's scale; float32 or the engine's dtype.
     """
 
@@ -42,7 +42,7 @@ class FrameGraph(nn.Module):
     In float32 until the trunk, as :func:`ccl_hub.transforms.to_clips` does.
 
     Args:
-        model: Shares its trunk; in eval mode.
+        model: The model, in eval mode, whose trunk is shared.
     """
 
     taps: Tensor
@@ -71,8 +71,8 @@ class FrameGraph(nn.Module):
         images = (images / 255 - self.mean) / self.std
         maps = self.trunk(images.to(self.dtype))  # (n,D,h,w)
         vectors = maps.mean((2, 3), dtype=torch.float32)  # (n,D)
-        places = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (n,P,D)
-        parts = places @ self.taps.t()  # (n,P,3D)
+        positions = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (n,P,D)
+        parts = positions @ self.taps.t()  # (n,P,3D)
         return vectors, parts.unflatten(2, (3, -1))  # (n,P,3,D)
 
 

@@ -55,7 +55,7 @@ class Source:
 
     @property
     def checked_against(self) -> str:
-        """Whose hash the weights are compared with: "registry", "Hub", or "" for nobody's."""
+        """Whose hash the weights are compared with: "registry", "Hub", or "" for none."""
         if self.expected_sha256:
             return "registry"
         return "Hub" if self.hub_file is not None and self.hub_file.stated_hash else ""
@@ -78,12 +78,12 @@ def resolve(
         WeightsError: The folder or repository holds no safetensors, or its ``config.json`` is not
             what the Hub says it is.
         ConfigError: Its ``config.json`` cannot be read.
-        InputError: A revision was given for something that has none.
+        InputError: There is a revision for something that has none.
     """
-    text, how = str(name_or_path), options or HubOptions()
+    text, options = str(name_or_path), options or HubOptions()
     entry = REGISTRY.get(text)
     if entry is not None and isinstance(name_or_path, str):  # a Path always means a folder
-        return _resolve_entry(entry, revision, how)
+        return _resolve_entry(entry, revision, options)
     folder = expanded(name_or_path)
     if is_folder(folder):
         if revision is not None:
@@ -91,12 +91,12 @@ def resolve(
                 f"revision is {revision!r} but {folder} is a local folder, which has none; "
                 "leave it out."
             )
-        return _from_folder(folder, text, how)
-    repo, pinned, at = text.partition("@")
-    if pinned and revision is not None:
-        raise InputError(f"two revisions for {repo}: {at!r} and {revision!r}; give one.")
+        return _from_folder(folder, text, options)
+    repo, at_sign, pinned = text.partition("@")
+    if at_sign and revision is not None:
+        raise InputError(f"two revisions for {repo}: {pinned!r} and {revision!r}; give one.")
     if isinstance(name_or_path, str) and HUB_ID.fullmatch(repo):
-        return _from_hub(repo, at if pinned else revision, text, how)
+        return _from_hub(repo, pinned if at_sign else revision, text, options)
     if os.path.isfile(folder):  # noqa: PTH113 - as in is_folder()
         raise ModelNotFoundError(
             f"{text!r} is a file; give the folder that holds {CONFIG_NAME} and {WEIGHTS_NAME}."
@@ -113,7 +113,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is such a folder; False also for what no folder can be called."""
+    """Whether there is such a folder; False even for what a folder cannot be called."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
@@ -122,7 +122,7 @@ def bundled_folder(name: str) -> Path:
     return Path(str(resources.files("ccl_hub"))) / BUNDLED_FOLDER / name
 
 
-def _resolve_entry(entry: RegistryEntry, revision: str | None, how: HubOptions) -> Source:
+def _resolve_entry(entry: RegistryEntry, revision: str | None, options: HubOptions) -> Source:
     pinned = entry.bundled or entry.published
     if revision is not None and pinned and revision != entry.revision:
         raise InputError(
@@ -130,12 +130,12 @@ def _resolve_entry(entry: RegistryEntry, revision: str | None, how: HubOptions) 
             f"{entry.revision or 'this version of the package'}; leave it out, or give the Hub id."
         )
     if entry.bundled:
-        return _from_folder(bundled_folder(entry.name), entry.name, how, entry.sha256)
+        return _from_folder(bundled_folder(entry.name), entry.name, options, entry.sha256)
     if not entry.published and not os.environ.get(ORGANISATION_VARIABLE):
         raise ModelNotFoundError(_not_published(entry))
     try:
-        at = entry.revision or revision
-        return _from_hub(entry.repo, at, entry.name, how, entry.sha256)
+        pinned_revision = entry.revision or revision
+        return _from_hub(entry.repo, pinned_revision, entry.name, options, entry.sha256)
     except ModelNotFoundError as error:
         if entry.published:
             raise
@@ -151,8 +151,8 @@ def _not_published(entry: RegistryEntry) -> str:
     )
 
 
-def _from_folder(folder: Path, name: str, how: HubOptions, sha256: str = "") -> Source:
-    folder = folder.joinpath(*how.parts)
+def _from_folder(folder: Path, name: str, options: HubOptions, sha256: str = "") -> Source:
+    folder = folder.joinpath(*options.parts)
     config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
     if not config_path.is_file():
         raise ModelNotFoundError(
@@ -165,12 +165,12 @@ def _from_folder(folder: Path, name: str, how: HubOptions, sha256: str = "") -> 
             raise WeightsError(_only_pickles(str(folder), pickles[0]))
         raise WeightsError(f"{folder}: no {WEIGHTS_NAME}; copy or export the folder again.")
     config = CCLConfig.from_file(config_path)
-    return Source(_named(name, how), config, weights_path, sha256)
+    return Source(_named(name, options), config, weights_path, sha256)
 
 
-def _named(name: str, how: HubOptions) -> str:
+def _named(name: str, options: HubOptions) -> str:
     """Return what the user asked for as one name, the subfolder behind it as in a path."""
-    return "/".join([name.rstrip("/"), *how.parts]) if how.parts else name
+    return "/".join([name.rstrip("/"), *options.parts]) if options.parts else name
 
 
 def _only_pickles(where: str, file: str) -> str:
@@ -181,34 +181,34 @@ def _only_pickles(where: str, file: str) -> str:
 
 
 def _from_hub(
-    repo: str, revision: str | None, name: str, how: HubOptions, sha256: str = ""
+    repo: str, revision: str | None, name: str, options: HubOptions, sha256: str = ""
 ) -> Source:
     """Fetch the two files of a Hub repository, or take them from the cache."""
     hub.check_revision(repo, revision)
-    config_file = hub.fetch(repo, CONFIG_NAME, revision, how)
+    config_file = hub.fetch(repo, CONFIG_NAME, revision, options)
     if config_file is None:
-        raise _lacking(repo, revision, CONFIG_NAME, how)
+        raise _lacking(repo, revision, CONFIG_NAME, options)
     hub.read(config_file)  # checks it: another mean or size would change every embedding
     config = CCLConfig.from_file(config_file.path)
-    # Of the very commit the configuration came from: a branch may move in between.
-    file = hub.fetch(repo, WEIGHTS_NAME, config_file.commit, how)
+    # From the very commit that the configuration came from: a branch may move in between.
+    file = hub.fetch(repo, WEIGHTS_NAME, config_file.commit, options)
     if file is None:
-        raise _lacking(repo, config_file.commit, WEIGHTS_NAME, how)
-    return Source(_named(name, how), config, file.path, sha256, file)
+        raise _lacking(repo, config_file.commit, WEIGHTS_NAME, options)
+    return Source(_named(name, options), config, file.path, sha256, file)
 
 
-def _lacking(repo: str, revision: str | None, missing: str, how: HubOptions) -> WeightsError:
+def _lacking(repo: str, revision: str | None, missing: str, options: HubOptions) -> WeightsError:
     """Return the error of a repository without the file, which tells what it has instead."""
-    at = f"{repo}@{revision}" if revision else repo
-    names = hub.list_files(repo, revision, how)
-    prefix = "".join(f"{part}/" for part in how.parts)
-    beside = [name for name in names if name.startswith(prefix)]
-    pickles = [name for name in beside if name.endswith(PICKLE_SUFFIXES)]
-    if pickles and not any(name.endswith(".safetensors") for name in beside):
-        return WeightsError(_only_pickles(at, pickles[0]))
-    held = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    name = f"{repo}@{revision}" if revision else repo
+    files = hub.list_files(repo, revision, options)
+    prefix = "".join(f"{part}/" for part in options.parts)
+    siblings = [file for file in files if file.startswith(prefix)]
+    pickles = [file for file in siblings if file.endswith(PICKLE_SUFFIXES)]
+    if pickles and not any(file.endswith(".safetensors") for file in siblings):
+        return WeightsError(_only_pickles(name, pickles[0]))
+    shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
     return WeightsError(
-        f"{at}: the repository has no {prefix}{missing} (it has: {held or 'nothing'}); only "
+        f"{name}: the repository has no {prefix}{missing} (it has: {shown or 'nothing'}); only "
         "safetensors checkpoints of this package can be loaded. Write one with 'ccl-hub publish'."
     )
 
@@ -242,12 +242,12 @@ def read_tensors(source: Source) -> tuple[dict[str, Tensor], str]:
 
 
 def beside(source: Source, name: str) -> Path | None:
-    """Return another file of the same folder or commit, fetched if need be; None without one.
+    """Return another file of the same folder or commit, fetched if needed; None if there is none.
 
     Raises:
         ModelNotFoundError: Offline, and not in the cache.
-        HubError: It cannot be fetched.
-        WeightsError: It is not what the Hub says it is.
+        HubError: The file cannot be fetched.
+        WeightsError: The file is not what the Hub says it is.
     """
     if source.hub_file is None:
         path = source.weights_path.with_name(name)
@@ -261,19 +261,19 @@ def beside(source: Source, name: str) -> Path | None:
 
 
 def load(
-    kind: type[Network],
+    network_class: type[Network],
     source: Source,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Network:
-    """Build a network of the class ``kind`` from the files found, in eval mode; None is the CPU.
+    """Build a network of this class from its files, in eval mode; device None is the CPU.
 
     Raises:
         WeightsError: The weights cannot be read, are not the published ones or do not fit.
     """
     tensors, sha256 = read_tensors(source)
     with torch.device("meta"):  # no random initialisation: the caller's generator is untouched
-        network = kind(source.config)
+        network = network_class(source.config)
     load_strictly(network, tensors, source.weights_path)
     network.name, network.weights_sha256 = source.name, sha256
     return network.to(device=device, dtype=dtype).eval()
@@ -285,7 +285,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     Args:
         model: On any device. One on "meta" gets memory on the CPU once everything fits, so that
             a configuration which does not belong to the file costs nothing, however large.
-        tensors: By name, on the CPU.
+        tensors: The tensors by name, on the CPU.
         path: Their file, for messages.
 
     Raises:
@@ -317,7 +317,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     if broken:
         raise WeightsError(f"{path}: {broken[0]} holds NaN or infinity; export an earlier step.")
     if any(tensor.is_meta for tensor in expected.values()):
-        # As to_empty(), which first loads a second's worth of sympy.
+        # What to_empty() does, without the second that it takes to load sympy.
         untyped = cast("Any", model)
         untyped._apply(lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype))
     model.load_state_dict(tensors)

@@ -257,9 +257,9 @@ def test_a_folder_and_a_bundled_model_are_had_whatever_is_said_of_the_hub(folder
         ({"subfolder": "../x"}, r"subfolder is '\.\./x'; allowed: a folder inside"),
         ({"subfolder": "/x"}, "subfolder is '/x'"),
         ({"subfolder": "a\\b"}, "subfolder is"),
-        ({"token": f"{SECRET}\n"}, "can be no token"),
-        ({"token": ""}, "can be no token"),
-        ({"token": f"{SECRET} x"}, "can be no token"),
+        ({"token": f"{SECRET}\n"}, "cannot be a token"),
+        ({"token": ""}, "cannot be a token"),
+        ({"token": f"{SECRET} x"}, "cannot be a token"),
         ({"token": SECRET.encode()}, "token is of type bytes"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ccl_hub._util.files import check_folder, check_place, make_folder, write_atomically
+from ccl_hub._util.files import check_folder, check_writable, make_folder, write_atomically
 from ccl_hub.errors import OutputError
 
 
@@ -89,21 +89,21 @@ def test_zero_byte_in_a_name_is_a_clear_error() -> None:
 
 
 def test_places_where_nothing_can_be_written_are_known_before_the_work(tmp_path: Path) -> None:
-    check_place(tmp_path / "x.npy")
+    check_writable(tmp_path / "x.npy")
     with pytest.raises(OutputError, match="is a folder"):
-        check_place(tmp_path)
+        check_writable(tmp_path)
     with pytest.raises(OutputError, match="there is no folder"):
-        check_place(tmp_path / "no" / "x.npy")
+        check_writable(tmp_path / "no" / "x.npy")
     (tmp_path / "link.npy").symlink_to(tmp_path / "no" / "x.npy")
     with pytest.raises(OutputError, match="there is no folder"):
-        check_place(tmp_path / "link.npy")
+        check_writable(tmp_path / "link.npy")
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission_is_known_before_the_work(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     with pytest.raises(OutputError, match="no permission"):
-        check_place(tmp_path / "x.npy")
+        check_writable(tmp_path / "x.npy")
     tmp_path.chmod(0o755)
 
 
@@ -139,7 +139,7 @@ def test_what_is_no_file_is_never_replaced(
             path = tmp_path / "link.npy"
             path.symlink_to(there)
         for refuse in (
-            check_place,
+            check_writable,
             lambda path: write_atomically(path, b"x"),
         ):
             with pytest.raises(OutputError) as caught:
