@@ -410,9 +410,7 @@ def _refusal(error: Any, purpose: str) -> str:
     status = error.response.status_code
     if status == 401:
         right = " that may write" if purpose == "publish" else ""
-        return (
-            f"the Hub refuses the token, or asks for one (401: {_brief(error)}); {LOG_IN}{right}."
-        )
+        return f"the Hub refuses or lacks a token (401: {_brief(error)}); {LOG_IN}{right}."
     if status == 403:
         if purpose == "publish":
             return (

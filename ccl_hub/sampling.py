@@ -180,9 +180,9 @@ def _check_windows(
     raise MediaLimitError(
         f"a window every {every_seconds:g} s of {len(frame_seconds)} frames in "
         f"{duration_seconds:.0f} s makes {windows} windows; allowed: {allowed}, the larger of "
-        f"{most} (MediaLimits.max_windows) and {WINDOWS_PER_FRAME} for each frame on which one begins. "
-        f"Use every_seconds (--every) of at least {math.ceil(enough / unit) * unit:g}, or a "
-        "number of clips."
+        f"{most} (MediaLimits.max_windows) and {WINDOWS_PER_FRAME} for each frame on which one "
+        f"begins. Use every_seconds (--every) of at least {math.ceil(enough / unit) * unit:g}, or "
+        "a number of clips."
     )
 
 

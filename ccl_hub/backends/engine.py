@@ -21,7 +21,7 @@ CPU_BATCH_FRAMES = 16
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What of an engine decides the numbers, for provenance.
+    """What decides the numbers of an engine, for provenance.
 
     Args:
         backend: One of :data:`ccl_hub.backends.BACKENDS`.
@@ -69,11 +69,11 @@ class Engine(Protocol):
 
 @contextmanager
 def memory_is_enough() -> Iterator[None]:
-    """Tell a device, or a machine, without memory from an error of ours.
+    """Tell too little memory, of a device or of the machine, from other errors of torch.
 
     Raises:
         InputError: The device has too little memory.
-        MemoryError: The machine has, as torch finds it on the CPU.
+        MemoryError: The machine has too little memory, as torch reports it on the CPU.
     """
     try:
         yield
@@ -82,7 +82,7 @@ def memory_is_enough() -> Iterator[None]:
             f"the device has too little memory ({str(error).splitlines()[0]}); use a smaller "
             "batch_size (batch_clips of a batch), or close what else uses it."
         ) from error
-    except RuntimeError as error:  # torch has no class of its own for it
+    except RuntimeError as error:  # torch has no other class for it
         if "allocate memory" not in str(error) and "not enough memory" not in str(error):
             raise
         raise MemoryError(str(error).splitlines()[0]) from error
@@ -92,7 +92,7 @@ def check_finite(engine: Engine, *vectors: np.ndarray) -> None:
     """Refuse vectors that a dtype or weights have spoiled.
 
     Raises:
-        ModelError: NaN or infinity.
+        ModelError: A vector holds NaN or infinity.
     """
     if not all(np.isfinite(array).all() for array in vectors):
         raise ModelError(

@@ -108,7 +108,7 @@ def export_model(model: CCLNetwork, path: str | Path, format: str) -> Exported:
         Facts about the file.
 
     Raises:
-        InputError: Unknown format, or a name that does not fit it.
+        InputError: The format is unknown, or the name does not fit it.
         ExportError: A package is missing, or the file gives other numbers than the model; nothing
             is written then.
         OutputError: The file cannot be written.
@@ -144,11 +144,11 @@ def export_model(model: CCLNetwork, path: str | Path, format: str) -> Exported:
 def describe(model: CCLNetwork) -> dict[str, Any]:
     """Return what travels inside the file, as JSON values: which model, and how to feed it.
 
-    ``weights_sha256`` is of the file that the model was loaded from; "" if it was not.
+    ``weights_sha256`` is of the file that the model was loaded from; "" without one.
     """
     pre = model.preprocessing
     return {
-        # Of a model loaded from a folder only the last part: a file for others tells no paths.
+        # Of a folder the last name alone: a file for others must not tell paths of this machine.
         "name": model.config.provenance.name or Path(model.name).name,
         "trained_on": model.config.provenance.trained_on,
         "weights_sha256": model.weights_sha256,
@@ -179,10 +179,10 @@ def check_target(path: Path, format: str) -> None:
 
     Args:
         path: The file to write.
-        format: One of the keys of :data:`SUFFIXES`.
+        format: A key of :data:`SUFFIXES`.
 
     Raises:
-        InputError: Unknown format, or a name that does not end as its files do.
+        InputError: The format is unknown, or the name does not end as its files do.
         ExportError: The format needs a package that is not installed.
     """
     if format not in SUFFIXES:
@@ -212,14 +212,14 @@ def _compared(plain: CCLNetwork, run: Run, shape: tuple[int, ...], path: Path) -
         expected = plain(clips)
         outputs = run(clips)
     worst = 0.0
-    for name, one, other in zip(("frames", "video"), outputs, expected[:2], strict=True):
-        difference = relative_difference(one, other)
+    for name, output, reference in zip(("frames", "video"), outputs, expected[:2], strict=True):
+        difference = relative_difference(output, reference)
         if not difference <= TOLERANCE:  # NaN never is
             raise ExportError(
                 f"{path}: not written: for clips {tuple(clips.shape)}, {name} differs from the "
                 f"model by {difference:.2g} of its largest value, allowed is {TOLERANCE:g} "
-                f"({name} is {one.dtype} {tuple(one.shape)}, the model gives {other.dtype} "
-                f"{tuple(other.shape)}); try another version of torch or onnxruntime."
+                f"({name} is {output.dtype} {tuple(output.shape)}, the model gives "
+                f"{reference.dtype} {tuple(reference.shape)}); try another version of torch or onnxruntime."
             )
         worst = max(worst, difference)
     return worst
@@ -229,7 +229,7 @@ def _compared(plain: CCLNetwork, run: Run, shape: tuple[int, ...], path: Path) -
 
 
 def _pt2_bytes(program: ExportedProgram, facts: dict[str, Any]) -> bytes:
-    program.example_inputs = None  # would be stored as a pickle, the only one in the file
+    program.example_inputs = None  # they would be stored as a pickle, the only one in the file
     buffer = io.BytesIO()
     extra_files = {METADATA_NAME: json.dumps(facts, indent=2)}
     torch.export.save(program, buffer, extra_files=extra_files)

@@ -44,7 +44,7 @@ class Int8Facts:
         compared_frames: Frames held out, in clips of the model's length.
         frame_cosine: Lowest cosine between the two networks' vectors of these frames.
         clip_cosine: Lowest cosine between their vectors of the clips.
-        versions: Of the packages that made it.
+        versions: Versions of the packages that made it.
     """
 
     sha256: str
@@ -102,13 +102,13 @@ def find_int8(model: CCLNetwork, cache: str | Path | None = None) -> Int8Model |
     """Return the int8 model that :func:`~ccl_hub.backends.quantize.build_int8` made, or None.
 
     Args:
-        model: As it was then; found by its weights, whatever file they came from.
+        model: The model as it was then, known by its weights, whatever file they came from.
         cache: Folder; None is :func:`cache_folder`.
 
     Raises:
-        WeightsError: It is there but damaged.
+        WeightsError: The int8 model is damaged.
     """
-    path = place_of(model, cache) / RECORD_NAME
+    path = model_folder(model, cache) / RECORD_NAME
     try:
         values = json.loads(path.read_bytes())
         facts = parse_dataclass(Int8Facts, values, str(path))
@@ -123,21 +123,21 @@ def find_int8(model: CCLNetwork, cache: str | Path | None = None) -> Int8Model |
         "[0-9a-f]{64}", facts.sha256
     ):
         raise WeightsError(f"{path}: the record of another model; {REBUILD}.")
-    kept = Int8Model(path.with_name(f"{facts.sha256}.xml"), facts)
-    kept.read()
-    return kept
+    int8_model = Int8Model(path.with_name(f"{facts.sha256}.xml"), facts)
+    int8_model.read()
+    return int8_model
 
 
 def cache_folder() -> Path:
     """Return ``$CCL_CACHE``, or else ``ccl_hub`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    named = os.environ.get("CCL_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # one that is not absolute does not count
+    folder = os.environ.get("CCL_CACHE")
+    if folder:
+        return Path(folder).expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one does not count
     return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "ccl_hub"
 
 
-def place_of(model: CCLNetwork, cache: str | Path | None) -> Path:
+def model_folder(model: CCLNetwork, cache: str | Path | None) -> Path:
     """Return the folder of a model in a cache: ``int8/``, then its weights, config and graph."""
     folder = cache_folder() if cache is None else Path(cache).expanduser()
     kind = f"{tensors_sha256(model)[:16]}-{model.config.fingerprint()}-{GRAPH_VERSION}"
@@ -145,7 +145,7 @@ def place_of(model: CCLNetwork, cache: str | Path | None) -> Path:
 
 
 def tensors_sha256(model: CCLNetwork) -> str:
-    """Hash the weights themselves: a model that was changed after loading is another one."""
+    """Hash the weights themselves, so that a model changed after loading counts as another."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -8,7 +8,7 @@
     openvino-int8    OpenVINO, 8-bit integers, calibrated once on real videos and kept on disk
 
 All run :class:`ccl_hub.network.frame_graph.FrameGraph`, so frames, clips and sampling do not
-depend on the choice. Of the float32 ones each is compared with torch when it is made.
+depend on the choice. Each one in float32 is compared with torch when it is made.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def make_engine(
     """Return what computes a model.
 
     Args:
-        model: In eval mode, as :meth:`ccl_hub.CCLModel.from_pretrained` gives it; for every
-            backend but those of torch in float32 on the CPU.
+        model: A model in eval mode, as :meth:`ccl_hub.CCLModel.from_pretrained` gives it; every
+            backend but those of torch needs it in float32 on the CPU.
         backend: One of :data:`BACKENDS`.
-        threads: Cores to use, each for one call at a time; 0 for all. Callers bring the threads
-            that call. Torch has one such number for the whole process,
-            ``torch.set_num_threads``, and takes no other.
-        calibration: Of ``openvino-int8`` alone: videos to calibrate on, unless the cache holds
+        threads: Cores to use, each for one call at a time, made by a thread of the caller; 0 for
+            all. Torch has one number for the whole process, ``torch.set_num_threads``, and only
+            0 is allowed here.
+        calibration: For ``openvino-int8`` alone: videos to calibrate on, unless the cache holds
             the int8 model already; or an int8 model. None takes it from the cache.
-        batch_frames: Frames at once, of torch's backends; None for what suits the device. What
-            torch-compile gets is cut and filled up to it.
+        batch_frames: Frames at once, for torch's backends; None for what suits the device. For
+            torch-compile batches are cut and filled up to this size.
 
     Raises:
-        InputError: Unknown backend; model, threads or calibration do not suit it; the CPU cannot
-            do it; or there is no int8 model.
+        InputError: The backend is unknown; the model, ``threads``, ``calibration`` or the CPU do
+            not suit it; or there is no int8 model.
         ExportError: A package is missing, or the runtime gives other numbers than torch.
         WeightsError: The int8 model in the cache is damaged.
 
@@ -65,7 +65,8 @@ def make_engine(
         raise InputError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
     if calibration is not None and backend != "openvino-int8":
         raise InputError(
-            f"calibration was given for the backend {backend!r}; only openvino-int8 needs it."
+            f"calibration was given for the backend {backend!r}; only openvino-int8 needs it; "
+            "leave it out."
         )
     if backend in TORCH_BACKENDS:
         if threads:
@@ -92,11 +93,11 @@ def _int8_model(
 ) -> Int8Model:
     """Return the int8 model to use: the one given, the one in the cache, or a new one."""
     if isinstance(calibration, Int8Model):
-        made_of = calibration.facts
+        facts = calibration.facts
         expected = tensors_sha256(model), model.config.fingerprint()
-        if (made_of.tensors_sha256, made_of.config_fingerprint) != expected:
+        if (facts.tensors_sha256, facts.config_fingerprint) != expected:
             raise InputError(
-                f"{calibration.path}: made of {made_of.model!r}, whose weights or preprocessing "
+                f"{calibration.path}: made of {facts.model!r}, whose weights or preprocessing "
                 f"are not those of {model.name!r}; build one with build_int8(model, videos)."
             )
         return calibration
@@ -104,11 +105,11 @@ def _int8_model(
         from .quantize import build_int8
 
         return build_int8(model, calibration)
-    kept = find_int8(model)
-    if kept is None:
+    cached = find_int8(model)
+    if cached is None:
         raise InputError(
             f"there is no int8 model of {model.name!r} in {cache_folder()}; make one with "
             "'ccl-hub quantize MODEL VIDEOS' or "
             "ccl_hub.backends.quantize.build_int8(model, videos)."
         )
-    return kept
+    return cached

@@ -24,7 +24,7 @@ class OnnxEngine:
     A call is computed on the core of the thread that calls: use as many threads as cores.
 
     Args:
-        model: In eval mode, float32, on the CPU; not changed.
+        model: A model in eval mode, float32, on the CPU; it is not changed.
         threads: Most calls computed at once, each on one core; 0 for one per core.
 
     Raises:

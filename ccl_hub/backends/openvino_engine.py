@@ -34,7 +34,7 @@ class OpenVinoEngine:
     """The network in OpenVINO; see :class:`ccl_hub.backends.engine.Engine`.
 
     Args:
-        model: In eval mode, float32, on the CPU; not changed.
+        model: A model in eval mode, float32, on the CPU; it is not changed.
         precision: "float32", "bfloat16" (where the CPU computes with it), or the int8 model made
             of this model.
         threads: Most calls computed at once, each on one core; 0 for one per core.
@@ -156,8 +156,8 @@ def _core() -> Any:
 def without_telemetry() -> Iterator[None]:
     """Let packages be imported as if ``openvino_telemetry`` were not installed.
 
-    It would report to a server, and write to the home folder, on import alone. What the caller
-    has imported before stays as it is.
+    Its import alone would report to a server and write to the home folder. What the caller has
+    imported before stays as it is.
     """
     name = "openvino_telemetry"
     if name in sys.modules:

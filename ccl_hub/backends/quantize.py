@@ -43,8 +43,8 @@ from .int8_cache import (
     Int8Facts,
     Int8Model,
     find_int8,
+    model_folder,
     network_sha256,
-    place_of,
     tensors_sha256,
     write_int8,
 )
@@ -61,13 +61,13 @@ from .torch_engine import TorchEngine
 CLIPS = 128
 FEWEST_CLIPS = 16
 HELD_OUT = 4
-"""Every so many clips, one is held out of calibration and compared."""
+"""One clip of so many is held out of the calibration, and compared."""
 
 DEADLINE_SECONDS = 600.0
 """Longest that decoding one video may take."""
 
 LOWEST_COSINE = 0.99
-"""Allowed between a vector of the int8 network and the same of the float32 one."""
+"""Lowest cosine allowed between a vector of the int8 network and that of the float32 one."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ def build_int8(
     """Make the int8 model of a model, unless the cache holds it; takes about a minute.
 
     Args:
-        model: In eval mode, float32, on the CPU; not changed.
-        videos: Real videos like those to be embedded, some dozens; see
+        model: A model in eval mode, float32, on the CPU; it is not changed.
+        videos: Some dozens of real videos, like those to be embedded; see
             :func:`calibration_clips`.
         cache: Folder; None is ``$CCL_CACHE``, or ``ccl_hub`` in the user's cache folder.
         force: Make it again, even if it is there.
@@ -107,12 +107,12 @@ def build_int8(
         '9a0f...'
     """
     check_model(model, "openvino-int8")
-    if not force and (kept := find_int8(model, cache)) is not None:
-        return kept
+    if not force and (cached := find_int8(model, cache)) is not None:
+        return cached
     require_packages(
         "building an int8 model", ["openvino", "nncf"], "openvino", "use the backend torch"
     )
-    folder = make_folder(place_of(model, cache))
+    folder = make_folder(model_folder(model, cache))
     clips = calibration_clips(videos, model.preprocessing)
     held_out = np.arange(len(clips)) % HELD_OUT == HELD_OUT - 1
     frames = clips[~held_out].reshape(-1, *clips.shape[2:])  # (M,T,S,S,3) -> (M*T,S,S,3)
@@ -166,11 +166,11 @@ def calibration_clips(
     chosen = np.unique(np.linspace(0, len(videos) - 1, min(clips, len(videos))).astype(int))
     each = -(-clips // max(1, len(chosen)))
     different: list[Clips] = []
-    for path, clips_or_why in _decoded([videos[i] for i in chosen], preprocessing, each):
-        if isinstance(clips_or_why, str):
-            logger.warning("%s: left out of calibration: %s", path, clips_or_why)
+    for path, clips_or_reason in _decoded([videos[i] for i in chosen], preprocessing, each):
+        if isinstance(clips_or_reason, str):
+            logger.warning("%s: left out of calibration: %s", path, clips_or_reason)
         else:
-            different += clips_or_why
+            different += clips_or_reason
     if len(different) < FEWEST_CLIPS:
         raise InputError(
             f"calibration has {len(different)} clips of {preprocessing.clip_frames} frames from "
@@ -247,7 +247,7 @@ def _quiet_nncf() -> Iterator[Any]:
         log = logging.getLogger("nncf")
         log.handlers.clear()
         log.propagate = True
-        log.setLevel(logging.NOTSET)  # as the program says, not NNCF
+        log.setLevel(logging.NOTSET)  # the program decides, not NNCF
     console = import_module("rich").get_console()
     quiet, console.quiet = console.quiet, True
     try:
@@ -300,7 +300,7 @@ def _vectors(
 
 
 def _lowest_cosine(one: Vectors, other: Vectors) -> float:
-    """Return the lowest cosine of two vectors at the same place: (...,D), (...,D)."""
+    """Return the lowest cosine between vectors at the same position: (...,D), (...,D)."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return float(((a * b).sum(-1) / np.maximum(norms, np.finfo(float).tiny)).min())

@@ -17,7 +17,7 @@ def check_model(model: CCLNetwork, backend: str) -> None:
     """Refuse a model that a CPU runtime cannot take over as it is.
 
     Raises:
-        InputError: Not in float32, not on the CPU, or in training mode.
+        InputError: It is not in float32, not on the CPU, or in training mode.
     """
     if model.training:
         raise InputError("the model is in training mode; call model.eval() before embedding.")
@@ -33,7 +33,7 @@ def cores_to_use(threads: int) -> int:
     """Return how many cores ``threads`` means: itself, or for 0 all that this process may use.
 
     Raises:
-        InputError: Below 0.
+        InputError: ``threads`` is below 0.
     """
     if threads < 0:
         raise InputError(f"threads is {threads}; allowed: 0 (every core) or more.")
@@ -44,16 +44,15 @@ def check_same(engine: Engine) -> None:
     """Compare an engine with torch, on one frame and on several.
 
     Raises:
-        ExportError: Another shape or type, or a difference above 1e-4 of the largest value.
+        ExportError: Shape or type differ, or the values by more than 1e-4 of the largest.
     """
     side = engine.model.preprocessing.crop_px
     reference = TorchEngine(engine.model)
     for count in (1, 3):
         frames = np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
-        for name, one, other in zip(
-            ("vectors", "parts"), engine(frames), reference(frames), strict=True
-        ):
-            difference = relative_difference(one, other)
+        maps = zip(("vectors", "parts"), engine(frames), reference(frames), strict=True)
+        for name, output, expected in maps:
+            difference = relative_difference(output, expected)
             if not difference <= TOLERANCE:  # NaN never is
                 raise ExportError(
                     f"{engine.info.backend} gives {name} for {count} frames that differ from "

@@ -16,7 +16,7 @@ from .engine import CPU_BATCH_FRAMES, EngineInfo, memory_is_enough
 GPU_BATCH_FRAMES = 512
 
 MOST_COMPILED = 64
-"""Networks that torch may compile in one process; its own limit is 8, and then it does without."""
+"""Networks that torch may compile in one process; beyond its own limit, 8, it compiles no more."""
 _compiling = threading.Lock()
 
 
@@ -24,9 +24,9 @@ class TorchEngine:
     """The network in torch, on the device and in the dtype of the model.
 
     Args:
-        model: In eval mode; not changed. Make another engine if you change it.
+        model: A model in eval mode; it is not changed. Make another engine if you change it.
         compile: Fuse the network by ``torch.compile``, which takes a minute on the first call and
-            pays on a GPU. What comes is then cut and filled up to batches of
+            pays on a GPU. Frames are then cut and filled up to batches of
             :attr:`batch_frames`, so that one compiled network serves all.
         batch_frames: Frames at once; None for what suits the device.
 
@@ -53,8 +53,8 @@ class TorchEngine:
         dtype = str(model.dtype).removeprefix("torch.")
         backend = "torch-compile" if compile else "torch"
         self.info = EngineInfo(backend, model.device.type, dtype)
-        suits = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
-        self.batch_frames = batch_frames or suits
+        default_frames = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
+        self.batch_frames = batch_frames or default_frames
         self._compiles, self._compiled = compile, False
         self._graph = torch.compile(graph, dynamic=False) if compile else graph
 

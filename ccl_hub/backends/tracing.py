@@ -30,7 +30,7 @@ def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -
     """Trace a module of one input, and drop what tells of this machine.
 
     Args:
-        module: In eval mode.
+        module: The module, in eval mode.
         example: An input.
         axes: The name of the input, and its free axes.
     """
@@ -43,7 +43,7 @@ def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -
 def relative_difference(values: Tensor, reference: Tensor) -> float:
     """Return the largest difference of two tensors, over the largest of the reference.
 
-    It is infinite where shape or type differ.
+    It is infinite if shape or type differ.
     """
     if (values.shape, values.dtype) != (reference.shape, reference.dtype):
         return float("inf")
@@ -55,9 +55,9 @@ def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) 
     """Convert a program, and drop what tells of this machine.
 
     Args:
-        program: From :func:`trace`.
-        inputs: Names to give.
-        outputs: Names to give.
+        program: A program of :func:`trace`.
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
 
     Returns:
         An ``onnx.ModelProto``.

@@ -13,7 +13,7 @@ from ..config import parse_dataclass
 from . import writers
 
 FACTS = ("model", "weights_sha256", "config_fingerprint", "backend", "dtype", "sampling")
-"""Of the provenance, what is the same for every video of a batch: columns of datasets."""
+"""Fields of the provenance that every video of a batch shares: columns of datasets."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class EmbeddingProvenance:
         decoder: Versions of the decoder, or "" for frames given as arrays.
         source: The file, or "" for arrays.
         source_bytes: Its size, or 0.
-        source_frames: Frames it holds, as found by reading it.
-        duration_seconds: From the first frame's time to the end of the last.
+        source_frames: Frames it holds, counted by reading it.
+        duration_seconds: Time from the first frame to the end of the last.
         completeness: "complete", "incomplete" (truncated or damaged) or "unknown" (the container
             does not say how long the video should be).
-        note: What was found missing, in words.
+        note: What is missing, in words.
     """
 
     model: str
@@ -97,7 +97,7 @@ class Embeddings:
 
         Raises:
             InputError: Unknown suffix or level.
-            OutputError: The place cannot be written.
+            OutputError: The file cannot be written.
         """
         path, source = Path(path), self.provenance.source
         writers.check_output(path, level, Path(source) if source else None)
@@ -113,8 +113,8 @@ class Embeddings:
         """Read what :meth:`save` wrote as ``.npz`` or ``.safetensors``.
 
         Raises:
-            InputError: Another kind of file, or a damaged one.
-            FileNotFoundError: No such file.
+            InputError: The file is of another kind, or damaged.
+            FileNotFoundError: There is no such file.
         """
         arrays, facts = writers.read(Path(path))
         provenance = parse_dataclass(EmbeddingProvenance, facts, str(path))

@@ -1,6 +1,6 @@
 """The network over the frames of one video: some at a time, on every core, and clips of them.
 
-frames -> batches -> engine -> windows        a batch of videos does this in :mod:`.pipeline`
+frames -> batches -> engine -> windows    for many videos: :mod:`ccl_hub.batch.pipeline`
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def frames_at_once(engine: Engine, batch_size: int | None) -> int:
     """Return how many frames go through the network at once.
 
     Args:
-        engine: Decides for itself, but for torch on a CPU: that takes all threads for one video.
+        engine: Says what suits it, except torch on a CPU, which takes all threads for a video.
         batch_size: Clips at once, or None for what suits the engine.
 
     Raises:
-        InputError: ``batch_size`` is no whole number >= 1.
+        InputError: ``batch_size`` is not a whole number >= 1.
     """
     if batch_size is not None:
         return whole_number("batch_size", batch_size) * engine.model.preprocessing.clip_frames
@@ -60,20 +60,20 @@ def assembled(
 
     Args:
         engine: Computes (n,S,S,3) uint8 frames.
-        windows: To be made; says which frames it wants.
-        frames: Those, in order, (h,w,3) uint8 RGB, resized but not cropped.
-        batch_frames: n at most.
+        windows: Makes the windows, and says which frames it needs.
+        frames: These frames, in order, (h,w,3) uint8 RGB, resized but not cropped.
+        batch_frames: Most frames n in a call.
 
     Raises:
         DecodeError: There are too few frames.
         InputError: The device has too little memory for so many at once.
-        MemoryError: This machine has.
+        MemoryError: This machine has too little memory.
         ModelError: The model gives NaN or infinity.
     """
     crop_px = engine.model.preprocessing.crop_px
     cropped = (center_crop(frame, crop_px) for frame in frames)
     at_once = engine.calls_at_once
-    # Several where each takes one core; one more waits, so that no core does.
+    # Where a call takes one core, as many run as there are; one more waits, so that none idles.
     threads = 0 if at_once == 1 else at_once
     batches = _batches(cropped, batch_frames)
     for maps in in_order(engine, batches, threads=threads, ahead=at_once, name="ccl-call"):
@@ -88,5 +88,5 @@ def assembled(
 
 def _batches(frames: Iterator[np.ndarray], most: int) -> Iterator[np.ndarray]:
     """Yield (n,S,S,3) frames, n at most ``most``."""
-    while some := list(islice(frames, most)):
-        yield np.stack(some)
+    while batch := list(islice(frames, most)):
+        yield np.stack(batch)

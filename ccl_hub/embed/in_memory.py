@@ -123,7 +123,7 @@ def preprocess(
         (B, 3, T, 112, 112) float32, normalised.
 
     Raises:
-        InputError: Another shape or dtype.
+        InputError: The frames have another shape or dtype.
     """
     array = _as_array(frames)
     if array.ndim not in (4, 5) or array.shape[-1] != 3 or array.dtype != np.uint8:

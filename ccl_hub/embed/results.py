@@ -25,7 +25,7 @@ def make_provenance(
     path: str | Path | None = None,
     source: SourceFacts | None = None,
 ) -> EmbeddingProvenance:
-    """Say what made embeddings: the engine, the sampling and, for a file, what is known of it."""
+    """Return what made embeddings: engine, sampling and, for a file, what is known of it."""
     model, run = engine.model, engine.info
     facts = EmbeddingProvenance(
         model=model.name,
@@ -60,9 +60,9 @@ def gather(
     """Put the parts of one video together.
 
     Args:
-        parts: In order, every clip of the plan.
+        parts: Vectors in order, together of every clip of the plan.
         plan: Its clips.
-        provenance: Asked for after the last part, when all is known.
+        provenance: Called after the last part, when all is known.
     """
     arrays = ClipArrays(len(plan.indices))
     for part in parts:

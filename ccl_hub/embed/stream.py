@@ -39,12 +39,12 @@ class ClipStream:
     Args:
         model: See :func:`embed_video`.
         path: A local video or image file.
-        sampling: Which clips.
+        sampling: Which clips are embedded.
         batch_size: See :func:`embed_video`.
         limits: Largest media accepted.
-        decode_index: List the frames by decoding them, which leaves out those that cannot be;
-            without it such a frame is a DecodeError in the middle of the stream.
-        with_frames: Give the vectors of frames, too.
+        decode_index: List the frames by decoding them, which leaves out those that cannot be
+            decoded; without it such a frame is a DecodeError in the middle of the stream.
+        with_frames: Also give the vectors of frames.
 
     Raises:
         MediaError: The file cannot be embedded; its subclass and ``code`` say why.
@@ -91,7 +91,7 @@ class ClipStream:
         yield from assembled(self._engine, windows, frames, self._batch_frames)
 
     def provenance(self) -> EmbeddingProvenance:
-        """What made the embeddings; to be asked for after the last part."""
+        """Return what made the embeddings; it is complete after the last part."""
         facts = SourceFacts.of(self._reader.info)
         return make_provenance(self._engine, self._sampling, self._path, facts)
 
@@ -120,8 +120,8 @@ def embed_video(
         clips: Clips spread evenly over the whole video (default 10, as the paper evaluates).
         every_seconds: Instead of ``clips``: a clip starting every so many seconds, to the end of
             the video, tail included.
-        batch_size: As many frames as this number of clips has go through the network at once;
-            None for what suits the device.
+        batch_size: Frames that go through the network at once, as a number of clips; None for
+            what suits the device.
         limits: Largest media accepted.
         progress: Called with (clips done, clips in all) after each batch.
 
@@ -158,19 +158,19 @@ def write_video(
 ) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
     """Embed one file straight into another; a ``.npy`` is written in bounded memory.
 
-    ``out`` and ``level`` are those of :meth:`Embeddings.save`; the rest, and what is raised
-    besides, is as in :func:`embed_video`.
+    ``out`` and ``level`` are those of :meth:`Embeddings.save`; the other arguments and errors are
+    those of :func:`embed_video`.
 
     Returns:
         The provenance, and the shapes of clips, frames and video.
 
     Raises:
-        OutputError: The place cannot be written.
+        OutputError: The file cannot be written.
     """
     out = Path(out)
     writers.check_output(out, level, source=Path(path))
 
-    def written(stream: ClipStream) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
+    def write(stream: ClipStream) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
         count, frames = stream.plan.indices.shape
         if out.suffix == ".npy":
             parts = (part._asdict() for part in _watched(stream, progress))
@@ -185,7 +185,7 @@ def write_video(
     engine, sampling = engine_of(model), Sampling(clips, every_seconds)
     stream = partial(ClipStream, engine, path, sampling, batch_size=batch_size)
     frames_kept = out.suffix != ".npy" or level == "frame"
-    return _used(partial(stream, with_frames=frames_kept), path, written)
+    return _used(partial(stream, with_frames=frames_kept), path, write)
 
 
 def _whole(stream: ClipStream, progress: Progress | None) -> Embeddings:
@@ -196,7 +196,7 @@ def _whole(stream: ClipStream, progress: Progress | None) -> Embeddings:
 def _used(
     stream: Callable[..., ClipStream], path: str | Path, use: Callable[[ClipStream], T]
 ) -> T:
-    """Use a new stream; again if its index lists frames that cannot be decoded, without them."""
+    """Use a new stream; if a frame that it lists cannot be decoded, one without such frames."""
     try:
         try:
             with stream() as clips:

@@ -1,7 +1,7 @@
 """Files of embeddings: .npy (one level), .npz and .safetensors (every array, and the facts).
 
-What they hold is a mapping of arrays by their names, and the provenance as a mapping of facts. The
-command line imports this module to check names, so numpy is imported only when it is used.
+They hold arrays by their names, and the provenance as a mapping of facts. The command line imports
+this module to check names, so numpy is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_output(path: Path, level: str | None, source: Path | None = None) -> N
         source: The file that is embedded, which must not be replaced; None if there is none.
 
     Raises:
-        InputError: Not one of these.
+        InputError: The name or the level is not allowed.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(
@@ -63,7 +63,7 @@ def write(
     """Write embeddings into an open file, array by array, without a copy of the whole.
 
     Args:
-        arrays: Those of :data:`ARRAYS`.
+        arrays: The arrays that :data:`ARRAYS` names.
         facts: The provenance, which a .npy does not hold.
         file: New, open for writing.
         suffix: One of :data:`SUFFIXES`.
@@ -96,19 +96,19 @@ def write_npy(
     clips_and_frames: tuple[int, int],
     parts: Iterable[Mapping[str, np.ndarray]],
 ) -> int:
-    """Write one level of a video as its parts come; the same bytes as :func:`write` gives.
+    """Write one level of a video as its parts come; the bytes are those of :func:`write`.
 
     Args:
         path: Ends in .npy.
         level: One of :data:`LEVELS`.
-        clips_and_frames: W and T, which the parts have together.
+        clips_and_frames: W, of all parts together, and T.
         parts: In order, the "clips" (b,D) of each and, for level "frame", its "frames" (b,T,D).
 
     Returns:
         Their dimension D.
 
     Raises:
-        OutputError: The place cannot be written.
+        OutputError: The file cannot be written.
     """
     import numpy as np
 
@@ -139,8 +139,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], Any]:
     """Return the arrays and the facts that :func:`write` put into a .npz or .safetensors.
 
     Raises:
-        InputError: Another kind of file, or a damaged one.
-        FileNotFoundError: No such file.
+        InputError: The file is of another kind, or damaged.
+        FileNotFoundError: There is no such file.
     """
     import safetensors
 

@@ -7,7 +7,7 @@ ReLU give
 
     relu(A_p + B_t + C_n + shift)        without A_p in a window's first frame, C_n in its last,
 
-and the window's vector is the mean of that over places and frames: exactly what the network gives
+and the window's vector is the mean of that over space and frames: exactly what the network gives
 for the window alone. Each distinct (p, t, n) is computed once, so windows that start every few
 frames cost little more than the frames themselves, at any frame rate, constant or not.
 """
@@ -39,7 +39,7 @@ class ClipVectors(NamedTuple):
     """Vectors of b neighbouring windows.
 
     ``clips``: (b, D) float32 video features. ``frames``: (b, T, D) float32 frame features, or
-    (b, 0, D) where nobody wants them.
+    (b, 0, D) where they are not needed.
     """
 
     clips: Vectors
@@ -49,11 +49,11 @@ class ClipVectors(NamedTuple):
 class ClipArrays:
     """The vectors of all windows of one video, in arrays that are made once for all of them.
 
-    Many small ones, made between those that come and go, would leave the memory in pieces, and
-    to join them would take as much again.
+    Many small arrays, made among others that come and go, would fragment the memory, and joining
+    them would take as much again.
 
     Args:
-        windows: W.
+        windows: Their number W.
 
     Example:
         >>> arrays = ClipArrays(2)
@@ -69,7 +69,7 @@ class ClipArrays:
 
     @property
     def vectors(self) -> ClipVectors:
-        """Those of every window.
+        """The vectors of every window.
 
         Raises:
             DecodeError: Some are missing.
@@ -78,16 +78,16 @@ class ClipArrays:
             raise DecodeError(f"{self._kept} of {self._windows} windows were made.")
         return self._vectors
 
-    def add(self, part: ClipVectors) -> None:
-        """Keep the next windows."""
-        count = len(part.clips)
+    def add(self, vectors: ClipVectors) -> None:
+        """Keep the vectors of the next windows."""
+        count = len(vectors.clips)
         if count == self._windows:
-            self._vectors, self._kept = part, count  # all at once: kept as they are
+            self._vectors, self._kept = vectors, count  # all at once: kept as they are
         elif count:
             if self._vectors is None:
-                shapes = ((self._windows, *array.shape[1:]) for array in part)
+                shapes = ((self._windows, *array.shape[1:]) for array in vectors)
                 self._vectors = ClipVectors(*(np.empty(shape, np.float32) for shape in shapes))
-            for whole, array in zip(self._vectors, part, strict=True):
+            for whole, array in zip(self._vectors, vectors, strict=True):
                 whole[self._kept : self._kept + count] = array
             self._kept += count
 
@@ -95,12 +95,12 @@ class ClipArrays:
 class WindowAssembler:
     """Makes the vectors of windows from frames that come in ascending order.
 
-    Memory is bounded by the frames that windows still to come have in common with those gone by.
+    Memory is bounded by the frames that windows still to come share with those gone by.
 
     Args:
         indices: (W, T) frame indices of each window, in the order in which they are made.
         shift: (D,) BatchNorm shift; see :class:`ccl_hub.backends.engine.Engine`.
-        with_frames: Give the features of frames, too.
+        with_frames: Also give the features of frames.
 
     Example:
         >>> windows = WindowAssembler(np.array([[0, 2], [1, 3]]), torch.zeros(5))
@@ -126,19 +126,19 @@ class WindowAssembler:
 
     @property
     def finished(self) -> bool:
-        """True once every window was given."""
+        """True once every window has been made."""
         return self._done == len(self._indices)
 
     def add(self, maps: FrameMaps) -> ClipVectors:
-        """Take the next n of :attr:`frames`; give the windows that are whole now, b may be 0."""
+        """Take the next n of :attr:`frames`; return the windows that are whole now, b may be 0."""
         parts = list(self.add_in_parts(maps))
         return ClipVectors(*map(np.concatenate, zip(*parts, strict=True)))
 
     def add_in_parts(self, maps: FrameMaps) -> Iterator[ClipVectors]:
         """Like :meth:`add`, a few windows at a time; to be read to its end.
 
-        A clock that jumps can put thousands of windows between two frames, and in one piece they
-        would be there twice.
+        A clock that jumps can put thousands of windows between two frames, and made all at once
+        they would be in memory twice.
         """
         count = len(maps.vectors)
         self._held = np.concatenate([self._held, self.frames[self._added : self._added + count]])
@@ -161,7 +161,7 @@ class WindowAssembler:
         self._maps = FrameMaps(*(tensor[kept] for tensor in maps)) if keep.any() else None
 
     def _windows(self, positions: Indices, maps: FrameMaps) -> ClipVectors:
-        """Vectors of windows (b,T) given as positions among the held frames."""
+        """Return the vectors of windows, (b,T) positions among the held frames."""
         b, t = positions.shape
         border = np.full((b, 1), -1)
         neighbours = np.stack(
@@ -172,24 +172,24 @@ class WindowAssembler:
             ],
             axis=-1,
         ).reshape(-1, 3)  # (b*T,3)
-        distinct, where = np.unique(neighbours, axis=0, return_inverse=True)  # (u,3), (b*T,)
+        distinct, inverse = np.unique(neighbours, axis=0, return_inverse=True)  # (u,3), (b*T,)
         device = maps.vectors.device
         parts = [
-            self._neighbourhoods(torch.from_numpy(some).to(device), maps.parts)
-            for some in np.split(
+            self._neighbourhoods(torch.from_numpy(rows).to(device), maps.parts)
+            for rows in np.split(
                 distinct, range(NEIGHBOURHOODS_AT_ONCE, len(distinct), NEIGHBOURHOODS_AT_ONCE)
             )
         ]
-        index = torch.from_numpy(where.reshape(b, t)).to(device)
+        index = torch.from_numpy(inverse.reshape(b, t)).to(device)
         clips = torch.cat(parts)[index].mean(1)  # (b,T,D) -> (b,D)
         rows = positions if self._with_frames else positions[:, :0]
         frames = maps.vectors[torch.from_numpy(rows).to(device)]  # (b,T,D)
         return ClipVectors(clips.cpu().numpy(), frames.cpu().numpy())
 
     def _neighbourhoods(self, distinct: Tensor, parts: Tensor) -> Tensor:
-        """Mean over places of conv6's output for (u,3) positions; -1 is no neighbour -> (u,D)."""
+        """Mean over space of conv6's output for (u,3) positions; -1 for no neighbour -> (u,D)."""
         total = parts[distinct[:, 1], :, 1].float()  # (u,P,D)
         for tap, side in ((0, distinct[:, 0]), (2, distinct[:, 2])):
-            there = side >= 0
-            total[there] += parts[side[there], :, tap]
+            exists = side >= 0
+            total[exists] += parts[side[exists], :, tap]
         return total.add_(self._shift).relu_().mean(1)
