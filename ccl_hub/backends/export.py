@@ -219,7 +219,8 @@ def _compared(plain: CCLNetwork, run: Run, shape: tuple[int, ...], path: Path) -
                 f"{path}: not written: for clips {tuple(clips.shape)}, {name} differs from the "
                 f"model by {difference:.2g} of its largest value, allowed is {TOLERANCE:g} "
                 f"({name} is {output.dtype} {tuple(output.shape)}, the model gives "
-                f"{reference.dtype} {tuple(reference.shape)}); try another version of torch or onnxruntime."
+                f"{reference.dtype} {tuple(reference.shape)}); try another version of torch or "
+                "onnxruntime."
             )
         worst = max(worst, difference)
     return worst

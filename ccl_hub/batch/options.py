@@ -31,8 +31,8 @@ class BatchOptions:
         limits: Largest media accepted.
         frames: Also give the vectors of frames; without them long videos with dense windows take
             little memory.
-        batch_clips: As many frames as so many clips have go through the network at once, but 16
-            at least; None for what suits the device.
+        batch_clips: Frames that go through the network at once, as a number of clips; 16 frames
+            at least, and None for what suits the device.
     """
 
     workers: int | None = None
@@ -79,11 +79,11 @@ class BatchItem:
 
     Args:
         index: Its position among the paths, from 0; results come as they are ready.
-        path: As it was given.
+        path: The path as it was passed in.
         embeddings: The result; None if it failed.
-        code: "" if there is one; else why not, one short word that stays the same: the codes of
-            :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable", "internal"
-            (an error that nobody expected) or "not_finite".
+        code: "" if there is a result; else why there is none, a short word that never changes: a
+            code of :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable",
+            "internal" (an unforeseen error) or "not_finite".
         reason: The same in words.
     """
 

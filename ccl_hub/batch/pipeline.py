@@ -74,7 +74,7 @@ class _Video:
         self.attempt: _Attempt | None = None
 
     def wants(self, attempt: _Attempt) -> bool:
-        """Whether blocks of an attempt are still of use."""
+        """Whether blocks of an attempt are still needed."""
         return not self.over and attempt is self.attempt
 
 
@@ -96,7 +96,7 @@ class _Device:
         self.videos = 0
 
     def drop(self) -> None:
-        """Forget the blocks that nobody took, and with them the memory that they are in."""
+        """Forget the blocks that no lane took, and with them the memory that they are in."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self.blocks.get_nowait()
@@ -143,7 +143,7 @@ class Pipeline:
         self._pool.submit(Job(index, Path(path).absolute()))
 
     def result(self, patience_seconds: float) -> BatchItem | None:
-        """Wait for the next result; None if there is none so soon."""
+        """Wait for the next result; return None if none is ready in time."""
         try:
             result = self._results.get(timeout=patience_seconds)
         except queue.Empty:
@@ -163,7 +163,7 @@ class Pipeline:
             for device in self._devices:
                 device.blocks.put(None)
         threads = [self._pool.thread, *self._lanes]
-        # The garbage collector may close an iterator that nobody holds in a thread of its own.
+        # The garbage collector may close an abandoned iterator in any thread, even one of these.
         if threading.current_thread() not in threads:
             for thread in threads:
                 thread.join()
@@ -301,7 +301,7 @@ class Pipeline:
                 return
             attempt.waiting[entry.number] = maps
             if attempt.assembling:
-                return  # the lane that is at it takes this one too
+                return  # the lane that assembles takes this one, too
             attempt.assembling = True
         while True:
             with video.changed:

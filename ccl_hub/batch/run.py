@@ -47,27 +47,27 @@ def embed_many(
 ) -> Iterator[BatchItem]:
     """Embed any number of videos, as an iterator in bounded memory.
 
-    A video that cannot be embedded is an item with a reason; it never ends the iteration, also
-    if it crashes or hangs the decoder.
+    A video that cannot be embedded is an item with a reason; it never ends the iteration, even if
+    it crashes or hangs the decoder.
 
     Args:
         paths: Read some ahead of the results; may be a generator of millions.
         model: Name, folder or Hub id, or a loaded model in eval mode.
         clips: Clips spread evenly over each video (default 10).
         every_seconds: Instead of ``clips``: a clip starting every so many seconds.
-        revision: Of a Hub id.
+        revision: Revision of a Hub id.
         device: "auto" and "cuda" take every visible GPU; a loaded model stays where it is.
         dtype: "float32", "bfloat16" or "float16".
         backend: See :func:`ccl_hub.backends.make_engine`.
         options: How the batch is run.
-        hub: How the model's files are had from the Hub: token, cache, subfolder.
+        hub: How the model's files are fetched from the Hub: token, cache, subfolder.
 
     Yields:
         A :class:`BatchItem` for each path, in the order in which they are ready.
 
     Raises:
         InputError: An argument is not allowed, or the device has too little memory.
-        ModelError: The model cannot be had.
+        ModelError: The model cannot be loaded.
         Exception: What reading ``paths`` raised, once the videos before it are done.
 
     Example:
@@ -97,25 +97,26 @@ def engines_for(
 ) -> list[Engine]:
     """Load a model once and put it on every device to be used.
 
-    The arguments are those of :func:`ccl_hub.embed_many`, of whose ``options`` the threads and the
-    size of batches count, and of :func:`ccl_hub.backends.make_engine`, whose ``calibration`` takes
-    videos here. At most ``most`` devices are used.
+    The arguments are those of :func:`ccl_hub.embed_many`, of whose ``options`` ``threads`` and
+    ``batch_clips`` count here. At most ``most`` devices are used; ``calibration`` are the videos
+    for :func:`ccl_hub.backends.make_engine`.
     """
-    of_torch = backend in TORCH_BACKENDS
-    threads = 0 if of_torch else options.thread_count  # torch's are set lane by lane
+    is_torch = backend in TORCH_BACKENDS
+    threads = 0 if is_torch else options.thread_count  # torch's are set lane by lane
     if isinstance(model, CCLNetwork):
         frames = _batch_frames(model, options)
         return [make_engine(model, backend, threads, calibration, frames)]
-    if not of_torch and device == "auto":
+    if not is_torch and device == "auto":
         device = "cpu"
-    where, kind = resolve_device(device), resolve_dtype(dtype)
-    net = weights.load(CCLNetwork, weights.resolve(model, revision, hub), where, kind)
-    frames = _batch_frames(net, options)
-    engines = [make_engine(net, backend, threads, calibration, frames)]
-    if device in ("auto", "cuda") and net.device.type == "cuda":
+    first_device, dtype = resolve_device(device), resolve_dtype(dtype)
+    source = weights.resolve(model, revision, hub)
+    network = weights.load(CCLNetwork, source, first_device, dtype)
+    frames = _batch_frames(network, options)
+    engines = [make_engine(network, backend, threads, calibration, frames)]
+    if device in ("auto", "cuda") and first_device.type == "cuda":
         for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
-            copied = copy.deepcopy(net).to(f"cuda:{number}")
-            engines.append(make_engine(copied, backend, batch_frames=frames))
+            other = copy.deepcopy(network).to(f"cuda:{number}")
+            engines.append(make_engine(other, backend, batch_frames=frames))
     return engines
 
 
@@ -144,17 +145,17 @@ def embed_patiently(
 ) -> Generator[BatchItem | None, None, None]:
     """Like :func:`embed_batch`, but let the caller do other things while nothing is ready.
 
-    ``paths`` give None where finding the next video takes time. Yields a result, or every second
-    None.
+    ``paths`` may give None while the next video is searched for. Yields results, and None after
+    every second without one.
     """
     with closing(Pipeline(engines, sampling, options)) as pipeline:
-        waiting, more, failed = iter(paths), True, None
+        unread, more, failed = iter(paths), True, None
         outstanding = index = 0
         last = time.monotonic()
         while more or outstanding:
             reads = more and outstanding < pipeline.most_outstanding
-            # A result that is ready does not wait for the next path, as long as half of what
-            # may be under way is.
+            # Results that are ready do not wait for the next path while more than half of the
+            # videos that may be under way are.
             item = pipeline.result(0.0 if reads else PATIENCE_SECONDS)
             while item is not None:
                 outstanding -= 1
@@ -168,7 +169,7 @@ def embed_patiently(
             if not reads:
                 continue
             try:
-                path = next(waiting, _NO_MORE)
+                path = next(unread, _NO_MORE)
             except Exception as error:
                 failed, more = error, False
                 continue

@@ -26,8 +26,8 @@ class DecodeSettings:
     """What every worker of a batch does alike.
 
     Args:
-        preprocessing: Of the model.
-        sampling: Which clips.
+        preprocessing: Preprocessing of the model.
+        sampling: Which clips are embedded.
         limits: Largest media accepted.
         threads: Decoder threads of one worker.
         memory_bytes: Memory a worker may take beyond what it starts with; None for any. Held on
@@ -73,7 +73,7 @@ class Ready(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """Decoding begins, or begins again: these clips are wanted."""
+    """Decoding begins, or begins again: these are the clips."""
 
     job: int
     plan: ClipPlan

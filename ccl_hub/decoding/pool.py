@@ -95,7 +95,7 @@ class _Worker:
             self.used_seconds, self.since_seconds = 0.0, None if waits else time.monotonic()
 
     def send(self, message: messages.ToWorker) -> None:
-        """Send, unless it is dead, which the next look at it will find."""
+        """Send a message, unless the process is dead, which the next look at it will show."""
         try:
             self.connection.send(message)
         except OSError as error:
@@ -200,8 +200,8 @@ class DecodePool:
             return self._lose(worker, *code_and_reason(error))
         limit = self._deadline_seconds if worker.ready else _START_SECONDS
         if (worker.job is not None or not worker.ready) and worker.busy_seconds() > limit:
-            late = f"not decoded after {limit:g} s; allow more by deadline_seconds (--deadline)."
-            return self._lose(worker, "timeout", late)
+            reason = f"not decoded after {limit:g} s; allow more by deadline_seconds (--deadline)."
+            return self._lose(worker, "timeout", reason)
         if worker.job is None and worker.videos >= self._recycle_videos:
             self._running.remove(worker)  # this process holds the memory of waiting blocks, too
             _stop(worker)
@@ -235,7 +235,7 @@ class DecodePool:
             worker.send(messages.Free(slot))
 
     def _wake(self) -> None:
-        """Let the thread look at its workers; called from any thread, also after the end."""
+        """Let the thread look at its workers; called from any thread, even after the end."""
         with self._wake_lock:
             if not self._wake_up.closed:
                 self._wake_up.send_bytes(b"!")
@@ -295,7 +295,7 @@ def _start(settings: DecodeSettings) -> _Worker:
 
 
 def _module_folders() -> list[str]:
-    """Return where this process has its modules from, in the same order.
+    """Return the folders from which this process imports, in the same order.
 
     This package may be from elsewhere: torch.hub forgets the folder that it imports from.
     """
@@ -311,7 +311,7 @@ def _stop(worker: _Worker) -> None:
         worker.connection.close()
     try:
         worker.process.wait(_KILL_SECONDS)
-    except subprocess.TimeoutExpired:  # the system keeps it, as one that waits for a dead disk
+    except subprocess.TimeoutExpired:  # the system holds it, waiting for a dead disk
         logger.warning("decoding process %d cannot be ended; left behind.", worker.process.pid)
 
 

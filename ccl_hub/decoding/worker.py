@@ -83,7 +83,7 @@ class _Worker:
             self.send(messages.Failed(number, MediaLimitError.code, _TOO_LITTLE_MEMORY))
         except OSError as error:
             self.send(messages.Failed(number, "unreadable", error.strerror or str(error)))
-        except Exception as error:  # of a library, at input that nobody thought of
+        except Exception as error:  # of a library, at unforeseen input
             self.send(messages.Failed(number, *code_and_reason(error)))
         else:
             self.send(messages.Ended(number, facts))
@@ -169,7 +169,7 @@ def main(connection_handle: int, memory_token: str) -> None:
 
     Args:
         connection_handle: Inherited end of the connection, over which the settings come first.
-        memory_token: Of the shared memory.
+        memory_token: Token of the shared memory.
     """
     _die_with_parent()
     with _connection(connection_handle) as connection:
@@ -199,7 +199,7 @@ def _die_with_parent() -> None:
 
 
 def _limit_memory(more_bytes: int | None) -> int | None:
-    """Let allocations fail beyond what the process has now and ``more_bytes``; give the limit."""
+    """Let allocations fail beyond ``more_bytes`` more than now; return the limit."""
     if more_bytes is None or sys.platform != "linux":
         return None
     import resource

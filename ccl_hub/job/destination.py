@@ -60,14 +60,13 @@ class Destination:
         return self.path / STATE_NAME
 
     def holds(self, path: Path) -> bool:
-        """Whether a file is the job's own: an output, or part of its state."""
+        """Whether a file is one of the job itself: an output, or a file of its state."""
         lists_failures = _FAILURES.fullmatch(path.name) is not None
         in_state = self.state.name in path.parts
         if not (lists_failures or in_state or path.suffix in (*SUFFIXES, DATASET_SUFFIX)):
             return False
-        folder, outputs, state = (
-            Path(os.path.realpath(one)) for one in (path.parent, self.path, self.state)
-        )
+        folders = (path.parent, self.path, self.state)
+        folder, outputs, state = (Path(os.path.realpath(folder)) for folder in folders)
         if folder.is_relative_to(state):
             return True
         return folder == outputs if lists_failures else folder.is_relative_to(outputs)
@@ -109,7 +108,7 @@ class Destination:
         if self.is_dataset:
             return next(self.parts(), None)
         for folder, inner, names in os.walk(self.path):
-            # Other destinations have their own state.
+            # A folder with a state is another destination.
             inner[:] = [name for name in inner if not Path(folder, name, STATE_NAME).exists()]
             for name in names:
                 stem, suffix = os.path.splitext(name)  # noqa: PTH122
@@ -132,12 +131,12 @@ def remove_file(path: Path) -> None:
     """
     kind = special_kind(path)
     if kind is not None:
-        raise OutputError(f"{path}: is {kind} in the place of an output; move it away, run again.")
+        raise OutputError(f"{path}: is {kind} where an output belongs; move it away, run again.")
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
-            return  # there can be none
+            return  # no such file can exist
         raise OutputError(
             f"{path}: cannot be removed ({error.strerror or error}); check who owns it and its "
             "folder, and run again."

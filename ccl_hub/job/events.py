@@ -19,7 +19,7 @@ class VideoEvent:
         state: "done", "incomplete" (embedded as far as it could be read) or "failed".
         code: Reason code of what is not done.
         reason: The same in words.
-        duration_seconds: Of the video, if it was embedded now.
+        duration_seconds: Length of the video, if it was embedded now.
         kept: True if an earlier run had done it.
     """
 
@@ -46,9 +46,9 @@ class JobSummary:
         destination: Where the embeddings are.
         counts: Videos by state.
         codes: Videos that are not done, by reason code.
-        kept: Videos that an earlier run had done, in whatever state; part of the counts.
+        kept: Videos that an earlier run had done, in whatever state; the counts include them.
         video_seconds: Length of the videos embedded now.
-        elapsed_seconds: Of the run.
+        elapsed_seconds: Length of the run.
         failures: File that lists which of these videos are not done, or None.
         stopped: True if it ended early, by fail_fast.
     """

@@ -1,8 +1,8 @@
 """A look at one video before anything is done: what is known of it, and whether that still holds.
 
 A file is known by its size and time of change, or, if the job is told to, by its sha256. The hash
-is taken here, before the file is decoded; a file that changes in between counts as one that nobody
-has hashed, so that no result is ever kept with the hash of another content.
+is taken here, before the file is decoded; a file that changes in between counts as not hashed, so
+that no result is ever kept with the hash of another content.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Look:
     """What is known of a video.
 
     Args:
-        video: Its name and place.
+        video: Its name and path.
         before: What the manifest says of it, if anything.
-        size_bytes: Of the file as it is now; -1 if there is none.
-        mtime_ns: Likewise.
+        size_bytes: Size of the file now; -1 if there is none.
+        mtime_ns: Time of its change, likewise.
         intact: Its output is there, byte by byte.
-        sha256: Hash of the file, or "" if nobody asked for it or it cannot be read.
-        hash_error: Why it cannot be read, or "".
+        sha256: Hash of the file, or "" if it is not asked for or the file cannot be read.
+        hash_error: Why the file cannot be read, or "".
     """
 
     video: VideoInput
@@ -121,7 +121,7 @@ class Look:
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return size and time of change, in bytes and as SQLite takes it in ns; -1 of no file."""
+    """Return size in bytes, -1 without a file, and time of change in ns, as SQLite takes it."""
     try:
         status = path.stat()
     except (OSError, ValueError):

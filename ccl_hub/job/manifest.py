@@ -30,16 +30,16 @@ class Row:
     Args:
         id: Its name; see :mod:`ccl_hub.inputs`.
         path: Where it was.
-        size_bytes: Of the file when it was embedded; -1 if there was none.
-        mtime_ns: Likewise.
-        source_sha256: Hash of the file, or "" if nobody asked for it.
+        size_bytes: Size of the file when it was embedded; -1 if there was none.
+        mtime_ns: Time of its change, likewise.
+        source_sha256: Hash of the file, or "" if it was not asked for.
         state: "done", "incomplete" or "failed".
         code: "" or a reason code; "incomplete" for what is incomplete.
         reason: The same in words.
         output: Output relative to the destination, or the part of a dataset; "" if there is none.
         output_bytes: Its size; 0 for a part, which has its own row.
         output_sha256: Its hash; "" for a part.
-        duration_seconds: Of the video.
+        duration_seconds: Length of the video.
         finished: When, in seconds since 1970.
     """
 
@@ -237,12 +237,12 @@ class Manifest:
     def replace_parts(
         self, new: Part | None, spooled: Sequence[str], rewritten: dict[str, Part | None]
     ) -> None:
-        """Let new parts count, and the old ones no more, all in one transaction.
+        """Let new parts count instead of old ones, all in one transaction.
 
         Args:
             new: Holds what was spooled, or None if nothing was.
             spooled: The videos in it.
-            rewritten: Old part -> the one that takes its place, None if nothing of it is left.
+            rewritten: Old part -> the one that replaces it, None if nothing of it is left.
         """
         if not self._whole:
             raise OutputError(f"{self._path}: a change was interrupted; run the command again.")
@@ -307,7 +307,7 @@ def read_row(path: Path, id: str) -> Row | None:
     try:
         # Writable, for what SQLite has to undo after a run that was killed.
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=60)) as db:
-            is_made = db.execute("PRAGMA user_version").fetchone()[0]  # or its run was killed
+            is_made = db.execute("PRAGMA user_version").fetchone()[0]  # 0 if its run was killed
             return _find(db, id) if is_made else None
     except sqlite3.Error as error:
         raise OutputError(

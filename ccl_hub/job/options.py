@@ -25,7 +25,7 @@ class JobInputs:
         lists: Files that list paths.
         root: Folder from which videos are named; None for what earlier runs took, or the deepest
             common folder.
-        extensions: Of the files taken from folders; None for those of video.
+        extensions: Extensions of the files taken from folders; None for those of videos.
     """
 
     inputs: Sequence[str | Path] = ()
@@ -35,7 +35,7 @@ class JobInputs:
 
     @cached_property
     def search(self) -> VideoSearch:
-        """Where the inputs are, and what has been found of them."""
+        """The search for the videos of the inputs, which goes on where it was left."""
         return VideoSearch(self.inputs, self.lists, self.extensions)
 
     def choose_root(self, earlier: Path | None) -> Path:
@@ -44,7 +44,7 @@ class JobInputs:
         It is absolute: a relative one would change its meaning with the current folder.
 
         Args:
-            earlier: That of earlier runs into the same destination.
+            earlier: The root of earlier runs into the same destination.
 
         Raises:
             InputError: There is no input, or the earlier root is gone and the inputs are
@@ -58,7 +58,7 @@ class JobInputs:
         if not os.path.isdir(earlier) and not common.is_relative_to(earlier):  # noqa: PTH112
             raise InputError(
                 f"{common}: videos were named from the folder {earlier} so far, which is gone. If "
-                "it was moved, give its new place as the root (--root); if these are other "
+                "it was moved, give its new path as the root (--root); if these are other "
                 f"videos, give --root {earlier}, and they are named by their whole paths."
             )
         return earlier
@@ -75,10 +75,10 @@ class JobOptions:
     """How results are kept and what is done again.
 
     Args:
-        suffix: Of the files in a folder: ".npy", ".npz" or ".safetensors".
+        suffix: Suffix of the files in a folder: ".npy", ".npz" or ".safetensors".
         level: "clip", "frame" or "video", of a .npy or a dataset; None for "clip". Other files
             hold every level.
-        shard: Which share of the videos.
+        shard: Which share of the videos this run takes.
         checksum: Know a source by its sha256 instead of its size and time of change; what failed
             is tried again.
         retry_failed: Try every failed or incomplete video again; without it only those whose

@@ -48,11 +48,11 @@ def rows_bytes(id: str, embeddings: Embeddings, level: str) -> tuple[int, memory
     """
     import pyarrow as pa
 
-    made = embeddings.provenance
+    facts = embeddings.provenance
     clips, frames = embeddings.frame_seconds.shape
     positions: dict[str, Any] = {}
     if level == "video":
-        vectors, spans = embeddings.video[None], np.array([[0.0, made.duration_seconds]])
+        vectors, spans = embeddings.video[None], np.array([[0.0, facts.duration_seconds]])
     else:
         vectors, spans = embeddings.clips, embeddings.clip_seconds
         positions["clip_index"] = np.arange(clips, dtype=np.int32)
@@ -66,14 +66,14 @@ def rows_bytes(id: str, embeddings: Embeddings, level: str) -> tuple[int, memory
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float32())
     columns = {
         "id": pa.array([id] * count, pa.string()),
-        "path": pa.array([as_text(made.source)] * count, pa.string()),
+        "path": pa.array([as_text(facts.source)] * count, pa.string()),
         **{name: pa.array(values) for name, values in positions.items()},
         "start_seconds": pa.array(spans[:, 0], pa.float64()),
         "end_seconds": pa.array(spans[:, 1], pa.float64()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
-        "duration_seconds": pa.array([made.duration_seconds] * count, pa.float64()),
-        "completeness": pa.array([made.completeness] * count, pa.string()),
-        **{name: pa.array([as_text(getattr(made, name))] * count, pa.string()) for name in FACTS},
+        "duration_seconds": pa.array([facts.duration_seconds] * count, pa.float64()),
+        "completeness": pa.array([facts.completeness] * count, pa.string()),
+        **{name: pa.array([as_text(getattr(facts, name))] * count, pa.string()) for name in FACTS},
     }
     batch = pa.record_batch(columns)
     buffer = io.BytesIO()
@@ -94,7 +94,7 @@ def part_bytes(streams: Iterable[bytes | memoryview]) -> memoryview:
 
 
 def without(part: Path, ids: Collection[str]) -> memoryview | None:
-    """Return a part less the rows of some videos; None if nothing is left.
+    """Return a part without the rows of some videos; None if nothing is left.
 
     Raises:
         OutputError: It cannot be read.
@@ -122,8 +122,8 @@ def write_part(
 
     Args:
         folder: The dataset.
-        label: Of the shard that writes.
-        data: Of :func:`part_bytes`.
+        label: Label of the shard that writes.
+        data: What :func:`part_bytes` returned.
         temporary_folder: Outside the dataset: readers take every file in there for a part.
     """
     sha256 = hashlib.sha256(data).hexdigest()

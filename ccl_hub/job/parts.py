@@ -37,9 +37,9 @@ class DatasetSink:
     """Parts of many rows each; the rows of a part not yet full wait in the spool.
 
     Args:
-        state: Of the job.
+        state: State of the job.
         level: "clip", "frame" or "video".
-        part_rows: Rows from which on a part is written.
+        part_rows: As soon as there are so many rows, a part is written.
     """
 
     def __init__(self, state: JobState, level: str, part_rows: int = PART_ROWS) -> None:
@@ -102,9 +102,9 @@ class DatasetSink:
         """Write the spool as a part, and rewrite parts with stale videos.
 
         Args:
-            most: Rewrite so many, those with the most stale videos; None for all.
+            most: How many to rewrite, those with the most stale videos first; None for all.
         """
-        stale = sorted(self._manifest.stale().items(), key=lambda one: -len(one[1]))
+        stale = sorted(self._manifest.stale().items(), key=lambda item: -len(item[1]))
         rewritten: dict[str, Part | None] = {}
         for name, ids in stale[:most]:
             rewritten[name] = self._written(parquet.without(self._folder / name, ids))

@@ -2,7 +2,7 @@
 
     inputs -> not yet done? -> embed_patiently -> sink -> manifest
 
-Run again after whatever happened, it does what is missing, damaged or changed and nothing else.
+Run again after any interruption, it does what is missing, damaged or changed, and nothing else.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run_job(
     Args:
         inputs: Which videos.
         out: A folder, or the name of a dataset, which ends in .parquet; made if missing.
-        engines: Of one model; see :func:`ccl_hub.batch.engines_for`.
+        engines: Engines of one model; see :func:`ccl_hub.batch.engines_for`.
         sampling: Which clips.
         options: How results are kept.
         batch: How the batch is run.
@@ -74,7 +74,7 @@ def run_job(
             which then searches ahead.
 
     Returns:
-        What was done; videos that failed are in there and in ``failures.csv``, never an error.
+        What was done; videos that failed are counted there and listed in ``failures.csv``.
 
     Raises:
         InputError: An argument is not allowed, an input gives no video, or the destination holds
@@ -143,7 +143,7 @@ class _Run:
         self.stopped = self._warned = False
 
     def paths(self, videos: Iterator[VideoInput]) -> Iterator[Path | None]:
-        """Yield what must be embedded; tell of what need not be, and yield None."""
+        """Yield the files to embed; tell of videos that need not be, and yield None for them."""
         number, options = 0, self._options
         for look in self._looks(videos):
             self._warn_if_outside(look.video)
@@ -215,8 +215,8 @@ class _Run:
                     else:
                         look = self._under_way.pop(item.index)
                         future = None
-                        if (made := item.embeddings) is not None:
-                            future = pool.submit(self._sink.prepare, look.video.id, made)
+                        if (result := item.embeddings) is not None:
+                            future = pool.submit(self._sink.prepare, look.video.id, result)
                         writes.append((look, item, future))
                     while writes and (_are_many(writes) or _is_ready(writes[0][2])):
                         self._keep(*writes.popleft())
@@ -239,8 +239,8 @@ class _Run:
             raise
         except Exception as error:
             row = _spoiled(row, error)
-        # A failure that may pass takes nothing away from a file that has not changed; if hashes
-        # tell, only one of which none could be taken counts as such.
+        # A failure that may pass takes nothing away from a file that has not changed. Where hashes
+        # decide that, only the failure to read a file, which then has none, counts as such.
         passing = STORAGE_CODES if self._options.checksum else TRANSIENT_CODES
         if not (look.output_holds and row.code in passing):
             try:
@@ -254,10 +254,10 @@ class _Run:
 
 
 def _are_many(writes: Collection[_Write]) -> bool:
-    """Whether results that wait to be written take too much to take one more."""
-    made = [item.embeddings for _, item, _ in writes if item.embeddings is not None]
-    held = sum(one.clips.nbytes + one.frames.nbytes for one in made)
-    return len(writes) > WRITES_AT_ONCE or held > MOST_WAITING_BYTES
+    """Whether the results that wait to be written are too many, or too large, for one more."""
+    results = [item.embeddings for _, item, _ in writes if item.embeddings is not None]
+    waiting_bytes = sum(result.clips.nbytes + result.frames.nbytes for result in results)
+    return len(writes) > WRITES_AT_ONCE or waiting_bytes > MOST_WAITING_BYTES
 
 
 def _is_ready(future: Future[Any] | None) -> bool:
@@ -265,20 +265,20 @@ def _is_ready(future: Future[Any] | None) -> bool:
 
 
 def _row(look: Look, item: BatchItem) -> Row:
-    """What the manifest keeps of a result, without its output."""
+    """Return what the manifest keeps of a result, without its output."""
     state, code, reason, seconds = FAILED, item.code, item.reason, 0.0
     if item.embeddings is not None:
-        made = item.embeddings.provenance
-        state, seconds = DONE, made.duration_seconds
+        provenance = item.embeddings.provenance
+        state, seconds = DONE, provenance.duration_seconds
         if item.embeddings.incomplete:
             state = code = INCOMPLETE
-            reason = made.note
+            reason = provenance.note
     return Row(
         id=look.video.id,
         path=as_text(look.video.path),
         size_bytes=look.size_bytes,
         mtime_ns=look.mtime_ns,
-        # A file that has changed meanwhile may have been decoded with a content nobody hashed.
+        # A file that has changed meanwhile may have been decoded with a content without a hash.
         source_sha256="" if look.sha256 and look.changed_since() else look.sha256,
         state=state,
         code=code,
@@ -323,8 +323,8 @@ def _write_failures(state: JobState) -> Path | None:
     writer = csv.writer(text)
     writer.writerow(["id", "path", "state", "code", "reason"])
     count = 0
-    for one in state.manifest.open_videos():
-        writer.writerow(one)
+    for video in state.manifest.open_videos():
+        writer.writerow(video)
         count += 1
     if not count:
         remove_file(path)

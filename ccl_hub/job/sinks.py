@@ -17,7 +17,7 @@ from .state import JobState
 
 @dataclass(frozen=True)
 class Prepared:
-    """A result that is written, or ready to be: its place, size and hash, or its rows."""
+    """A result that is written, or ready to be: its name, size and hash, or its rows."""
 
     output: str = ""
     size_bytes: int = 0
@@ -36,7 +36,7 @@ class Sink(Protocol):
         """Do the slow part of keeping a result; from any thread."""
 
     def keep(self, row: Row, prepared: Prepared | None) -> None:
-        """Let a result, or for None a failure, count in place of what was there before."""
+        """Let a result, or for None a failure, count instead of what was there before."""
 
     def finish(self) -> None:
         """Write what is left."""
@@ -46,9 +46,9 @@ class FolderSink:
     """A file for each video, in folders as the videos are.
 
     Args:
-        state: Of the job.
-        suffix: Of the files: ".npy", ".npz" or ".safetensors".
-        level: Of .npy files.
+        state: State of the job.
+        suffix: Suffix of the files: ".npy", ".npz" or ".safetensors".
+        level: Level of .npy files.
     """
 
     def __init__(self, state: JobState, suffix: str, level: str | None) -> None:
@@ -80,7 +80,7 @@ class FolderSink:
     def keep(self, row: Row, prepared: Prepared | None) -> None:
         """See :class:`Sink`."""
         if prepared is None:
-            # Also one that a run wrote which was killed before it could note it.
+            # Even a file that a run wrote but was killed before it could record.
             remove_file(self._folder / output_name(row.id, self._suffix))
         else:
             row = replace(

@@ -2,7 +2,7 @@
 
 A destination belongs to one model and one way of sampling: embeddings of two kinds in one folder
 would be compared by mistake. ``settings.json`` holds what must be the same in every run. Each
-shard has a manifest and a lock of its own, so that machines never write to the same file. Their
+shard has its own manifest and lock, so that machines never write to the same file. Their
 names are those of :mod:`ccl_hub.job.destination`.
 """
 
@@ -33,9 +33,9 @@ class JobState:
 
     Args:
         destination: Where the embeddings go.
-        shard: Of this run.
+        shard: Shard of this run.
         root: Folder from which videos are named.
-        manifest: Of this shard.
+        manifest: Manifest of this shard.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class JobState:
         self.destination, self.shard, self.manifest = destination, shard, manifest
         self.root = root
         self.temporary = destination.temporary(shard)
-        # Of runs with another number of shards: a video is in one manifest of each number.
+        # Runs with another number of shards: a video is in one manifest of each number.
         counts = {other.count for other in destination.shards_with("manifest")}
         self._other_counts = sorted(counts - {shard.count})
 
     def find(self, id: str) -> Row | None:
-        """Return what is known last of a video; from another number of shards it is taken over."""
+        """Return the latest row of a video, taken over if another number of shards wrote it."""
         here = newest = self.manifest.find(id)
         for count in self._other_counts:
             path = self.destination.manifest(Shard(shard_of(id, count), count))
@@ -73,15 +73,15 @@ def open_state(
 
     Args:
         destination: Made if missing.
-        shard: Of this run.
+        shard: Shard of this run.
         settings: JSON values that must be the same in every run.
         overwrite: Remove everything that was made with other settings instead of refusing.
-        choose_root: (that of earlier runs, or None) -> the folder from which videos are named,
+        choose_root: (root of earlier runs, or None) -> the folder from which videos are named,
             which must also be the same unless the earlier one is gone.
 
     Raises:
         OutputError: The destination cannot be written, is in use by a run with another number of
-            shards, or its state is damaged; also if its list of failures could not be written.
+            shards, its state is damaged, or its list of failures cannot be written.
         InputError: It holds embeddings made with other settings or whose state is gone, or is a
             dataset made by another number of shards.
     """
@@ -89,8 +89,8 @@ def open_state(
     state = make_folder(destination.state)
     check_writable(destination.failures(shard))
     with only_writer(state, destination.lock(shard).name, lambda: _say_waiting(destination)):
-        for left in make_folder(destination.temporary(shard)).iterdir():
-            remove_file(left)  # of a run that was killed
+        for path in make_folder(destination.temporary(shard)).iterdir():
+            remove_file(path)  # a killed run has left it
         with only_writer(state, "lock-settings", lambda: None):
             root = _claim(destination, shard, settings, overwrite, choose_root)
         with Manifest(destination.manifest(shard)) as manifest:
@@ -182,7 +182,7 @@ def _claim(
 def _difference(
     destination: Destination, shard: Shard, before: dict[str, Any] | None, settings: dict[str, Any]
 ) -> str:
-    """Say why a run must not go on with what is there; "" if it may."""
+    """Return why a run must not go on with what is there; "" if it may."""
     if before is not None and before != settings:
         shown = "; ".join(
             f"{key} is {before.get(key)!r} there, {settings.get(key)!r} now"
@@ -209,7 +209,7 @@ def _remove_outputs(destination: Destination) -> None:
         path = destination.manifest(shard)
         with Manifest(path) as manifest:
             for row in () if destination.is_dataset else manifest.rows("done", "incomplete"):
-                # A name that is not that of this video would be somebody else's file.
+                # A file of another name than this video's would be somebody else's.
                 if row.output in {output_name(row.id, suffix) for suffix in SUFFIXES}:
                     remove_file(destination.path / row.output)
         remove_file(destination.failures(shard))
