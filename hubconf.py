@@ -22,13 +22,13 @@ def _package():
     """Import ``ccl_hub``, and refuse one whose code is not what lies beside this file."""
     import ccl_hub
 
-    beside = _Path(__file__).resolve().parent / "ccl_hub"
+    local = _Path(__file__).resolve().parent / "ccl_hub"
     imported = _Path(ccl_hub.__file__).resolve().parent
-    # Of the files as they were: force_reload=True puts others in the place of an imported package.
-    if vars(ccl_hub).setdefault("_code", _code(imported)) != _code(beside):
+    # The hash is kept, because force_reload=True replaces the files of an imported package.
+    if vars(ccl_hub).setdefault("_code", _code(imported)) != _code(local):
         raise ImportError(
             f"this process has imported ccl_hub {ccl_hub.__version__} from {imported}; the code "
-            f"in {beside} is another one, and a process can have only one. Load this model in a "
+            f"in {local} is another one, and a process can have only one. Load this model in a "
             "new process, before anything else imports ccl_hub, or go on with the imported code: "
             "ccl_hub.CCLModel.from_pretrained(...)."
         )

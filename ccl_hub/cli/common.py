@@ -56,7 +56,7 @@ def hub_options(
     force_download: bool,
     subfolder: str | None,
 ) -> HubOptions:
-    """Put together what the commands say of the Hub.
+    """Return the Hub options of a command.
 
     Raises:
         InputError: A value is not allowed; see also :func:`token_of`.
@@ -68,7 +68,8 @@ def hub_options(
 def token_of(variable: str | None) -> str | None:
     """Return the token in an environment variable; None if none is named.
 
-    A token itself is no argument: other users see those of running programs, and shells keep them.
+    A token is never an argument itself: other users see the arguments of running programs, and
+    shells keep them.
 
     Raises:
         InputError: There is no such variable, or it is empty.
@@ -76,10 +77,10 @@ def token_of(variable: str | None) -> str | None:
     if variable is None:
         return None
     token = os.environ.get(variable, "").strip()  # as the Hub's client does with HF_TOKEN
-    if not token:  # what was given is not shown: it may be the token itself
+    if not token:  # the name is not shown: it may be the token itself
         raise InputError(
             "--token-env must name an environment variable that holds a token, and there is none "
-            "of the name given. If you gave a token, take it for known to others: revoke it, and "
+            "of the name given. If you gave a token, consider it known to others: revoke it, and "
             "put the new one into a variable."
         )
     return token

@@ -69,8 +69,8 @@ class Report:
             typer.echo(lines, err=True)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_asked_for: bool) -> None:
+    if is_asked_for:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -259,7 +259,7 @@ def embed(
         from ..job.options import JobInputs, JobOptions
         from ..job.run import run_job
 
-        endings = None if extensions is None else [one.strip() for one in extensions.split(",")]
+        endings = None if extensions is None else [text.strip() for text in extensions.split(",")]
         videos = JobInputs(inputs or [], lists or [], root, endings)
         options = JobOptions(
             suffix=f".{format}",
@@ -275,7 +275,7 @@ def embed(
                 f"--format is {format}, but {str(out)!r} is a dataset, whose parts are Parquet; "
                 "leave it out, or give a folder."
             )
-        # Wrong usage is found before torch is imported and a model loaded, which takes seconds.
+        # Wrong usage is refused before torch is imported and a model loaded, which takes seconds.
         options.has_frames(Destination.at(out))
         check_folder(out)
         videos.search.check()
@@ -373,8 +373,8 @@ def _embed_one(
 def _summary(out: Path, level: str | None, facts: dict[str, Any]) -> str:
     """Return the one line that ends a run."""
     names = {"clip": "clips", "frame": "frames", "video": "video"}
-    told = [names[level or "clip"]] if out.suffix == ".npy" else list(names.values())
-    shapes = ", ".join(f"{name} {tuple(facts['shapes'][name])}" for name in told)
+    written = [names[level or "clip"]] if out.suffix == ".npy" else list(names.values())
+    shapes = ", ".join(f"{name} {tuple(facts['shapes'][name])}" for name in written)
     seconds = facts["provenance"]["duration_seconds"]
     return f"{out}: {shapes} from {seconds:.2f} s of video in {facts['elapsed_seconds']:.1f} s"
 

@@ -175,18 +175,18 @@ def quantize_command(
         paths = [video.path for video in find_videos(videos)]
         hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
         model = CCLModel.from_pretrained(name, revision, **hub.keywords())
-        before = None if force else find_int8(model)
-        made = before or build_int8(model, paths, force=force)
-        facts = {"path": str(made.path), "made": before is None}
+        cached = None if force else find_int8(model)
+        int8 = cached or build_int8(model, paths, force=force)
+        facts = {"path": str(int8.path), "made": cached is None}
         if as_json:
-            typer.echo(json.dumps({**facts, **dataclasses.asdict(made.facts)}))
-        if before is not None:
+            typer.echo(json.dumps({**facts, **dataclasses.asdict(int8.facts)}))
+        if cached is not None:
             typer.echo(
                 "there already, so these videos were not read; --force makes it again", err=True
             )
         typer.echo(
-            f"{made.path}: lowest cosine to float32 {made.facts.frame_cosine:.4f} of "
-            f"{made.facts.compared_frames} frames, {made.facts.clip_cosine:.4f} of their clips",
+            f"{int8.path}: lowest cosine to float32 {int8.facts.frame_cosine:.4f} of "
+            f"{int8.facts.compared_frames} frames, {int8.facts.clip_cosine:.4f} of their clips",
             err=True,
         )
 
@@ -223,7 +223,7 @@ def publish_command(
     with guard("ccl-hub", debug, stopped):
         from ..publish.upload import publish
 
-        done = publish(
+        published = publish(
             folder,
             repo,
             private=private,
@@ -232,9 +232,10 @@ def publish_command(
             dry_run=dry_run,
             token=token_of(token_env),
         )
-        typer.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.registry_entry())
-        outcome = "dry run: nothing was sent" if dry_run else f"published {repo}@{done.revision}"
-        typer.echo(outcome, err=True)
+        entry = published.registry_entry()
+        typer.echo(json.dumps(dataclasses.asdict(published)) if as_json else entry)
+        sent = f"published {repo}@{published.revision}"
+        typer.echo("dry run: nothing was sent" if dry_run else sent, err=True)
 
 
 def hub_main() -> None:

@@ -164,8 +164,8 @@ class _Located(NamedTuple):
     """What one input means.
 
     Args:
-        name: As it was written.
-        path: Absolute.
+        name: The input as it was written.
+        path: Its absolute path.
         pattern: The parts of a pattern below ``path``, if any.
         is_folder: Whether to search it.
     """
@@ -186,7 +186,7 @@ class _Located(NamedTuple):
         """Yield the paths of its videos.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no video.
         """
         name, path, pattern, is_folder = self
         if not is_folder and not pattern:

@@ -1,7 +1,7 @@
 """Lists of videos in a file: .csv, .tsv, .parquet, or text with one path a line.
 
-They are read a piece at a time, so that the length of a list is of no matter; of a .parquet, one
-row group's paths may be held, compressed. Names of files need not be UTF-8: bytes that are not are
+They are read a piece at a time, so that the length of a list does not matter; of a .parquet, the
+paths of one row group may be held, compressed. Names of files need not be UTF-8: other bytes are
 taken as they are, as Python does with names of files, so that one odd name spoils no list.
 """
 
@@ -33,8 +33,8 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def listed_paths(source: Path) -> Iterator[str]:
     """Yield the paths that a list holds, in its order, as absolute paths.
 
-    Relative ones start from the list's own folder. Nothing is looked up on the disk, but for
-    links in front of a ``..``.
+    Relative ones start from the folder of the list. Only links in front of a ``..`` are looked
+    up on the disk.
 
     Args:
         source: ``.csv`` and ``.tsv``: UTF-8 with a column ``path``, or with one column and no
@@ -109,7 +109,7 @@ def _lines(source: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _name(raw: bytes) -> str:
-    """Return a name as Python has it, of its bytes."""
+    """Return the name of a file as Python has it, from its bytes."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -191,6 +191,6 @@ def _parquet(source: Path, file: BinaryIO) -> Iterator[tuple[str, str]]:
     for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[COLUMN]):
         cells = batch.column(0)
         cells = cells.dictionary_decode() if hasattr(cells, "dictionary_decode") else cells
-        for cell in cells.cast("large_binary").to_pylist():  # some writers check no text
+        for cell in cells.cast("large_binary").to_pylist():  # some writers do not check text
             number += 1
             yield f"row {number}", _name(cell or b"")

@@ -22,7 +22,7 @@ STATE_FOLDER = ".ccl"
 """Folder among the results that is not one of them."""
 
 LONGEST_NAME_BYTES = 255
-LONGEST_OUTPUT_BYTES = 2048  # systems take paths of 4095, with the destination's own
+LONGEST_OUTPUT_BYTES = 2048  # systems take paths of 4095, with that of the destination
 
 _ON_WINDOWS = os.name == "nt"
 _MARKED = re.compile(r"~[0-9a-f]{8}\Z")
@@ -82,7 +82,7 @@ def as_text(path: str | PurePath) -> str:
 
 
 def _raw(name: str) -> bytes:
-    """Return the bytes of a name, also of one that no file of this system can have."""
+    """Return the bytes of a name, even of one that no file of this system can have."""
     try:
         return os.fsencode(name)
     except UnicodeEncodeError:
@@ -92,18 +92,18 @@ def _raw(name: str) -> bytes:
 def output_name(id: str, suffix: str) -> str:
     """Return the relative path, with ``/``, of the file that holds a video's result.
 
-    Different ids give different names, also where a file system does not tell composed from
-    decomposed characters; upper and lower case are not looked at. A part is marked if it would be
-    longer than 255 bytes (it is cut, too), is not NFC, is ``.ccl``, or is a folder named like a
+    Different ids give different names, even where a file system does not tell composed from
+    decomposed characters; upper and lower case are taken to differ. A part is marked if it would
+    be longer than 255 bytes (it is cut, too), is not NFC, is ``.ccl``, or is a folder named like a
     result. A name of more than 2048 bytes is a hash in one marked folder. On Windows, what Windows
     refuses becomes ``_`` and is marked.
 
     Args:
-        id: As of :func:`video_id`.
+        id: An id of :func:`video_id`.
         suffix: Extension of results, such as ``".npz"``.
 
     Raises:
-        InputError: The id is not one of :func:`video_id`, or the suffix no extension.
+        InputError: The id is not one of :func:`video_id`, or the suffix is not an extension.
 
     Example:
         >>> output_name("a/x.mp4", ".npz")
@@ -119,12 +119,12 @@ def output_name(id: str, suffix: str) -> str:
         )
     *folders, name = parts
     prefixes = ["/".join(folders[: n + 1]) for n in range(len(folders))]
-    made = [
-        # A folder named like a result could take the place of one.
+    folders = [
+        # A folder named like a result would be in the way of one.
         _fitted(part, prefix, "", part.lower().endswith(suffix.lower()))
         for part, prefix in zip(folders, prefixes, strict=True)
     ]
-    whole = "/".join([*made, _fitted(name, id, suffix, False)])
+    whole = "/".join([*folders, _fitted(name, id, suffix, False)])
     if len(whole.encode()) <= LONGEST_OUTPUT_BYTES:
         return whole
     return f"_long{_mark(b'')}/{hashlib.sha256(id.encode()).hexdigest()}{suffix}"
@@ -163,7 +163,7 @@ def _mark(raw: bytes) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8."""
+    """Whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -26,7 +26,7 @@ class Shard:
 
     @property
     def label(self) -> str:
-        """As it is part of file names."""
+        """The share as file names have it."""
         return f"{self.index}-of-{self.count}"
 
     def takes(self, id: str) -> bool:

@@ -46,7 +46,7 @@ def match(start: str, pattern: tuple[str, ...], endings: frozenset[str]) -> Iter
         start: Where to begin; if there is no such folder, nothing matches.
         pattern: Parts as of a shell (``*``, ``?``, ``[ab]``), which match hidden names only with
             a leading dot; ``**`` stands for any number of folders, without links to folders.
-        endings: As of :func:`walk`, for folders that match.
+        endings: See :func:`walk`; for folders that match.
 
     Raises:
         InputError: A folder cannot be read.
@@ -130,7 +130,7 @@ def _fitting(
                 f"{folder}: the folder cannot be read ({reason}); check its name and permissions."
             ) from error
         logger.warning("%s: left out, the folder cannot be read (%s)", folder, reason)
-    fitting.sort(key=lambda one: one[0])
+    fitting.sort(key=lambda entry: entry[0])
     for key, is_folder, after in fitting:
         yield os.path.join(folder, key.removesuffix("/")), is_folder, after  # noqa: PTH118
 

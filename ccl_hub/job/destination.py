@@ -19,9 +19,9 @@ from .._util.files import absolute_path, special_kind
 from ..embed.writers import SUFFIXES
 from ..errors import OutputError
 from ..inputs.extensions import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+from ..inputs.names import STATE_FOLDER
 from ..inputs.shards import Shard
 
-STATE_NAME = ".ccl"
 DATASET_SUFFIX = ".parquet"
 _FAILURES = re.compile(r"failures(-\d+-of-\d+)?\.csv")
 _LABEL = re.compile(
@@ -56,8 +56,8 @@ class Destination:
     def state(self) -> Path:
         """Folder of the state."""
         if self.is_dataset:
-            return self.path.with_name(self.path.name + STATE_NAME)
-        return self.path / STATE_NAME
+            return self.path.with_name(self.path.name + STATE_FOLDER)
+        return self.path / STATE_FOLDER
 
     def holds(self, path: Path) -> bool:
         """Whether a file is one of the job itself: an output, or a file of its state."""
@@ -109,7 +109,7 @@ class Destination:
             return next(self.parts(), None)
         for folder, inner, names in os.walk(self.path):
             # A folder with a state is another destination.
-            inner[:] = [name for name in inner if not Path(folder, name, STATE_NAME).exists()]
+            inner[:] = [name for name in inner if not Path(folder, name, STATE_FOLDER).exists()]
             for name in names:
                 stem, suffix = os.path.splitext(name)  # noqa: PTH122
                 kind = os.path.splitext(stem)[1].partition("~")[0]  # noqa: PTH122

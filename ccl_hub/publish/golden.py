@@ -41,6 +41,7 @@ PIXEL_TOLERANCE = 1.0
 # A video's vector, decoded and embedded: both tolerances together.
 VIDEO_TOLERANCE = 2e-2
 _BLOCK_PX = 16
+_RELATIVE = "relative error"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Check:
 
     Args:
         name: What was compared.
-        measured: The difference found.
+        measured: The difference.
         tolerance: The largest difference allowed.
         unit: What the two numbers are.
     """
@@ -108,11 +109,11 @@ def compute(model: CCLNetwork) -> dict[str, np.ndarray]:
 def compare(measured: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> list[Check]:
     """Compare the results of :func:`compute` with golden ones."""
 
-    def check(what: str, name: str, tolerance: float, unit: str = "relative error") -> Check:
+    def check(what: str, name: str, tolerance: float, unit: str = _RELATIVE) -> Check:
         if measured[name].shape != expected[name].shape:
             return Check(what, float("nan"), tolerance, unit)
         difference = np.abs(measured[name] - expected[name])
-        if unit == "relative error":
+        if unit == _RELATIVE:
             difference = np.linalg.norm(measured[name] - expected[name], axis=-1)
             difference /= np.linalg.norm(expected[name], axis=-1)
         return Check(what, float(difference.max()), tolerance, unit)

@@ -18,14 +18,14 @@ from typing import Any
 from ..config import FRAME_CHOICES, CCLConfig
 
 CARD_NAME = "README.md"
-# Stands for the folder or repository in the code to run; publishing puts the repository there.
-FOLDER_PLACE = "path/to/this/folder"
+# Stands for the folder in the code to run; publishing replaces it by the repository.
+FOLDER_PLACEHOLDER = "path/to/this/folder"
 NOT_MEASURED = "Not yet measured."
 TEMPLATE = Path(__file__).with_suffix(".md")
 PLACEHOLDERS = re.compile(
     # BibTeX has {{Title}} and Spanish has "todo": templates have {{ name }}, notes capitals.
     r"\[fill in[^\]]*\]|\[more information needed\]|(?-i:\b(?:TODO|FIXME|TBD)\b)|\{\{ .*? \}\}"
-    rf"|{re.escape(FOLDER_PLACE)}",
+    rf"|{re.escape(FOLDER_PLACEHOLDER)}",
     re.IGNORECASE,
 )
 INTENDED_USE = (
@@ -84,7 +84,7 @@ def render(config: CCLConfig, card: Card | None = None) -> str:
     """Return the text of a card.
 
     Args:
-        config: Of the checkpoint.
+        config: Configuration of the checkpoint.
         card: What else is known.
 
     Returns:
@@ -114,7 +114,7 @@ def render(config: CCLConfig, card: Card | None = None) -> str:
         "frame_choice": FRAME_CHOICES[pre.frame_choice],
         "size": size,
         "side": pre.crop_px,
-        "folder": FOLDER_PLACE,
+        "folder": FOLDER_PLACEHOLDER,
         "training": card.training.strip() or _fill_in("steps, schedule, settings"),
         "data": data.strip() or _fill_in("what it was trained on, and its licence"),
         "measured": card.measured.strip() or NOT_MEASURED,
@@ -177,8 +177,8 @@ def problems(text: str, metadata: Mapping[str, Any]) -> list[str]:
         lacking.append("section '## Use' shows no from_pretrained() to run")
     if "@inproceedings" not in sections.get("Citation", "@inproceedings"):
         lacking.append("section '## Citation' has no BibTeX entry")
-    for left in sorted({match[0] for match in PLACEHOLDERS.finditer(text)}):
-        lacking.append(f"the placeholder {left} is not filled in")
+    for placeholder in sorted({match[0] for match in PLACEHOLDERS.finditer(text)}):
+        lacking.append(f"the placeholder {placeholder} is not filled in")
     return lacking
 
 

@@ -27,7 +27,7 @@ from ..network.architecture import CCLNetwork
 from ..network.weights import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded, is_folder
 from ..registry import REGISTRY
 from . import golden, model_card
-from .model_card import CARD_NAME, FOLDER_PLACE, Card
+from .model_card import CARD_NAME, FOLDER_PLACEHOLDER, Card
 
 logger = logging.getLogger(__name__)
 
@@ -98,18 +98,18 @@ def publish(
     """Check a model folder and send it to the Hub in one commit.
 
     Args:
-        folder: As ``training.export`` writes it, see :func:`check_folder`; or, where there is no
-            such folder, the name of a model that ships inside the package.
+        folder: A folder of ``training.export``, see :func:`check_folder`; or, if there is no such
+            folder, the name of a model that ships inside the package.
         repo: ``org/name``; made if missing.
         private: Make the repository private.
         branch: Branch to commit to, made if missing; the main branch if None.
-        message: Of the commit; names the model if empty.
+        message: Message of the commit; it names the model if empty.
         dry_run: Check everything, send nothing.
-        token: One that may write; see :class:`ccl_hub.HubOptions`.
+        token: A token that may write; see :class:`ccl_hub.HubOptions`.
 
     Raises:
-        InputError: ``repo`` is no Hub id, ``branch`` no name of a branch, or ``token`` no token.
-        PublishError: The folder is not fit to be published; says everything that is wrong.
+        InputError: ``repo``, ``branch`` or ``token`` is not as the Hub allows.
+        PublishError: The folder is not fit to be published; the text lists all that is wrong.
         HubError: The Hub cannot be reached or refuses.
     """
     hub.check_repo(repo)
@@ -121,7 +121,7 @@ def publish(
     if checked.left_out:
         logger.info("not sent: %s", ", ".join(checked.left_out))
     contents = dict(checked.contents)
-    card = contents[CARD_NAME].decode().replace(FOLDER_PLACE, repo)
+    card = contents[CARD_NAME].decode().replace(FOLDER_PLACEHOLDER, repo)
     contents[CARD_NAME] = card.encode()
     data, source = contents[WEIGHTS_NAME], checked.config.provenance
     facts = Published(repo, "", hashlib.sha256(data).hexdigest(), len(data), source.trained_on)
@@ -223,12 +223,12 @@ def _card_problems(data: bytes) -> list[str]:
     except CCLError as error:
         return [str(error)]
     # The repository's name is filled in on publication.
-    return model_card.problems(text.replace(FOLDER_PLACE, "org/name"), metadata)
+    return model_card.problems(text.replace(FOLDER_PLACEHOLDER, "org/name"), metadata)
 
 
 def _preprocessor_problems(config: CCLConfig, data: bytes) -> list[str]:
     pre = config.preprocessing
-    # One that was written before a field came leaves it out.
+    # A file that is older than a field leaves it out.
     allowed = [json.loads(json.dumps(v)) for v in (dataclasses.asdict(pre), pre.identity())]
     try:
         written = json.loads(data)

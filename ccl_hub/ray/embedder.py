@@ -9,7 +9,7 @@
 
 Every video gives rows: a bad one gives one with ``status`` "failed", its ``code`` and no
 embedding. An actor decodes in processes of its own, so that a video that crashes or hangs the
-decoder costs its own row alone. If an actor itself dies, for lack of memory or with its machine,
+decoder costs its rows alone. If an actor itself dies, for lack of memory or with its machine,
 Ray starts it again and gives it the same block of videos.
 """
 
@@ -30,13 +30,12 @@ from ..errors import InputError, MediaError
 from ..registry import list_models
 from ..sampling import Sampling
 from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
-from .rows import VideoRows, as_table, check_columns, join, paths_of, require
+from .rows import Table, VideoRows, as_table, check_columns, import_package, join, paths_of
 
 if TYPE_CHECKING:
     from ..batch.options import BatchItem, BatchOptions
     from ..hub_options import HubOptions
 
-Table: TypeAlias = Any  # pyarrow.Table
 Dataset: TypeAlias = Any  # ray.data.Dataset; ray, too, is imported where it is used
 LEVELS = ("clip", "video")
 VIDEOS_PER_WORKER = 16
@@ -64,11 +63,11 @@ class CCLEmbedder:
         storage_options: fsspec's, for the URLs: credentials, endpoints.
         retries: How often reading a remote file is tried again, after 0.5 s, 1 s, 2 s, ... and at
             most 10 s.
-        hub: How the model's files are had from the Hub, by each actor.
+        hub: How each actor fetches the model's files from the Hub.
 
     Raises:
         InputError: An argument is not allowed.
-        ModelError: The model cannot be had.
+        ModelError: The model cannot be loaded.
         ImportError: pyarrow is not installed.
 
     Example:
@@ -95,7 +94,7 @@ class CCLEmbedder:
         retries: int = 3,
         hub: HubOptions | None = None,
     ) -> None:
-        require("pyarrow")
+        import_package("pyarrow")
         from ..batch.options import BatchOptions
         from ..batch.run import engines_for
 
@@ -130,16 +129,17 @@ class CCLEmbedder:
             ``clip_index`` is null for whole videos.
 
         Raises:
-            InputError: No column of paths, one that is not text, or a name that is taken.
-            OutputError: There is no place for copies of remote files.
+            InputError: There is no column of paths, it is not text, or a name is taken.
+            OutputError: There is no space for copies of remote files.
         """
         from ..embed.results import make_provenance
 
         table = as_table(batch)
         videos = self._embed(paths_of(table, self.path_column))
-        made, model = make_provenance(self.engines[0], self.sampling), self.engines[0].model
-        same = {name: getattr(made, name) for name in FACTS}
-        return join(table, videos, model.config.architecture.feature_dim, same)
+        provenance = make_provenance(self.engines[0], self.sampling)
+        facts = {name: getattr(provenance, name) for name in FACTS}
+        dim = self.engines[0].model.config.architecture.feature_dim
+        return join(table, videos, dim, facts)
 
     def _embed(self, paths: Sequence[str | None]) -> list[VideoRows]:
         """Embed each path, or say why it cannot be embedded; in the order of the paths."""
@@ -178,11 +178,11 @@ class CCLEmbedder:
         result = item.embeddings
         if result is None:
             return VideoRows(code=item.code, reason=item.reason)
-        made = result.provenance
+        facts = result.provenance
         status = "incomplete" if result.incomplete else "ok"
-        rows = VideoRows(completeness=made.completeness, status=status, reason=made.note)
+        rows = VideoRows(completeness=facts.completeness, status=status, reason=facts.note)
         if self.level == "video":
-            whole = (None, 0.0, made.duration_seconds)
+            whole = (None, 0.0, facts.duration_seconds)
             return rows._replace(vectors=result.video[None], times=[whole])  # (1,D)
         spans = enumerate(result.clip_seconds.tolist())
         return rows._replace(vectors=result.clips, times=[(i, *span) for i, span in spans])
@@ -233,16 +233,16 @@ def embed_paths(
         gpus_per_actor: Likewise GPUs; 0.25 lets four actors share one. Above 0 they use CUDA.
         concurrency: The most actors, or the fewest and the most. By default, and between the two,
             Ray starts what fits, leaving CPUs for reading and writing. A fewest that takes every
-            CPU of the cluster leaves none for these, and Ray then waits for ever.
+            CPU of the cluster leaves none for these, and Ray then waits forever.
         videos_per_task: Videos in a block: what an actor embeds at once, and what is done again
             if the actor dies. By default 16 for each decoding process; with fewer, more of the
             time goes into starting processes.
         actor_options: Other options of ``map_batches``: ``memory``, ``accelerator_type``,
             ``runtime_env``.
-        embedder: The class of the actors; a subclass may prepare something of its own.
+        embedder: The class of the actors; a subclass may prepare more.
 
     Returns:
-        A Dataset of the rows that :meth:`CCLEmbedder.__call__` describes, in no certain order.
+        A Dataset of the rows that :meth:`CCLEmbedder.__call__` describes, in any order.
 
     Raises:
         InputError: An argument is not allowed, or there is no such parquet.
@@ -252,8 +252,8 @@ def embed_paths(
         >>> rows = embed_paths(["a.mp4", "s3://bucket/b.mp4"], clips=4)  # doctest: +SKIP
         >>> rows.write_parquet("features")  # doctest: +SKIP
     """
-    require("ray")
-    data = require("ray.data")
+    import_package("ray")
+    data = import_package("ray.data")
     # Refused here rather than in an actor:
     Sampling(clips, every_seconds)
     _checked_level(level)
@@ -294,7 +294,7 @@ def embed_paths(
 
 def _dataset(paths: Any, path_column: str, storage_options: Mapping[str, Any] | None) -> Any:
     """Read whatever names the videos as a Dataset."""
-    data = require("ray.data")
+    data = import_package("ray.data")
     if isinstance(paths, data.Dataset):
         return paths
     if not isinstance(paths, (str, Path)):
@@ -305,7 +305,7 @@ def _dataset(paths: Any, path_column: str, storage_options: Mapping[str, Any] | 
     source, filesystem = _absolute(paths), None
     if is_url(source):
         opened, source = open_filesystem(source, storage_options)
-        arrow = require("pyarrow.fs")
+        arrow = import_package("pyarrow.fs")
         filesystem = arrow.PyFileSystem(arrow.FSSpecHandler(opened))
     try:
         dataset = data.read_parquet(source, filesystem=filesystem)
@@ -348,10 +348,10 @@ def _actor_cpus() -> int | None:
         return None
     if not ray.is_initialized():
         return None
-    here = ray.get_runtime_context()
-    if not here.get_actor_id():
+    context = ray.get_runtime_context()
+    if not context.get_actor_id():
         return None
-    return max(1, int(here.get_assigned_resources().get("CPU", 1)))
+    return max(1, int(context.get_assigned_resources().get("CPU", 1)))
 
 
 def _checked_level(level: str) -> str:

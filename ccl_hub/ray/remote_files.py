@@ -114,7 +114,7 @@ class LocalCopies:
         """Copy what is remote, a few files at once.
 
         Args:
-            paths: Local paths and ``file://`` URLs, given as they are; other URLs, copied.
+            paths: Local paths and ``file://`` URLs, which are passed on; other URLs, copied.
 
         Yields:
             The position among ``paths``, in the order in which files are there, and the local
@@ -123,7 +123,7 @@ class LocalCopies:
             trying again may help.
 
         Raises:
-            OutputError: There is no place for copies.
+            OutputError: There is no space for copies.
             ImportError: See :func:`open_filesystem`.
         """
         if self._folder is None and any(path and is_url(path) for path in paths):
@@ -139,14 +139,14 @@ class LocalCopies:
                 yield number, failure if isinstance(failure, MediaError) else future.result()
 
     def _make_folder(self) -> Path:
-        """Make a folder that is found by :func:`remove_copies` only once it is locked."""
+        """Make a folder that :func:`remove_copies` finds only once it is locked."""
         try:
             folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}"))
             with suppress(OutputError):  # a disk without locks: it is never taken for dead
                 self._lock.enter_context(only_writer(folder, LOCK))
             return folder.rename(folder.with_name(folder.name[1:]))
         except OSError as error:
-            raise _no_place(error) from error
+            raise _no_space(error) from error
 
     def drop(self, path: Path) -> None:
         """Delete a copy that is no longer needed; leave other files alone."""
@@ -180,7 +180,7 @@ def remove_copies() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             dead = os.name != "nt" and (folder / LOCK).exists() and not is_held(folder / LOCK)
-        except OSError:  # somebody else's, or gone by now; OutputError is one
+        except OSError:  # another user's, or gone by now; OutputError is one
             continue
         if dead:
             logger.warning("%s: deleted; its process died", folder)
@@ -197,7 +197,7 @@ def _suffix(remote: str) -> str:
 def _retry(path: str, retries: int, action: Callable[[], Value]) -> Value:
     """Run ``action`` until it succeeds, cannot succeed, or has failed ``retries + 1`` times."""
     delay_seconds = FIRST_DELAY_SECONDS
-    for left in range(retries, -1, -1):
+    for retries_left in range(retries, -1, -1):
         try:
             return action()
         except (CCLError, ImportError):
@@ -208,8 +208,8 @@ def _retry(path: str, retries: int, action: Callable[[], Value]) -> Value:
             raise UnreadableError(
                 f"cannot be read ({_words(error)}); check the URL and the credentials.", path
             ) from error
-        except Exception as error:  # each file system has errors of its own
-            if not left:
+        except Exception as error:  # each file system has other errors
+            if not retries_left:
                 raise UnreadableError(
                     f"cannot be read after {retries} retries ({_words(error)}); check the "
                     "network and the storage, then try again.",
@@ -234,7 +234,7 @@ def _copy(filesystem: Any, remote: str, target: Path, max_bytes: int | None, pat
                 file.write(chunk)
                 file.flush()  # so that a full disk is met here, not by close
             except OSError as error:
-                raise _no_place(error) from error
+                raise _no_space(error) from error
     if isinstance(stated, int) and copied != stated:
         raise OSError(f"{copied} of {stated} bytes came")
 
@@ -243,7 +243,7 @@ def _created(target: Path) -> BinaryIO:
     try:
         return target.open("wb")
     except OSError as error:
-        raise _no_place(error) from error
+        raise _no_space(error) from error
 
 
 def _check_size(size_bytes: int, max_bytes: int | None, path: str) -> None:
@@ -255,9 +255,9 @@ def _check_size(size_bytes: int, max_bytes: int | None, path: str) -> None:
         )
 
 
-def _no_place(error: OSError) -> OutputError:
+def _no_space(error: OSError) -> OutputError:
     return OutputError(
-        f"no place for a temporary copy of a video in {tempfile.gettempdir()} ({_words(error)}); "
+        f"no space for a temporary copy of a video in {tempfile.gettempdir()} ({_words(error)}); "
         "free some, or set TMPDIR to a larger disk."
     )
 

@@ -35,7 +35,7 @@ class VideoRows(NamedTuple):
 
 
 def join(
-    table: Table, videos: Sequence[VideoRows], embedding_dim: int, same: Mapping[str, str]
+    table: Table, videos: Sequence[VideoRows], embedding_dim: int, facts: Mapping[str, str]
 ) -> Table:
     """Repeat each row of the batch for the rows of its video, and add :data:`COLUMNS`.
 
@@ -43,9 +43,9 @@ def join(
         table: The batch, a row for each video.
         videos: The rows of each.
         embedding_dim: D, needed where every video failed.
-        same: Columns with one value in every row.
+        facts: Columns with one value in every row.
     """
-    pa = require("pyarrow")
+    pa = import_package("pyarrow")
     video_of_row = [video for video in videos for _ in video.times]
     times = [row for video in videos for row in video.times]
     failed = [video.vectors is None for video in video_of_row]
@@ -60,7 +60,7 @@ def join(
             pa.array(flat, pa.float32()), embedding_dim, mask=pa.array(failed, pa.bool_())
         ),
     }
-    for name, value in same.items():
+    for name, value in facts.items():
         added[name] = pa.array([value] * len(video_of_row), pa.string())
     for name in ("completeness", "status", "code", "reason"):
         added[name] = pa.array([getattr(video, name) for video in video_of_row], pa.string())
@@ -88,7 +88,7 @@ def check_columns(names: Sequence[str], path_column: str) -> None:
 
 def as_table(batch: Any) -> Table:
     """Return a batch of Ray Data, a dictionary of arrays or a table, as a table."""
-    pa = require("pyarrow")
+    pa = import_package("pyarrow")
     if isinstance(batch, pa.Table):
         return batch
     arrays = {name: np.asarray(values) for name, values in batch.items()}
@@ -97,7 +97,7 @@ def as_table(batch: Any) -> Table:
 
 def paths_of(table: Table, path_column: str) -> list[str | None]:
     """Return the paths, of which some may be null."""
-    pa = require("pyarrow")
+    pa = import_package("pyarrow")
     check_columns(table.column_names, path_column)
     column = table[path_column]
     if pa.types.is_dictionary(column.type):  # as pandas writes categories
@@ -113,8 +113,8 @@ def paths_of(table: Table, path_column: str) -> list[str | None]:
     return paths
 
 
-def require(name: str) -> Any:
-    """Import a package of the extra."""
+def import_package(name: str) -> Any:
+    """Import a package of the extra, or say how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -69,9 +69,9 @@ class MediaLimits:
             hours at 60 frames per second.
         max_seconds: Duration of a video, or None for any.
         max_bytes: Size of the file, or None for any.
-        max_gap_seconds: Longest time from a frame to the next. A longer one is no pause but a
-            clock that broke, and times are counted on from the frame before; 30 hours by default,
-            as in the ffmpeg program.
+        max_gap_seconds: Longest time from a frame to the next. A longer one means that the clock
+            broke, and times are counted on from the frame before; 30 hours by default, as in the
+            ffmpeg program.
         max_joint_seconds: The same for containers whose clock may start over in mid-file
             (transport and program streams, Ogg), unless another stream fills the gap; 10 seconds
             by default, as in the ffmpeg program.

@@ -11,8 +11,8 @@ What is decided here, and must not change while checkpoints depend on it:
   high and BT.601 otherwise, as players do. Range as tagged, also of monochrome; untagged is
   limited, except in the ``yuvj`` formats and in the gray of still images (JPEG, PNG, TIFF). No
   tone mapping: HDR video keeps its transfer curve.
-* Transparent pixels are composited over black before the resize; the alpha of VP8, VP9, AVIF and
-  HEIF stills, a picture of its own, too. That of animated AVIF and of HEVC video is not read.
+* Transparent pixels are composited over black before the resize, even where alpha is a second
+  picture: in VP8, VP9, AVIF and HEIF stills. That of animated AVIF and of HEVC video is not read.
 * What the container wants cut off is cut off (:mod:`.headers.layout`): MP4, MOV, AVIF, HEIF,
   Matroska.
 * Interlaced frames are taken whole, both fields, without deinterlacing.
@@ -94,7 +94,7 @@ def target_size(height_px: int, width_px: int, preprocessing: Preprocessing) -> 
         preprocessing: ``"stretch"`` gives its fixed size; ``"short_side"`` keeps the aspect ratio.
 
     Raises:
-        MediaLimitError: By ``"short_side"``, if one side is more than 64 times the other.
+        MediaLimitError: With ``"short_side"``, one side is more than 64 times the other.
 
     Example:
         >>> target_size(1080, 1920, Preprocessing())

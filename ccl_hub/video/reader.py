@@ -1,8 +1,8 @@
 """What users read a video with: its frames, small and upright, and when each is shown.
 
 Damage is never silent. What an index says is in :class:`VideoInfo`: a file that ends before it
-should is ``"incomplete"`` with the number of frames found and expected. What decoding then could
-not give is in :attr:`VideoReader.report`.
+should is ``"incomplete"`` with the number of frames found and expected. What could then not be
+decoded is in :attr:`VideoReader.report`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class VideoReader:
         resize: How frames are resized.
         limits: Largest size; None for the defaults.
         threads: Decoder threads; 0 for one per core.
-        decode_index: Decode the whole video once to list its frames instead of trusting the
-            container, which leaves frames out that cannot be decoded.
+        decode_index: List the frames by decoding the whole video once, instead of trusting the
+            container; frames that cannot be decoded are then left out.
 
     Raises:
         MediaError: One of its kinds, naming the file.

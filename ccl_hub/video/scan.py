@@ -31,7 +31,7 @@ from .pixels import display_size
 from .times import NO_TIME
 
 JOINT_PACKETS = 3
-"""A joint is marked at most so many packets ahead."""
+"""How many packets ahead of a joint FFmpeg marks it, at most."""
 
 MOST_SILENT_SECONDS = 2.0
 """A stream whose packets are further apart does not go on between them."""
@@ -51,8 +51,8 @@ class FrameFacts:
     """What the first decoded frame tells about all of them.
 
     Args:
-        height_px: As shown, after rotation.
-        width_px: As shown, after rotation.
+        height_px: Height as shown, after rotation.
+        width_px: Width as shown, after rotation.
         rotation_degrees: Clockwise turn that was applied to the stored frame.
         pixel_format: FFmpeg's name of the decoded format.
         pts: Presentation time in ticks, or None.
@@ -254,7 +254,7 @@ def first_frames(opened: Opened, enough: Callable[[int], int]) -> tuple[list[Fra
 def only_video(opened: Opened) -> None:
     """Let the container pass over all other streams.
 
-    Some containers end at the first sample that is missing, be it sound.
+    Some containers end at the first sample that is missing, even one of sound.
     """
     for stream in opened.container.streams:
         if stream.index != opened.stream.index:
@@ -349,8 +349,9 @@ def is_idr(packet: Packet[Any], extradata: bytes | None) -> bool:
     one. A recovery point may show pictures that are not yet exact.
 
     Args:
-        packet: Of key frames.
-        extradata: Of the decoder; it says how long the lengths of NAL units are, if there are any.
+        packet: Packet of a key frame.
+        extradata: Extradata of the decoder, which says how long the lengths of NAL units are, if
+            there are any.
     """
     data, position = bytes(packet), 0
     if not (extradata is not None and len(extradata) > 4 and extradata[0] == 1):  # Annex B

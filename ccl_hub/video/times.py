@@ -6,8 +6,8 @@ those of FFmpeg's own programs where they have one:
 * **Which stamps.** A container gives presentation times, decode times or both, and either may be
   wrong: AVI, and files copied from it, hand out decode times as if they were presentation times.
   Frames come out in the order in which they are shown, so the right stamps ascend. Those are taken
-  that have fewer faults, a fault being a stamp that is missing or not above the one before it; of
-  as many the ones that miss more, and the presentation times if even that is equal. If most of
+  that have fewer faults, a fault being a stamp that is missing or not above the one before it; if
+  both have as many, those of which more are missing, and else the presentation times. If most of
   either are faults, the durations of the frames are counted instead.
 * **Impossible stamps.** Up to three stamps in a row that do not fit, between neighbours that fit
   each other, are left out, and so is any number of them from which the clock returns to where it
@@ -229,16 +229,18 @@ class _Mended:
                 self._believe(frame)
                 position += 1
                 continue
-            for many in range(1, MOST_IMPOSSIBLE + 1):
-                beyond = position + many
+            for count in range(1, MOST_IMPOSSIBLE + 1):
+                beyond = position + count
                 if beyond < len(self._known) and self._fits(
-                    self.believed[-1], self._known[beyond], many
+                    self.believed[-1], self._known[beyond], count
                 ):
-                    self.impossible += many
+                    self.impossible += count
                     position = beyond
                     break
-                if many < len(self.believed) and self._fits(self.believed[-1 - many], frame, many):
-                    self._forget(many, frame)
+                if count < len(self.believed) and self._fits(
+                    self.believed[-1 - count], frame, count
+                ):
+                    self._forget(count, frame)
                     break
             else:
                 self.breaks.add(frame)
@@ -250,10 +252,10 @@ class _Mended:
             self._runs.append(len(self.believed))
         self.believed.append(frame)
 
-    def _forget(self, many: int, frame: int) -> None:
-        """Believe the last ``many`` stamps before ``frame`` no more."""
-        del self.believed[-many:]
-        self.impossible += many
+    def _forget(self, count: int, frame: int) -> None:
+        """Cease to believe the last ``count`` stamps before ``frame``."""
+        del self.believed[-count:]
+        self.impossible += count
         self.breaks.difference_update(range(self.believed[-1] + 1, frame))
         while self._runs[-1] >= len(self.believed):
             self._runs.pop()
@@ -278,10 +280,10 @@ class _Mended:
         begin, end = self.stamps[before], self.stamps[frame]
         return bool(begin <= end and self.rules.is_gap(begin, end))
 
-    def _fits(self, before: int, after: int, many: int) -> bool:
-        """Whether two frames fit each other closely once ``many`` between them are left out."""
+    def _fits(self, before: int, after: int, left_out: int) -> bool:
+        """Whether two frames fit each other closely if so many between them are left out."""
         step = self.stamps[after] - self.stamps[before]
-        return bool(0 <= step <= (many + 1) * self._near_seconds)
+        return bool(0 <= step <= (left_out + 1) * self._near_seconds)
 
     def seconds(self) -> Seconds:
         """(N,) times of all frames."""

@@ -56,7 +56,7 @@ class BlockAlpha:
 
     Args:
         codec: FFmpeg's name of the decoder, the same as of the picture.
-        options: Of the decoder.
+        options: Options of the decoder.
     """
 
     def __init__(self, codec: str, options: Mapping[str, str]) -> None:
@@ -160,7 +160,7 @@ class FrameView:
 
     Args:
         codec: FFmpeg's name of the codec.
-        max_pixels: The most pixels that a frame may have.
+        max_pixels: Most pixels that a frame may have.
         is_still: The stream is one still image.
         crop: What the container wants cut off.
         alpha: The alpha of each frame, one for all (of a still image), or None.

@@ -57,9 +57,9 @@ def is_film(file: BinaryIO) -> bool:
 
 
 def is_whole(file: BinaryIO) -> bool:
-    """Return True if the image, or the last image of a film, ends in its own end marker.
+    """Return True if the image, or the last image of a film, ends in its end marker.
 
-    That is the one behind its own scans (ITU-T T.81, B.1). Thumbnails lie inside segments, which
+    That is the one behind its scans (ITU-T T.81, B.1). Thumbnails lie inside segments, which
     are skipped by their length. The file is read once or twice, in pieces.
     """
     image = _image(file, 0)

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from .wholeness import ebml_number
 
-_MAX_PARTS = 10_000
+_MAX_BOXES = 10_000
 """Boxes or elements that are looked at on one level."""
 
 _MAX_BYTES = 1 << 16
@@ -23,10 +23,10 @@ _MAX_BYTES = 1 << 16
 _MAX_SOURCES = 16
 """Images beside an image that may be its alpha, and statements of what one is."""
 
-Part = tuple[bytes, int, int]
+Box = tuple[bytes, int, int]
 """A box or element: its name, and where its content begins and ends."""
 
-Walk = Callable[[BinaryIO, int, int], Iterator[Part]]
+Walk = Callable[[BinaryIO, int, int], Iterator[Box]]
 
 
 class Crop(NamedTuple):
@@ -107,24 +107,24 @@ def image_layout(path: Path, item: int) -> Layout:
     with path.open("rb") as file:
         for _, start, end in _inside(_boxes, file, (b"", 0, size), b"meta"):
             meta = b"", start + 4, end
-            owned = _item_properties(file, meta)
+            properties = _item_properties(file, meta)
             references = _references(file, meta)
             sources = dict.fromkeys(
                 source for kind, source, target in references if kind == b"auxl" and target == item
             )
             alphas = (
-                s for s in islice(sources, _MAX_SOURCES) if _is_alpha(file, owned.get(s, []))
+                s for s in islice(sources, _MAX_SOURCES) if _is_alpha(file, properties.get(s, []))
             )
-            crop, alpha = _item_crop(file, owned.get(item, [])), next(alphas, None)
+            crop, alpha = _item_crop(file, properties.get(item, [])), next(alphas, None)
             if alpha is None or (b"prem", item, alpha) in references:
                 return Layout(crop)
             return Layout(crop, alpha)
     return Layout()
 
 
-def _inside(walk: Walk, file: BinaryIO, part: Part, *names: bytes) -> Iterator[Part]:
-    """Yield the parts at the end of a path of names; an empty name stands for any."""
-    for inner in walk(file, part[1], part[2]):
+def _inside(walk: Walk, file: BinaryIO, box: Box, *names: bytes) -> Iterator[Box]:
+    """Yield the boxes at the end of a path of names; an empty name stands for any."""
+    for inner in walk(file, box[1], box[2]):
         if names[0] in (b"", inner[0]):
             if len(names) == 1:
                 yield inner
@@ -132,10 +132,10 @@ def _inside(walk: Walk, file: BinaryIO, part: Part, *names: bytes) -> Iterator[P
                 yield from _inside(walk, file, inner, *names[1:])
 
 
-def _read(file: BinaryIO, part: Part, most_bytes: int = _MAX_BYTES) -> bytes:
-    """Return the content of a part, or the beginning of a long one."""
-    file.seek(part[1])
-    return file.read(min(part[2] - part[1], most_bytes))
+def _read(file: BinaryIO, box: Box, most_bytes: int = _MAX_BYTES) -> bytes:
+    """Return the content of a box, or the beginning of a long one."""
+    file.seek(box[1])
+    return file.read(min(box[2] - box[1], most_bytes))
 
 
 def _number(data: bytes, position: int, width: int = 4) -> int:
@@ -145,9 +145,9 @@ def _number(data: bytes, position: int, width: int = 4) -> int:
 # Boxes of MP4 and MOV
 
 
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Part]:
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
     """Yield the boxes between two positions."""
-    for _ in range(_MAX_PARTS):
+    for _ in range(_MAX_BOXES):
         file.seek(start)
         header = file.read(16)
         if start + 8 > end or len(header) < 8:
@@ -162,18 +162,18 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[Part]:
         start = stop
 
 
-def _entry_crop(file: BinaryIO, table: Part) -> Crop:
+def _entry_crop(file: BinaryIO, table: Box) -> Crop:
     """Return the crop of the first sample entry of a stsd box."""
     for _, start, end in _boxes(file, table[1] + 8, table[2]):
         entry = _read(file, (b"", start, min(end, start + 78)))
-        for part in _inside(_boxes, file, (b"", start + 78, end), b"clap"):
-            return _clean_aperture(_read(file, part), _number(entry, 24, 2), _number(entry, 26, 2))
+        for box in _inside(_boxes, file, (b"", start + 78, end), b"clap"):
+            return _clean_aperture(_read(file, box), _number(entry, 24, 2), _number(entry, 26, 2))
         break
     return NO_CROP
 
 
 def _clean_aperture(data: bytes, width: int, height: int) -> Crop:
-    """Return the crop of a clap box (14496-12, 12.1.4); parts of a pixel are not cut off."""
+    """Return the crop of a clap box (14496-12, 12.1.4); fractions of a pixel are not cut off."""
     if len(data) < 32:
         return NO_CROP
     above = [int.from_bytes(data[i : i + 4], "big", signed=True) for i in range(0, 32, 8)]
@@ -191,14 +191,14 @@ def _clean_aperture(data: bytes, width: int, height: int) -> Crop:
 _ALPHA = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1"
 
 
-def _item_properties(file: BinaryIO, meta: Part) -> dict[int, list[Part]]:
+def _item_properties(file: BinaryIO, meta: Box) -> dict[int, list[Box]]:
     """Return the properties of each item, by the boxes ipco (all of them) and ipma (whose)."""
     properties = list(_inside(_boxes, file, meta, b"iprp", b"ipco", b""))
-    of_items: dict[int, list[Part]] = {}
+    of_items: dict[int, list[Box]] = {}
     for box in _inside(_boxes, file, meta, b"iprp", b"ipma"):
         for item, indices in _associations(_read(file, box)):
-            parts = [properties[i - 1] for i in indices if 0 < i <= len(properties)]
-            of_items.setdefault(item, []).extend(parts)
+            boxes = [properties[i - 1] for i in indices if 0 < i <= len(properties)]
+            of_items.setdefault(item, []).extend(boxes)
     return of_items
 
 
@@ -218,29 +218,29 @@ def _associations(data: bytes) -> Iterator[tuple[int, list[int]]]:
         yield item, [_number(data, start, index_bytes) & mask for start in starts]
 
 
-def _references(file: BinaryIO, meta: Part) -> list[tuple[bytes, int, int]]:
+def _references(file: BinaryIO, meta: Box) -> list[tuple[bytes, int, int]]:
     """Return the references of the iref box: kind, from which item, to which."""
     references: list[tuple[bytes, int, int]] = []
     for box in _inside(_boxes, file, meta, b"iref"):
         width = 4 if _read(file, box)[:1] == b"\1" else 2
-        for part in _boxes(file, box[1] + 4, box[2]):
-            data = _read(file, part)
+        for entry in _boxes(file, box[1] + 4, box[2]):
+            data = _read(file, entry)
             for i in range(min(_number(data, width, 2), len(data) // width)):
                 target = _number(data, width + 2 + i * width, width)
-                references.append((part[0], _number(data, 0, width), target))
+                references.append((entry[0], _number(data, 0, width), target))
     return references
 
 
-def _is_alpha(file: BinaryIO, properties: list[Part]) -> bool:
+def _is_alpha(file: BinaryIO, properties: list[Box]) -> bool:
     """Return True if one of the properties (auxC) says so."""
-    kinds = islice((part for part in properties if part[0] == b"auxC"), _MAX_SOURCES)
+    kinds = islice((box for box in properties if box[0] == b"auxC"), _MAX_SOURCES)
     longest = 4 + max(map(len, _ALPHA))
-    return any(_read(file, part, longest)[4:].startswith(_ALPHA) for part in kinds)
+    return any(_read(file, box, longest)[4:].startswith(_ALPHA) for box in kinds)
 
 
-def _item_crop(file: BinaryIO, properties: list[Part]) -> Crop:
+def _item_crop(file: BinaryIO, properties: list[Box]) -> Crop:
     """Return the crop by the properties of an image: its size (ispe) and clap."""
-    data = {part[0]: _read(file, part) for part in properties if part[0] in (b"ispe", b"clap")}
+    data = {box[0]: _read(file, box) for box in properties if box[0] in (b"ispe", b"clap")}
     size = data.get(b"ispe", b"")
     return _clean_aperture(data.get(b"clap", b""), _number(size, 4), _number(size, 8))
 
@@ -252,16 +252,16 @@ _ENTRY, _VIDEO = b"\xae", b"\xe0"
 _PIXEL_CROPS = b"\x54\xcc", b"\x54\xbb", b"\x54\xdd", b"\x54\xaa"  # left, top, right, bottom
 
 
-def _pixel_crop(file: BinaryIO, video: Part) -> Crop:
+def _pixel_crop(file: BinaryIO, video: Box) -> Crop:
     """Return the crop by the elements of a Video element (RFC 9559, 5.1.4.1.28)."""
-    parts = {part[0]: part for part in _elements(file, video[1], video[2])}
-    data = (_read(file, parts[name]) if name in parts else b"" for name in _PIXEL_CROPS)
+    boxes = {box[0]: box for box in _elements(file, video[1], video[2])}
+    data = (_read(file, boxes[name]) if name in boxes else b"" for name in _PIXEL_CROPS)
     return Crop(*(int.from_bytes(value[:8], "big") for value in data))
 
 
-def _elements(file: BinaryIO, start: int, end: int) -> Iterator[Part]:
+def _elements(file: BinaryIO, start: int, end: int) -> Iterator[Box]:
     """Yield the elements between two positions; one of unknown size reaches to the end."""
-    for _ in range(_MAX_PARTS):
+    for _ in range(_MAX_BOXES):
         file.seek(start)
         header = file.read(12)
         if start >= end or not header or header[0] < 0x10:  # no name is longer than four bytes

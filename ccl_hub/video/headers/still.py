@@ -47,7 +47,7 @@ def still_format(path: Path, head: bytes) -> str | None:
 
 
 def still_size(path: Path) -> tuple[int, int]:
-    """Return the width and height that a PNG, JPEG, TIFF or BMP file states; 0 if it is none."""
+    """Return the width and height that a PNG, JPEG, TIFF or BMP file states; 0 for others."""
     with path.open("rb") as file:
         head = file.read(26)
         if head.startswith(_PNG):

@@ -132,7 +132,7 @@ def _gif(file: BinaryIO) -> Wholeness:
     while kind := file.read(1):
         if kind == b";":
             return "whole"
-        if kind == b",":  # an image: its place and size, then flags
+        if kind == b",":  # an image: its position and size, then flags
             _skip_colours(file, file.read(9)[8:])
         if kind not in b",!":
             return "unknown"

@@ -7,7 +7,7 @@ import pytest
 from ccl_hub.config import CCLConfig, Preprocessing, Provenance
 from ccl_hub.hub import card_metadata
 from ccl_hub.publish.model_card import (
-    FOLDER_PLACE,
+    FOLDER_PLACEHOLDER,
     TEMPLATE,
     Card,
     Figure,
@@ -22,7 +22,7 @@ CARD = Card(licence="apache-2.0", training="100 steps.", figures=FIGURES)
 
 
 def complete(card: Card = CARD) -> str:
-    return render(CONFIG, card).replace(FOLDER_PLACE, "org/ccl_r18_x")
+    return render(CONFIG, card).replace(FOLDER_PLACEHOLDER, "org/ccl_r18_x")
 
 
 def test_a_filled_in_card_is_complete_and_read_by_the_hub_as_it_was_meant() -> None:
@@ -42,13 +42,13 @@ def test_a_filled_in_card_is_complete_and_read_by_the_hub_as_it_was_meant() -> N
 
 
 def test_the_template_leaves_to_the_author_what_only_the_author_knows() -> None:
-    text = render(CCLConfig()).replace(FOLDER_PLACE, "org/x")
+    text = render(CCLConfig()).replace(FOLDER_PLACEHOLDER, "org/x")
     found = problems(text, card_metadata(text))
     assert found and all("placeholder" in problem for problem in found)
     for word in ("licence", "name", "trained on", "steps"):
         assert any(word in problem for problem in found), word
     found = problems(render(CONFIG, CARD), card_metadata(render(CONFIG, CARD)))
-    assert found == [f"the placeholder {FOLDER_PLACE} is not filled in"]
+    assert found == [f"the placeholder {FOLDER_PLACEHOLDER} is not filled in"]
 
 
 @pytest.mark.parametrize("title", section_bodies(TEMPLATE.read_text(encoding="utf-8")))
