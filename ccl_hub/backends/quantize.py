@@ -294,8 +294,8 @@ def _vectors(
     count, length = clips.shape[:2]
     indices = np.arange(count * length).reshape(count, length)
     windows = WindowAssembler(indices, FrameGraph(model).shift)
-    parts = [windows.add(run(clip)) for clip in clips]
-    vectors, frames = map(np.concatenate, zip(*parts, strict=True))
+    pieces = [windows.add(run(clip)) for clip in clips]
+    vectors, frames = map(np.concatenate, zip(*pieces, strict=True))
     return frames, vectors
 
 

@@ -68,15 +68,15 @@ class TorchEngine:
         """Compute (n,S,S,3) uint8 frames that are on the device already."""
         if not self._compiles:
             return FrameMaps(*self._graph(frames))
-        parts = []
+        pieces = []
         for batch in torch.split(frames, self.batch_frames):
             count = len(batch)
             if missing := self.batch_frames - count:
                 batch = torch.cat([batch, batch[-1:].expand(missing, *batch.shape[1:])])
-            parts.append(FrameMaps(*(tensor[:count] for tensor in self._run_compiled(batch))))
-        if len(parts) == 1:
-            return parts[0]
-        return FrameMaps(*map(torch.cat, zip(*parts, strict=True)))
+            pieces.append(FrameMaps(*(tensor[:count] for tensor in self._run_compiled(batch))))
+        if len(pieces) == 1:
+            return pieces[0]
+        return FrameMaps(*map(torch.cat, zip(*pieces, strict=True)))
 
     def _run_compiled(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Run the compiled network; of several threads one compiles it, and the others wait."""

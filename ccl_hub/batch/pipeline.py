@@ -59,8 +59,8 @@ class _Attempt:
 
     def add(self, maps: FrameMaps) -> None:
         """Keep the windows that the next block makes whole."""
-        for part in self.windows.add_in_parts(maps):
-            self.arrays.add(part)
+        for piece in self.windows.add_in_pieces(maps):
+            self.arrays.add(piece)
 
 
 class _Video:

@@ -78,10 +78,10 @@ def assembled(
     batches = _batches(cropped, batch_frames)
     for maps in in_order(engine, batches, threads=threads, ahead=at_once, name="ccl-call"):
         with memory_is_enough():
-            for part in windows.add_in_parts(maps):
-                if len(part.clips):
-                    check_finite(engine, *part)
-                    yield part
+            for piece in windows.add_in_pieces(maps):
+                if len(piece.clips):
+                    check_finite(engine, *piece)
+                    yield piece
     if not windows.finished:
         raise DecodeError("a frame was promised by the index but never decoded.")
 

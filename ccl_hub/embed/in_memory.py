@@ -70,10 +70,10 @@ def embed_frames(
     plan = sampling.plan(times, duration, pre, MediaLimits().max_windows)
     windows = WindowAssembler(plan.indices, engine.shift)
     small = (resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
-    parts = assembled(engine, windows, small, batch_frames)
+    pieces = assembled(engine, windows, small, batch_frames)
     provenance = make_provenance(engine, sampling)
     provenance = replace(provenance, source_frames=len(frames), duration_seconds=duration)
-    return gather(parts, plan, lambda: provenance)
+    return gather(pieces, plan, lambda: provenance)
 
 
 def embed_image(model: Network, image: ImageLike) -> Embeddings:

@@ -1,4 +1,4 @@
-"""From the parts of one video and what made them to its :class:`Embeddings`."""
+"""From the pieces of one video and what made them to its :class:`Embeddings`."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ def make_provenance(
 
 
 def gather(
-    parts: Iterable[ClipVectors],
+    pieces: Iterable[ClipVectors],
     plan: ClipPlan,
     provenance: Callable[[], EmbeddingProvenance],
 ) -> Embeddings:
-    """Put the parts of one video together.
+    """Put the pieces of one video together.
 
     Args:
-        parts: Vectors in order, together of every clip of the plan.
+        pieces: Vectors in order, together of every clip of the plan.
         plan: Its clips.
-        provenance: Called after the last part, when all is known.
+        provenance: Called after the last piece, when all is known.
     """
     arrays = ClipArrays(len(plan.indices))
-    for part in parts:
-        arrays.add(part)
+    for piece in pieces:
+        arrays.add(piece)
     clips, frames = arrays.vectors
     mean = clips.mean(axis=0, dtype=np.float64).astype(np.float32)
     return Embeddings(clips, plan.clip_seconds, frames, plan.frame_seconds, mean, provenance())

@@ -2,7 +2,7 @@
 
 Every distinct frame goes through the network once (:mod:`ccl_hub.network.windows`), a few at a
 time. Memory is bounded by the frames in flight and by the result; :class:`ClipStream` gives the
-result in parts, for windows so dense that it should not be held whole.
+result in pieces, for windows so dense that it should not be held whole.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class ClipStream:
-    """Embeddings of one video in parts, in order of time and bounded memory.
+    """Embeddings of one video in pieces, in order of time and bounded memory.
 
     Args:
         model: See :func:`embed_video`.
@@ -53,8 +53,8 @@ class ClipStream:
     Example:
         >>> dense = Sampling(every_seconds=0.04)
         >>> with ClipStream(model, "film.mp4", dense) as stream:  # doctest: +SKIP
-        ...     for part in stream:
-        ...         print(part.clips.shape)
+        ...     for piece in stream:
+        ...         print(piece.clips.shape)
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ClipStream:
         yield from assembled(self._engine, windows, frames, self._batch_frames)
 
     def provenance(self) -> EmbeddingProvenance:
-        """Return what made the embeddings; it is complete after the last part."""
+        """Return what made the embeddings; it is complete after the last piece."""
         facts = SourceFacts.of(self._reader.info)
         return make_provenance(self._engine, self._sampling, self._path, facts)
 
@@ -173,8 +173,8 @@ def write_video(
     def write(stream: ClipStream) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
         count, frames = stream.plan.indices.shape
         if out.suffix == ".npy":
-            parts = (part._asdict() for part in _watched(stream, progress))
-            dim = writers.write_npy(out, level or "clip", (count, frames), parts)
+            pieces = (piece._asdict() for piece in _watched(stream, progress))
+            dim = writers.write_npy(out, level or "clip", (count, frames), pieces)
         else:
             whole = _whole(stream, progress)
             whole.save(out, level)
@@ -189,7 +189,7 @@ def write_video(
 
 
 def _whole(stream: ClipStream, progress: Progress | None) -> Embeddings:
-    """Compute every part of a stream and put them together."""
+    """Compute every piece of a stream and put them together."""
     return gather(_watched(stream, progress), stream.plan, stream.provenance)
 
 
@@ -210,10 +210,10 @@ def _used(
 
 
 def _watched(stream: ClipStream, progress: Progress | None) -> Iterator[ClipVectors]:
-    """Pass the parts of a stream on and report progress."""
+    """Pass the pieces of a stream on and report progress."""
     done = 0
-    for part in stream:
-        yield part
-        done += len(part.clips)
+    for piece in stream:
+        yield piece
+        done += len(piece.clips)
         if progress is not None:
             progress(done, len(stream.plan.indices))

@@ -94,15 +94,15 @@ def write_npy(
     path: Path,
     level: str,
     clips_and_frames: tuple[int, int],
-    parts: Iterable[Mapping[str, np.ndarray]],
+    pieces: Iterable[Mapping[str, np.ndarray]],
 ) -> int:
-    """Write one level of a video as its parts come; the bytes are those of :func:`write`.
+    """Write one level of a video as its pieces come; the bytes are those of :func:`write`.
 
     Args:
         path: Ends in .npy.
         level: One of :data:`LEVELS`.
-        clips_and_frames: W, of all parts together, and T.
-        parts: In order, the "clips" (b,D) of each and, for level "frame", its "frames" (b,T,D).
+        clips_and_frames: W, of all pieces together, and T.
+        pieces: In order, the "clips" (b,D) of each and, for level "frame", its "frames" (b,T,D).
 
     Returns:
         Their dimension D.
@@ -118,8 +118,8 @@ def write_npy(
         nonlocal dim
         count, frames = clips_and_frames
         total: np.ndarray | None = None
-        for part in parts:
-            sums = part["clips"].sum(axis=0, dtype=np.float64)  # (D,)
+        for piece in pieces:
+            sums = piece["clips"].sum(axis=0, dtype=np.float64)  # (D,)
             if total is None:
                 dim = len(sums)
                 shape = {"clip": (count, dim), "frame": (count, frames, dim), "video": (dim,)}
@@ -127,7 +127,7 @@ def write_npy(
                 np.lib.format.write_array_header_1_0(file, header)
             total = sums if total is None else total + sums
             if level != "video":
-                file.write(np.ascontiguousarray(part[LEVEL_ARRAYS[level]]).data)
+                file.write(np.ascontiguousarray(piece[LEVEL_ARRAYS[level]]).data)
         if level == "video" and total is not None:
             file.write((total / count).astype("<f4").data)
 

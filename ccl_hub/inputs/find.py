@@ -132,9 +132,9 @@ class VideoSearch:
     def first(self, count: int) -> list[Path]:
         """Return the first paths, with which :meth:`videos` begins."""
         paths = chain.from_iterable(self._sources())
-        some = list(islice(paths, count))
-        self._begun = [chain(some, paths)]
-        return [Path(path) for path in dict.fromkeys(some)]
+        first = list(islice(paths, count))
+        self._begun = [chain(first, paths)]
+        return [Path(path) for path in dict.fromkeys(first)]
 
     def videos(self, root: Path | None = None) -> Iterator[VideoInput]:
         """Yield each video once, named from ``root``; see :func:`find_videos`."""
@@ -202,10 +202,10 @@ class _Located(NamedTuple):
             yield video
         if empty and is_folder:
             usual = [ending for ending in VIDEO_EXTENSIONS if ending in endings]
-            some = [*usual, *sorted(endings.difference(usual))]
-            names = ", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")
+            names = ", ".join([*usual, *sorted(endings.difference(usual))][:8])
+            more = f" and {len(endings) - 8} more" if len(endings) > 8 else ""
             raise InputError(
-                f"{name}: no video in this folder or below it; looked for {names}, but not at "
+                f"{name}: no video in this folder or below it; looked for {names}{more}, but not at "
                 "hidden names and behind links; give another folder, or other extensions."
             )
         if empty:

@@ -131,10 +131,10 @@ class WindowAssembler:
 
     def add(self, maps: FrameMaps) -> ClipVectors:
         """Take the next n of :attr:`frames`; return the windows that are whole now, b may be 0."""
-        parts = list(self.add_in_parts(maps))
-        return ClipVectors(*map(np.concatenate, zip(*parts, strict=True)))
+        pieces = list(self.add_in_pieces(maps))
+        return ClipVectors(*map(np.concatenate, zip(*pieces, strict=True)))
 
-    def add_in_parts(self, maps: FrameMaps) -> Iterator[ClipVectors]:
+    def add_in_pieces(self, maps: FrameMaps) -> Iterator[ClipVectors]:
         """Like :meth:`add`, a few windows at a time; to be read to its end.
 
         A clock that jumps can put thousands of windows between two frames, and made all at once
@@ -152,8 +152,8 @@ class WindowAssembler:
         positions = np.searchsorted(self._held, rows)  # (b,T)
         for begin in range(0, max(1, len(positions)), WINDOWS_AT_ONCE):
             with torch.inference_mode():
-                part = self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
-            yield part
+                piece = self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
+            yield piece
         self._done = end
         keep = self._held >= self._oldest[end]
         self._held = self._held[keep]
@@ -174,14 +174,14 @@ class WindowAssembler:
         ).reshape(-1, 3)  # (b*T,3)
         distinct, inverse = np.unique(neighbours, axis=0, return_inverse=True)  # (u,3), (b*T,)
         device = maps.vectors.device
-        parts = [
+        means = [
             self._neighbourhoods(torch.from_numpy(rows).to(device), maps.parts)
             for rows in np.split(
                 distinct, range(NEIGHBOURHOODS_AT_ONCE, len(distinct), NEIGHBOURHOODS_AT_ONCE)
             )
         ]
         index = torch.from_numpy(inverse.reshape(b, t)).to(device)
-        clips = torch.cat(parts)[index].mean(1)  # (b,T,D) -> (b,D)
+        clips = torch.cat(means)[index].mean(1)  # (b,T,D) -> (b,D)
         rows = positions if self._with_frames else positions[:, :0]
         frames = maps.vectors[torch.from_numpy(rows).to(device)]  # (b,T,D)
         return ClipVectors(clips.cpu().numpy(), frames.cpu().numpy())

@@ -149,7 +149,7 @@ def _believed(
     with opener() as opened:
         opened = opened._replace(damage=scan.damage)  # counted on
         facts, depth = first_frames(opened, index.frames_to_compare)
-    came_out = [one.pts for one in facts]
+    came_out = [frame.pts for frame in facts]
     expected = index.shown_pts[: len(facts)].tolist()
     if not facts or came_out != expected or index.held_back > depth:
         return None, None

@@ -276,8 +276,8 @@ def _main_stream(container: InputContainer, path: Path, limits: MediaLimits) -> 
     pictures = [s for s in container.streams.video if s.disposition.value & _ATTACHED_PIC]
     streams = [s for s in container.streams.video if s not in pictures]
     if not streams:
-        held = "only a cover picture" if pictures else "no video stream"
-        raise NoVideoError(f"the file holds {held}; give a file with video.", path)
+        content = "only a cover picture" if pictures else "no video stream"
+        raise NoVideoError(f"the file holds {content}; give a file with video.", path)
     if any(s.disposition.value & _DEPENDENT for s in streams):
         raise UnsupportedMediaError(
             f"the image is stored as {len(streams)} tiles; convert it to JPEG or PNG.", path

@@ -187,7 +187,7 @@ def test_many_windows_between_two_frames_come_a_few_at_a_time() -> None:
     indices[-1] = 1
     windows = WindowAssembler(indices, torch.zeros(5))
     maps = FrameMaps(torch.ones(2, 5), torch.ones(2, 4, 3, 5))
-    parts = list(windows.add_in_parts(maps))
+    parts = list(windows.add_in_pieces(maps))
     assert [len(part.clips) for part in parts] == [256, 256, 256, 232]
     assert windows.finished
     arrays = ClipArrays(1000)
