@@ -205,8 +205,8 @@ class _Located(NamedTuple):
             names = ", ".join([*usual, *sorted(endings.difference(usual))][:8])
             more = f" and {len(endings) - 8} more" if len(endings) > 8 else ""
             raise InputError(
-                f"{name}: no video in this folder or below it; looked for {names}{more}, but not at "
-                "hidden names and behind links; give another folder, or other extensions."
+                f"{name}: no video in this folder or below it; looked for {names}{more}, but not "
+                "at hidden names and behind links; give another folder, or other extensions."
             )
         if empty:
             raise InputError(f"{name}: no video matches this pattern, and no file is called so.")

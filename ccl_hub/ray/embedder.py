@@ -254,7 +254,7 @@ def embed_paths(
     """
     import_package("ray")
     data = import_package("ray.data")
-    # Refused here rather than in an actor:
+    # These are refused here rather than in an actor:
     Sampling(clips, every_seconds)
     _checked_level(level)
     _check_backend(backend, gpus_per_actor)
