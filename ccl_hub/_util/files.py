@@ -132,7 +132,7 @@ def write_atomically(
         OutputError: The file cannot be written; what was there before is untouched.
     """
     path = _replaceable(path)
-    # Its name is short, as that of ``path`` may be as long as a name can be.
+    # A short name, as that of ``path`` may be as long as names can be.
     temporary = (temporary_folder or path.parent) / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:

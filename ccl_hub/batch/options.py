@@ -27,7 +27,7 @@ class BatchOptions:
         threads: Threads of the network on a CPU; None for one a core.
         deadline_seconds: Longest that decoding one video may take.
         memory_bytes: Memory that a decoding process may take, 128 MiB at least; None for a fair
-            share, 4 GiB at most. Held on Linux only.
+            share, 4 GiB at most. Enforced on Linux only.
         limits: Largest media accepted.
         frames: Also give the vectors of frames; without them long videos with dense windows take
             little memory.

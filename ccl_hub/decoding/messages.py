@@ -30,8 +30,8 @@ class DecodeSettings:
         sampling: Which clips are embedded.
         limits: Largest media accepted.
         threads: Decoder threads of one worker.
-        memory_bytes: Memory a worker may take beyond what it starts with; None for any. Held on
-            Linux only.
+        memory_bytes: Memory a worker may take beyond what it starts with; None for any. Enforced
+            on Linux only.
         slots: Blocks of frames that a worker may be ahead of the network.
     """
 

@@ -35,7 +35,7 @@ class JobInputs:
 
     @cached_property
     def search(self) -> VideoSearch:
-        """The search for the videos of the inputs, which goes on where it was left."""
+        """The search for the videos of the inputs, made once, which goes on where it stopped."""
         return VideoSearch(self.inputs, self.lists, self.extensions)
 
     def choose_root(self, earlier: Path | None) -> Path:

@@ -46,7 +46,7 @@ many that costs a few hundredths of the time even where nothing but decoding tak
 class CCLEmbedder:
     """An actor of ``Dataset.map_batches``: loads the model once, then embeds batches of paths.
 
-    :func:`embed_paths` sets up the pool of actors; use the class itself for a pipeline of yours.
+    :func:`embed_paths` sets up the pool of actors; use the class itself in your own pipeline.
 
     Args:
         model: A name of ``ccl_hub.list_models()``, a Hub id, or a folder that every node sees.

@@ -147,7 +147,7 @@ def _believed(
     if not index.is_plausible(limits.max_gap_seconds / float(scan.time_base)):
         return None, None
     with opener() as opened:
-        opened = opened._replace(damage=scan.damage)  # counted on
+        opened = opened._replace(damage=scan.damage)  # which goes on counting
         facts, depth = first_frames(opened, index.frames_to_compare)
     came_out = [frame.pts for frame in facts]
     expected = index.shown_pts[: len(facts)].tolist()

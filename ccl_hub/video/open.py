@@ -78,7 +78,7 @@ class MediaLimits:
         max_windows: Windows of a video, with ``every_seconds``, or 3 for each frame on which one
             begins, if that is more: what has more shows the same pictures again and again, in a
             pause or by a clock that jumps. Each window takes 18 kB with its frames. None for
-            1,000,000, as everywhere.
+            1,000,000, the limit everywhere.
 
     Raises:
         InputError: If a limit is not positive.

@@ -49,7 +49,7 @@ _MATRIX = {1: SWS_BT709, 4: 4, 5: SWS_BT601, 6: SWS_BT601, 7: 7, 9: 9, 10: 9}
 _ALPHA_ROWS = 256
 _MAX_ASPECT = 64
 _MOST_TIMES_SMALLER = 64
-"""Of one pass where libswscale's filters, which have at most 256 taps, do not reach further."""
+"""How much smaller one pass makes a side at most: libswscale's filters have at most 256 taps."""
 
 # Kinds of side data (AVFrameSideDataType) that PyAV does not know, such as EXIF: it reads nothing
 # of a frame that has one.

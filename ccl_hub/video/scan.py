@@ -149,7 +149,7 @@ class Scan:
 
         In a container whose clock may start over, the counters of its packets do so, too, and
         FFmpeg marks what it was reading then. Where the clock jumps by more than ``most_seconds``
-        or back, that is a joint and no damage.
+        or back, that is a joint, not damage.
         """
         if not self.may_restart or not self.marked:
             return len(self.marked)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _SMALL_BYTES, _LARGE_BYTES = 1 << 12, 1 << 20
-"""Of a piece that is read: headers are short, scans long."""
+"""Sizes of the pieces that are read: headers are short, scans long."""
 
 _MAX_SEGMENTS = 100_000
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)

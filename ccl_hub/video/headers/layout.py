@@ -18,7 +18,7 @@ _MAX_BOXES = 10_000
 """Boxes or elements that are looked at on one level."""
 
 _MAX_BYTES = 1 << 16
-"""Of a box that is read whole."""
+"""Largest box that is read whole."""
 
 _MAX_SOURCES = 16
 """Images beside an image that may be its alpha, and statements of what one is."""
@@ -96,7 +96,7 @@ def matroska_crop(path: Path, number: int) -> Crop:
 def image_layout(path: Path, item: int) -> Layout:
     """Return the layout of an image of HEIF or AVIF.
 
-    Alpha by which the picture is multiplied already (``prem``) is not told: such a picture is
+    Alpha by which the picture is multiplied already (``prem``) is left out: such a picture is
     composited over black as it is.
 
     Args:

@@ -29,7 +29,7 @@ def still_format(path: Path, head: bytes) -> str | None:
         head: Its first bytes, 24 or all.
 
     Raises:
-        UnsupportedMediaError: A TIFF file would show something else than its picture.
+        UnsupportedMediaError: A TIFF file would show something other than its picture.
     """
     if head.startswith(b"BM"):
         return "bmp_pipe"
