@@ -206,7 +206,7 @@ def read(file: HubFile, sha256: str = "") -> bytes:
 
 
 def _hash_like(expected: str, data: bytes) -> str:
-    """Return the hash of ``data`` of the kind of ``expected``; ``expected`` if it is not a hash."""
+    """Return the hash of ``data`` of the kind of ``expected``, or that if it is not a hash."""
     if len(expected) == SHA256_DIGITS:
         return hashlib.sha256(data).hexdigest()
     if len(expected) == SHA1_DIGITS:
