@@ -22,7 +22,7 @@ from project import ROOT
 from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Provenance
 from ccl_hub.errors import CCLError, HubError, InputError, PublishError
-from ccl_hub.hub import _check_held
+from ccl_hub.hub import _check_stored
 from ccl_hub.network.weights import CONFIG_NAME, WEIGHTS_NAME
 from ccl_hub.publish import check_folder, golden, publish, push, upload, write_texts
 from ccl_hub.publish.model_card import CARD_NAME, Card, render
@@ -320,11 +320,11 @@ def test_what_the_hub_holds_is_compared_by_hash() -> None:
     small = {"size": 3, "lfs": None, "blob_id": git}
     large = {"size": 3, "lfs": SimpleNamespace(sha256=sha256), "blob_id": "0" * 40}
     for facts in (small, large):
-        _check_held("x", SimpleNamespace(**facts), data)
+        _check_stored("x", SimpleNamespace(**facts), data)
         with pytest.raises(HubError, match="the Hub holds 3 bytes, hash "):
-            _check_held("x", SimpleNamespace(**facts), b"[]\n")
+            _check_stored("x", SimpleNamespace(**facts), b"[]\n")
     with pytest.raises(HubError, match="the Hub holds None bytes, hash not stated"):
-        _check_held("x", None, data)
+        _check_stored("x", None, data)
 
 
 # What the Hub refuses ----------------------------------------------------------------------------
