@@ -83,7 +83,7 @@ class NaiveVideos:
     def __len__(self) -> int:
         return len(self._store)
 
-    def read(self, video: int, indices: Any, out: Any = None) -> np.ndarray:
+    def read(self, video: int, indices: Any) -> np.ndarray:
         """Decode everything, keep the frames asked for."""
         return self._store.read(video, np.arange(self._store.frames_of(video)))[indices]
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from training.data.datasets import VideoList
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -30,6 +32,17 @@ def shared_data() -> Path:
     if not (folder / "real").is_dir():
         pytest.skip(f"no videos at {folder}; set CCL_SHARED_DATA")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of torch: with tiny tensors more of them would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@
 
 Every row is the recipe with another objective; everything else, budget and seeds included, is
 the same. For every row and seed this pretrains, measures retrieval (Tables 2 and 3) and trains a
-linear probe (Table 5) or, with ``--finetune``, fine-tunes, which is what the paper's Table 7 has.
-The same command goes on where it was stopped: finished steps are kept. Exit codes: 0 all measured;
-1 a step failed (which one, and its last words, are said); 2 wrong arguments; 75 stopped by
-SIGTERM, SIGINT or SIGHUP: what ran was stopped too, and trainings have saved; 130 interrupted by
+linear probe (Table 5) or, with ``--finetune``, fine-tunes, as the paper's Table 7 does. The same
+command goes on where it was stopped: finished steps are kept. Exit codes: 0 all is measured; 1 a
+step failed, and the message names it and quotes its last lines; 2 wrong arguments; 75 stopped by
+SIGTERM, SIGINT or SIGHUP: its steps were stopped too, and trainings have saved; 130 interrupted by
 a second SIGINT.
 """
 
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cli import add_change_argument, count, options_of, run, seed_list
+from .cli import add_change_argument, add_data_argument, count, options_of, run, seed_list
 from .tasks.ablation import DEFAULT_ROWS, ROWS, Plan, run_ablation
 
 EXIT_INTERRUPTED = 130
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(lambda: print(run_ablation(plan), end=""))
     except KeyboardInterrupt:  # a second Ctrl-C
-        sys.stderr.write("error: interrupted; what ran was killed. The same command goes on.\n")
+        sys.stderr.write("error: interrupted; its steps were killed. The same command goes on.\n")
         return EXIT_INTERRUPTED
 
 
@@ -43,12 +43,7 @@ def read_plan(arguments: Sequence[str] | None) -> Plan:
     )
     parser.add_argument("recipe", help="a TOML file, or a name in training/recipes such as mini")
     add_change_argument(parser)
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        help="a labelled set to measure on, as the evaluations take it; may be repeated",
-    )
+    add_data_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and results")
     parser.add_argument(
         "--rows",
@@ -92,7 +87,7 @@ def _rows(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(ROWS)}")
     if len(set(rows)) < len(rows):
-        raise argparse.ArgumentTypeError(f"{text!r}; name each once")
+        raise argparse.ArgumentTypeError(f"{text!r}; give each row once")
     return rows
 
 

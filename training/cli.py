@@ -1,7 +1,7 @@
 """What the commands share: logging, errors to exit codes, and the arguments that several take.
 
-``argparse`` stays in here and in the parsers of the commands: what they read becomes a frozen
-dataclass, by :func:`options_of`, before any of it is used.
+``argparse`` stays in this module and in the parsers of the commands: :func:`options_of` makes a
+frozen dataclass of what they read before any of it is used.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def run(
 
     Args:
         main: The command, its options already read; returns an exit code, or anything else for 0.
-        level: From which on messages are shown, on stderr; of the first of several processes.
-        bad_input: Exit code of errors that are not in :data:`EXIT_CODES`.
+        level: Lowest level of the messages that the first of several processes shows on stderr.
+        bad_input: Exit code of errors that :data:`EXIT_CODES` leaves out.
     """
     level = level if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -86,7 +86,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="[LABEL=]PLACE",
         help="a known name, model folder, Hub id, training run or checkpoint, "
-        f"{', '.join(REFERENCE_ROWS[:-1])}, imagenet=FILE or {SUPERVISED}=PLACE; repeatable",
+        f"{', '.join(REFERENCE_ROWS[:-1])}, imagenet=FILE or {SUPERVISED}=PLACE; may be repeated",
     )
     parser.add_argument(
         "--seeds",
@@ -97,8 +97,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every evaluation takes: data, clips, precision, device, cache, results."""
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data`` (repeatable), for :func:`open_evaluation_sets`."""
     parser.add_argument(
         "--data",
         action="append",
@@ -108,6 +108,20 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         "PLACE,LISTS,FOLD for one of these by the official lists of UCF101 or HMDB51; or "
         f"{RENDERED}N for N videos computed on the spot; may be repeated",
     )
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every evaluation takes: data, clips, precision, device, cache, results."""
+    add_data_argument(parser)
+    add_feature_arguments(parser)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
+    parser.add_argument("--threads", type=count, help="CPU threads that compute (default: all)")
+    parser.add_argument("--group", default="", help="experiment the results belong to")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
+
+
+def add_feature_arguments(parser: argparse._ActionsContainer) -> None:
+    """Add how the features of labelled sets are computed, to a parser or a group of one."""
     parser.add_argument(
         "--test-share",
         type=_share,
@@ -116,13 +130,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clips", type=count, default=10, help="clips per video (default: 10)")
     parser.add_argument("--batch-clips", type=count, default=32, help="clips computed at once")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--threads", type=count, help="CPU threads that compute (default: all)")
     parser.add_argument("--workers", type=count, default=2, help="threads that read frames")
     parser.add_argument("--cache", type=Path, help="folder that keeps embeddings for later runs")
-    parser.add_argument("--group", default="", help="experiment the results belong to")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results files")
 
 
 def seed_list(text: str) -> tuple[int, ...]:
@@ -140,12 +150,12 @@ def count(text: str) -> int:
     """Read a whole number for argparse, 1 or more."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
+        raise argparse.ArgumentTypeError(f"{text} is below 1; give 1 or more")
     return value
 
 
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text!r}; give a number between 0 and 1")
     return value

@@ -61,7 +61,7 @@ def read_options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
-        help="the averaged weights (default: where the run kept them), or the last ones",
+        help="the averaged weights (default: if the run kept them), or the last weights",
     )
     parser.add_argument(
         "--licence", default="", help="of the weights, such as apache-2.0; needed to publish them"

@@ -5,17 +5,18 @@
         --seeds 0,1,2 --out RUNS [--set a.b=c] [--resume auto]
     python -m training.finetune --evaluate RUN --data PACK
 
-A new FC layer on the video feature, all layers trained; then 10 centre-crop clips of every test
-video, predictions averaged. Also under ``torchrun --nproc-per-node K -m training.finetune``.
+A new FC layer is put on the video feature and all layers are trained; then the predictions of 10
+centre-crop clips of every test video are averaged. The same program runs under ``torchrun
+--nproc-per-node K -m training.finetune``.
 
 Each model, set and seed is a run with its checkpoints and logs: in ``--out`` itself if there is
-one, in a folder for each if there are several. A finished run holds the model too: a folder that
-``from_pretrained`` loads, with ``classifier.safetensors`` and ``classes.json`` beside. Results
+one run, in a folder for each if there are several. A finished run holds the model too: a folder
+that ``from_pretrained`` loads, with ``classifier.safetensors`` and ``classes.json`` in it. Results
 files go to ``--results``, and a table to standard output.
 
-Exit codes: 0 finished; 1 training failed (NaN, disk full); 2 a recipe, model, set or checkpoint is
-not usable; 75 saved before the end (SIGTERM, SIGINT or the time budget), to be continued with
-``--resume auto``. (torchrun itself exits with 1 whatever a process of its own returned.)
+Exit codes: 0 finished; 1 training failed (NaN, disk full); 2 a recipe, model, set or checkpoint
+cannot be used; 75 saved before the end (SIGTERM, SIGINT or the time budget), and ``--resume auto``
+goes on. (torchrun exits with 1 whatever its processes returned.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cli import add_change_argument, is_main_process, options_of, run, seed_list
+from .cli import (
+    add_change_argument,
+    add_data_argument,
+    is_main_process,
+    options_of,
+    run,
+    seed_list,
+)
 from .evaluation.models import REFERENCE_ROWS
 from .evaluation.tables import classifier_table
 from .run.folder import EXIT_SAVED
@@ -74,17 +82,10 @@ def read_options(arguments: Sequence[str] | None) -> FinetuneOptions:
         action="append",
         default=[],
         metavar="[LABEL=]PLACE",
-        help="what to go on from: a known name, model folder, Hub id, training run or checkpoint, "
+        help="what to start from: a known name, model folder, Hub id, training run or checkpoint, "
         f"or {', '.join(REFERENCE_ROWS[:-1])}; may be repeated",
     )
-    parser.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="PLACE",
-        help="a packed set, a .csv or .parquet list, a folder with one folder per class, or "
-        "rendered:N; may be repeated",
-    )
+    add_data_argument(parser)
     parser.add_argument(
         "--seeds", type=seed_list, metavar="0,1,2", help="one run for each (default: the recipe's)"
     )
@@ -98,8 +99,8 @@ def read_options(arguments: Sequence[str] | None) -> FinetuneOptions:
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",
-        help="go on from the newest whole checkpoint of each run (start afresh if there is none), "
-        "or, of a single run, from a given checkpoint",
+        help="go on from the newest whole checkpoint of each run (from the start if it has none), "
+        "or, for a single run, from the checkpoint at PATH",
     )
     parser.add_argument("--group", default="", help="experiment the results belong to")
     parser.add_argument("--out", type=Path, help="folder of the run, or of the runs")
@@ -113,10 +114,10 @@ def read_options(arguments: Sequence[str] | None) -> FinetuneOptions:
         help="train nothing: test the model of a finished run again",
     )
     options = options_of(FinetuneOptions, parser, arguments)
-    training = ("recipe", "model", "out", "resume", "seeds")
-    useless = [name for name in training if getattr(options, name)]
-    if options.evaluate is not None and useless:
-        parser.error(f"--evaluate trains nothing; leave out {' and '.join(useless)}")
+    of_training = ("recipe", "model", "out", "resume", "seeds")
+    unread = [name for name in of_training if getattr(options, name)]
+    if options.evaluate is not None and unread:
+        parser.error(f"--evaluate trains nothing; leave out {' and '.join(unread)}")
     if options.evaluate is None and not (options.model and options.out):
         parser.error("give --model and --out, or --evaluate")
     return options

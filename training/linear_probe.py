@@ -2,9 +2,9 @@
 
     python -m training.linear_probe --model ccl_r18_mini --model random-init --data PACK --out OUT
 
-The network stays in eval mode and is never changed; its features of 10 uniform centre-crop clips
-of every video are computed once. A classifier is fitted to the clips of the train split, and a
-test video's prediction is the mean over its clips. Nothing of the test split is looked at before.
+The network stays in eval mode and as it is; its features of 10 uniform centre-crop clips of every
+video are computed once. A classifier is fitted to the clips of the train split alone, and the
+prediction for a test video is the mean over its clips.
 
 Writes one results file per model, seed and set, and a table to standard output. Exit codes: 0
 done; 2 a model, set or argument cannot be used; 1 a result cannot be written.

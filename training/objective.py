@@ -11,7 +11,7 @@ For every video i of a batch, with unit vectors s_i (videos) and z_nm (frame m o
     total = w1 Lf + w2 Lv + w3 P, mean over the batch                               (Eq. 6)
 
 What the paper leaves open is a field of :class:`Objective`. Axis letters: N videos, L frames of a
-video, D dimensions, A anchors (videos worked on at a time).
+video, D dimensions, A anchors (the videos of one similarity matrix).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ccl_hub._util.checks import require
 from ccl_hub.errors import InputError
 
 PRESETS: dict[str, dict[str, float | str]] = {
-    # Literal. With a fresh network only the penalty has a gradient worth the name.
+    # Literal. With a fresh network the gradients of the other terms are tiny beside the penalty's.
     "paper": {"tau": 1.0, "tau_nn": 1.0, "penalty_reduction": "sum"},
     # The three terms start with gradients of the same size.
     "tuned": {"tau": 0.1, "tau_nn": 0.1, "penalty_reduction": "mean"},
@@ -49,8 +49,8 @@ class CycleContrast(NamedTuple):
     """The objective of one batch: 0-d tensors, float32 (float64 for float64 input).
 
     ``total``: what is minimised, Eq. 6 over the chosen terms.
-    ``forward``, ``backward``, ``penalty``: Lf, Lv and P before weighting, mean over the batch;
-    there also when they are not among the chosen terms.
+    ``forward``, ``backward``, ``penalty``: Lf, Lv and P before weighting, mean over the batch,
+    whether or not they are among the chosen terms.
     ``cycle_rate``: share of videos whose nearest frame's nearest video is the video itself
     (Section 3.2, the hard cycle), in [0, 1]; no gradient.
     """
@@ -68,7 +68,7 @@ class Objective:
 
     Args:
         preset: ``"paper"`` (literal) or ``"tuned"`` (tau = tau_nn = 0.1, penalty as a mean); sets
-            the three fields that are None by default, and any field given beside it wins.
+            those of the three fields ``tau``, ``tau_nn`` and ``penalty_reduction`` that are None.
         kind: ``"cycle_contrast"``, or ``"mse"`` for the baseline of Tables 2, 3 and 7.
         tau: Temperature of Eq. 2 and 4, above 0 (paper: 1).
         tau_nn: Temperature of the soft neighbours, Eq. 1 and 3, above 0 (the paper has none: 1).
@@ -83,9 +83,9 @@ class Objective:
         detach: ``"none"`` (gradient through everything), ``"neighbours"`` (z^ and s^ are
             constants in Eq. 2 and 4) or ``"candidates"`` (what they are compared with is).
         mse_unit: Unit vectors in the ``"mse"`` baseline.
-        max_pairs: Video-frame pairs in one similarity matrix; a larger batch is worked through in
-            groups of anchors that are recomputed in the backward pass. Changes memory, not the
-            result: 4,096 videos of 8 frames take 0.4 GiB, and 2.7 GiB in one piece.
+        max_pairs: Video-frame pairs in one similarity matrix; a larger batch is computed in groups
+            of anchors, and again in the backward pass. The result is the same with less memory:
+            4,096 videos of 8 frames take 0.4 GiB, and 2.7 GiB in one matrix.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -140,7 +140,7 @@ class Objective:
 
         Returns:
             A :class:`CycleContrast`, computed in at least float32 whatever the input dtype or
-            autocast state. For ``kind="mse"`` only ``total`` has a gradient: the rest are metrics.
+            autocast state. For ``kind="mse"`` only ``total`` has a gradient; the rest are metrics.
 
         Raises:
             InputError: Shapes or dtypes are not allowed.
@@ -158,8 +158,8 @@ class Objective:
         """Compute the symmetrised objective of two views of the same videos.
 
         Args:
-            videos: (2, N, D) projected videos of either view.
-            frames: (2, N, L, D) projected frames of either view.
+            videos: (2, N, D) projected videos of both views.
+            frames: (2, N, L, D) projected frames of both views.
 
         Returns:
             The mean of both directions: s from one view with the frames of the other.
@@ -179,29 +179,29 @@ class Objective:
         group = max(1, self.max_pairs // (n * length))
         sums = []
         for first in range(0, n, group):
-            own = torch.arange(first, min(first + group, n), device=s.device)  # (A,)
+            anchors = torch.arange(first, min(first + group, n), device=s.device)  # (A,)
             if group >= n:
-                sums.append(self._cycles(own, *candidates))
+                sums.append(self._cycles(anchors, *candidates))
             else:
-                again = checkpoint(
-                    self._cycles, own, *candidates, use_reentrant=False, preserve_rng_state=False
-                )
-                sums.append(again)
+                options = {"use_reentrant": False, "preserve_rng_state": False}
+                sums.append(checkpoint(self._cycles, anchors, *candidates, **options))
         forward, backward, cycles = (torch.stack(sums).sum(0) / n).unbind()
         penalty = self._penalty(z if self.penalty_unit_rows else frames)
-        parts = dict(zip(TERMS, (forward, backward, penalty), strict=True))
+        terms = dict(zip(TERMS, (forward, backward, penalty), strict=True))
         weights = dict(zip(TERMS, self.weights, strict=True))
-        total = sum(weights[name] * parts[name] for name in self.terms)
+        total = sum(weights[name] * terms[name] for name in self.terms)
         return CycleContrast(total, forward, backward, penalty, cycles.detach())
 
-    def _cycles(self, own: Tensor, s: Tensor, z: Tensor, s_mix: Tensor, z_mix: Tensor) -> Tensor:
-        """Lf, Lv and hard cycles, each summed over the anchor videos ``own`` (A,): (3,)."""
+    def _cycles(
+        self, anchors: Tensor, s: Tensor, z: Tensor, s_mix: Tensor, z_mix: Tensor
+    ) -> Tensor:
+        """Lf, Lv and hard cycles, each summed over the videos ``anchors`` (A,): (3,)."""
         n, length, _ = z.shape
         flat = z.flatten(0, 1)  # (N*L,D)
-        similarity = s[own] @ flat.T  # (A,N*L)
+        similarity = s[anchors] @ flat.T  # (A,N*L)
         with torch.no_grad():
             nearest = flat[similarity.argmax(1)]  # (A,D)
-            cycles = (nearest @ s.T).argmax(1).eq(own).sum()
+            cycles = (nearest @ s.T).argmax(1).eq(anchors).sum()
         z_hat = _soft_neighbour(similarity / self.tau_nn, z_mix.flatten(0, 1))  # (A,D), Eq. 1
         s_hat = _soft_neighbour(z_hat @ s.T / self.tau_nn, s_mix)  # (A,D), Eq. 3
         if self.detach == "neighbours":
@@ -209,17 +209,18 @@ class Objective:
         elif self.detach == "candidates":
             flat, s = flat.detach(), s.detach()
         logits = (z_hat @ flat.T / self.tau).unflatten(1, (n, length))  # (A,N,L)
-        forward = self._forward_term(logits, own)
-        backward = F.cross_entropy(s_hat @ s.T / self.tau, own, reduction="sum")  # Eq. 4
+        forward = self._forward_term(logits, anchors)
+        backward = F.cross_entropy(s_hat @ s.T / self.tau, anchors, reduction="sum")  # Eq. 4
         return torch.stack([forward, backward, cycles.to(forward.dtype)])
 
-    def _forward_term(self, logits: Tensor, own: Tensor) -> Tensor:
+    def _forward_term(self, logits: Tensor, anchors: Tensor) -> Tensor:
         """Eq. 2 for logits (A,N,L) of the anchors against all frames, summed over anchors: ()."""
-        rows = torch.arange(len(own), device=own.device)
-        positive = logits[rows, own]  # (A,L)
+        rows = torch.arange(len(anchors), device=anchors.device)
+        positive = logits[rows, anchors]  # (A,L)
         if self.exclude_other_positives:
-            mine = F.one_hot(own, logits.shape[1]).bool()[..., None]  # (A,N,1)
-            negative = logits.masked_fill(mine, _MASKED).flatten(1).logsumexp(1, keepdim=True)
+            same_video = F.one_hot(anchors, logits.shape[1]).bool()[..., None]  # (A,N,1)
+            masked = logits.masked_fill(same_video, _MASKED)
+            negative = masked.flatten(1).logsumexp(1, keepdim=True)
             losses = torch.logaddexp(positive, negative) - positive  # (A,L)
         else:
             losses = logits.flatten(1).logsumexp(1, keepdim=True) - positive  # (A,L)
@@ -327,9 +328,11 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 def _check(videos: Tensor, frames: Tensor) -> None:
     """Raise InputError unless videos are (N,D) and frames (N,L,D) of floats, none empty."""
-    seen = f"videos {tuple(videos.shape)} {videos.dtype}, frames {tuple(frames.shape)}"
-    wanted = "videos (N, D) and frames (N, L, D) of floats with the same N, D and N, L, D >= 1"
     fits = videos.ndim == 2 and frames.ndim == 3 and 0 not in frames.shape
     fits = fits and (frames.shape[0], frames.shape[2]) == tuple(videos.shape)
     if not fits or not videos.is_floating_point() or not frames.is_floating_point():
-        raise InputError(f"the objective got {seen} {frames.dtype}; allowed: {wanted}.")
+        raise InputError(
+            f"the objective got videos {tuple(videos.shape)} {videos.dtype}, frames "
+            f"{tuple(frames.shape)} {frames.dtype}; allowed: videos (N, D) and frames (N, L, D) "
+            "of floats with the same N, D and N, L, D >= 1."
+        )

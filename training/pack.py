@@ -3,9 +3,9 @@
     python -m training.pack SOURCE --out FOLDER [--workers N] [--quality Q]
 
 Every video is decoded once, resized as at inference (128x171 by default) and stored as JPEG frames
-with their times. A killed packing goes on where it was when the same command runs again: whole
-shards are kept, half ones are made again. Videos that cannot be used are listed at the end and in
-``store.json``; nothing takes their place. See :mod:`training.frames.packed` for reading.
+with their times. When the same command runs again, a killed packing goes on: whole shards are
+kept, and others are made again. Videos that cannot be used are listed at the end and in
+``store.json``; no other videos replace them. See :mod:`training.frames.packed` for reading.
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, 2 if videos were left out, or 1 if nothing was made."""
+    """Run the command line; return 0, 2 if videos were left out, or 1 if nothing was packed."""
     options = read_options(arguments)
     return run(lambda: _pack(options), level=logging.WARNING, bad_input=1)
 
 
 def _pack(options: Options) -> int:
-    which = {key: getattr(options, key) for key in ("root", "lists", "fold", "protocol", "split")}
-    videos = list_videos(options.source, options.format, **which)
+    names = ("root", "lists", "fold", "protocol", "split")
+    selection = {name: getattr(options, name) for name in names}
+    videos = list_videos(options.source, options.format, **selection)
     missing = missing_videos(videos)
     if missing:
         print(f"before packing:\n{problem_table(missing)}", file=sys.stderr)
@@ -84,7 +85,7 @@ def read_options(arguments: Sequence[str] | None) -> Options:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="SOURCE", help="folder of videos, or .csv/.parquet list")
     parser.add_argument("--format", choices=FORMATS, default="auto", help="kind of data set")
-    parser.add_argument("--root", type=Path, help="folder the paths of a manifest start from")
+    parser.add_argument("--root", type=Path, help="folder that the paths of a manifest start from")
     parser.add_argument("--lists", type=Path, help="official split lists (or Kinetics csv)")
     parser.add_argument("--fold", type=int, default=1, help="UCF101 and HMDB51 split: 1, 2, 3")
     parser.add_argument("--protocol", default="cross-subject", help="MMAct split protocol")

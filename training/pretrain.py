@@ -2,9 +2,9 @@
 
 The same program runs under ``torchrun --nproc-per-node K -m training.pretrain RECIPE``, with the
 same result for any K. Exit codes: 0 finished; 1 training failed (NaN, disk full); 2 the recipe,
-the data or the checkpoint is not usable; 75 saved before the end (SIGTERM, SIGINT or the time
-budget), to be continued with ``--resume auto``. (torchrun itself exits with 1 whatever a process
-of its own returned; the checkpoint is there all the same.)
+the data or the checkpoint cannot be used; 75 saved before the end (SIGTERM, SIGINT or the time
+budget), and ``--resume auto`` goes on. (torchrun exits with 1 whatever its processes returned; the
+checkpoint is written all the same.)
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def read_options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument(
         "--resume",
         metavar="auto|PATH",
-        help="go on from the newest whole checkpoint in --out (start afresh if there is none), "
-        "or from a given checkpoint",
+        help="go on from the newest whole checkpoint in --out (from the start if it has none), "
+        "or from the checkpoint at PATH",
     )
     parser.add_argument(
         "--out", type=Path, help="folder for checkpoints and logs (default: runs/<recipe name>)"

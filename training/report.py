@@ -1,9 +1,10 @@
 """All results on one page: ``python -m training.report RESULTS... --out FOLDER``.
 
 Writes ``report.html`` (one file, no script, nothing fetched), ``report.md`` (the same tables), and
-``hub/MODEL/`` with ``model_index.yml`` and ``.eval_results`` for a model card. Published figures
-stand beside ours and are labelled so; what was not measured says so. Exit codes: 0 written; 2
-results, runs, model or data cannot be used; 1 the folder cannot be written.
+``hub/MODEL/`` with ``model_index.yml`` and ``.eval_results`` for a model card. Published
+figures stand beside ours and are labelled as published; a figure that was not measured says so.
+Exit codes: 0 written; 2 results, runs, model or data cannot be used; 1 the folder cannot be
+written.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cli import options_of, run
-from .evaluation.labelled_sets import TEST_SHARE
+from .cli import add_feature_arguments, options_of, run
 from .reporting.page import TITLE
 from .reporting.write import ReportOptions, write_report
 
@@ -53,19 +53,18 @@ def read_options(arguments: Sequence[str] | None) -> ReportOptions:
         help="a model as the evaluations take it; may be repeated",
     )
     gallery.add_argument(
-        "--data", action="append", default=[], metavar="PLACE", help="labelled set; repeatable"
+        "--data",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="a labelled set as the evaluations take it; may be repeated",
     )
     gallery.add_argument("--queries", type=int, default=4, help="per direction (default: 4)")
     gallery.add_argument("--neighbours", type=int, default=5, help="per query (default: 5)")
     gallery.add_argument(
         "--seed", type=int, default=0, help="of the draw, and of random rows (default: 0)"
     )
-    gallery.add_argument("--clips", type=int, default=10, help="clips per video (default: 10)")
-    gallery.add_argument("--batch-clips", type=int, default=32, help="clips computed at once")
-    gallery.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    gallery.add_argument("--workers", type=int, default=2, help="threads that read frames")
-    gallery.add_argument("--cache", type=Path, help="folder of embeddings kept by an evaluation")
-    gallery.add_argument("--test-share", type=float, default=TEST_SHARE)
+    add_feature_arguments(gallery)
     return options_of(ReportOptions, parser, arguments)
 
 

@@ -6,27 +6,27 @@ Every video gives 10 uniform centre-crop clips of T frames. Four questions:
 
 ``F=>V``, ``V=>F``
     Inside the test split: does a frame (of all T of every clip) find the very clip that holds it
-    (``exact clip``), or any clip of its video (``same video``)? And a clip one of its frames?
-    Clips of a short video overlap and share frames. A shared frame is asked for once for each clip
-    that holds it, and only that clip, not another that holds it too, is the exact one: even a
-    perfect embedding cannot find all. ``shared_frames`` in the settings is the share of such
-    frames; where it is large, read ``same video``.
+    (``exact clip``), or any clip of its video (``same video``)? And does a clip find one of its
+    frames? Clips of a short video overlap and share frames. A shared frame is a query once for
+    each clip that holds it, and each time only that clip is the exact one, so even a perfect
+    embedding misses some. ``shared_frames`` in the settings is the share of such frames; where it
+    is large, read ``same video``.
 ``F=>F``, ``V=>V``
     Does a test item find a training item of its class? By ``clip``, the paper's wording: every
     clip is a query and an item of the gallery; for ``F=>F`` it stands for one frame, the middle
     one (of T, number T // 2 from 0). By ``video``, as the code that Table 3 compares with does
     it: one vector per video, the mean over its clips.
 
-On the 512-d representations and on the 128-d projections that the loss compares. With
-``--centre`` every figure is given once more after centring: the mean of all frames of a split is
-subtracted from these, and the mean of all its clips from those. A constant shift between frames
-and clips, or between splits, then no longer counts.
+Each is answered with the 512-d representations and with the 128-d projections that the loss
+compares. With ``--centre`` every figure is measured once more after centring: the mean of all
+frames of a split is subtracted from its frames, and the mean of all its clips from its clips, so
+that a constant shift between frames and clips, or between splits, no longer counts.
 
-All neighbours are exact and no item is dropped; of equally near items the earlier one comes first.
-A k larger than the gallery is left out, as it would count the whole of it; the settings in the
-results file say so. Writes one results file per model, seed and set, and tables to standard
-output. Exit codes: 0 done; 2 a model, set or argument cannot be used; 1 a result cannot be
-written.
+All neighbours are exact and every item counts; of equally near items the earlier one comes first.
+A k larger than the gallery is left out, as it would count the whole gallery; the settings in the
+results file say so. The command writes one results file per model, seed and set, and tables to
+standard output. Exit codes: 0 done; 2 a model, set or argument cannot be used; 1 a result cannot
+be written.
 """
 
 from __future__ import annotations

@@ -151,6 +151,12 @@ def write_atomically(
     _sync_folder(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed :func:`write_atomically` left in ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def _replaceable(path: Path) -> Path:
     """Return the absolute path behind symbolic links, of what may be replaced by a file."""
     # The path is not resolved before: links such as /dev/stdout lead to what has no path.

@@ -46,7 +46,7 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def videos(tmp_path_factory):
     """Nine videos to train on, and a labelled set of two classes."""
     pytest.importorskip("av")
     from media import Recipe, numbered_frame, write_video
@@ -55,29 +55,29 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     make_videos(folder / "clips", 9)
     rows = ["path,class,split"]
-    for place in range(8):
-        label, split = "ab"[place % 2], ("train", "test")[place // 4]
+    for video in range(8):
+        label, split = "ab"[video % 2], ("train", "test")[video // 4]
 
-        def make(number, width, height, first=300 + 20 * place):
+        def make(number, width, height, first=300 + 20 * video):
             return numbered_frame(first + number, width, height)
 
         (folder / "labelled" / label).mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(f"{place}.mp4", "mpeg4", 12, rate=12, make=make)
+        recipe = Recipe(f"{video}.mp4", "mpeg4", 12, rate=12, make=make)
         write_video(folder / "labelled" / label, recipe)
-        rows.append(f"{label}/{place}.mp4,{label},{split}")
+        rows.append(f"{label}/{video}.mp4,{label},{split}")
     (folder / "labelled.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
-def arguments(places, stage: str, out, *extra: str, minutes: float = 10) -> list[str]:
-    data = ["--data", str(places / "clips"), "--eval", str(places / "labelled.csv")]
+def arguments(videos, stage: str, out, *extra: str, minutes: float = 10) -> list[str]:
+    data = ["--data", str(videos / "clips"), "--eval", str(videos / "labelled.csv")]
     size = ["--out", str(out), "--minutes", str(minutes), "--scale", "tiny"]
     return [stage, *data, *size, *SMALL, *extra]
 
 
 @pytest.mark.slow
 def test_a_run_stops_goes_on_elsewhere_from_parts_and_is_exported_in_parts(
-    places, tmp_path, monkeypatch
+    videos, tmp_path, monkeypatch
 ):
     here, there = tmp_path / "here", tmp_path / "there"
 
@@ -86,21 +86,21 @@ def test_a_run_stops_goes_on_elsewhere_from_parts_and_is_exported_in_parts(
             return bool(list_checkpoints(here / campaign.RUN / "checkpoints"))
 
     run = ("--train-minutes", "0.15", "--trained-on", "nine videos")
-    assert main(arguments(places, "prepare", here)) == 0
+    assert main(arguments(videos, "prepare", here)) == 0
     with monkeypatch.context() as patch:
         patch.setattr(campaign, "StopFlag", StopAfterTheFirstCheckpoint)
-        assert main(arguments(places, "train", here, *run)) == EXIT_SAVED
+        assert main(arguments(videos, "train", here, *run)) == EXIT_SAVED
     stopped = find_checkpoint(here / campaign.RUN)
     assert 0 < read_checkpoint(stopped).state["progress"] < 1
 
     # Elsewhere: only the parts come along, and what was trained on is packed again.
     shutil.copytree(here / "parts", there / "parts")
     shutil.rmtree(here)
-    assert main(arguments(places, "train", there, *run)) == 2  # not packed, but restored
+    assert main(arguments(videos, "train", there, *run)) == 2  # not packed, but restored
     names = [path.name for path in list_checkpoints(there / campaign.RUN / "checkpoints")]
     assert names == [stopped.name]
-    assert main(arguments(places, "prepare", there)) == 0
-    assert main(arguments(places, "train", there, *run)) == 0
+    assert main(arguments(videos, "prepare", there)) == 0
+    assert main(arguments(videos, "train", there, *run)) == 0
     log = (there / "done" / "train.log").read_text()
     assert f"resumed from {campaign.RUN}/checkpoints/{stopped.name}" in log
     lines = [x for x in read_log(there / campaign.RUN / "log.jsonl") if x["kind"] == "train"]
@@ -113,7 +113,7 @@ def test_a_run_stops_goes_on_elsewhere_from_parts_and_is_exported_in_parts(
     )
     assert join_parts(there / "parts" / "checkpoint", tmp_path).read_bytes() == newest.read_bytes()
 
-    assert main(arguments(places, "finish", there, *run)) == 0
+    assert main(arguments(videos, "finish", there, *run)) == 0
     joined = join_parts(there / "parts" / "weights", tmp_path / "joined")
     assert joined.read_bytes() == (there / "model" / "model.safetensors").read_bytes()
     model = CCLModel.from_pretrained(there / "model")
@@ -127,20 +127,20 @@ def test_a_run_stops_goes_on_elsewhere_from_parts_and_is_exported_in_parts(
     )
 
 
-def test_nothing_is_begun_when_the_time_is_over(places, tmp_path, capsys):
-    assert main(arguments(places, "prepare", tmp_path, minutes=0)) == EXIT_SAVED
+def test_nothing_is_begun_when_the_time_is_over(videos, tmp_path, capsys):
+    assert main(arguments(videos, "prepare", tmp_path, minutes=0)) == EXIT_SAVED
     assert "stopped packing labelled; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "packs/labelled/store.json").exists()
-    assert main(arguments(places, "train", tmp_path)) == 2
-    assert "packs/clips: not packed; run the stage 'prepare' before" in capsys.readouterr().err
-    assert main(arguments(places, "prepare", tmp_path)) == 0
+    assert main(arguments(videos, "train", tmp_path)) == 2
+    assert "packs/clips: is not packed; run the stage 'prepare' first" in capsys.readouterr().err
+    assert main(arguments(videos, "prepare", tmp_path)) == 0
     assert len(FrameStore(tmp_path / "packs/clips")) == 9
-    assert main(arguments(places, "train", tmp_path, minutes=0)) == EXIT_SAVED
+    assert main(arguments(videos, "train", tmp_path, minutes=0)) == EXIT_SAVED
     assert "stopped at train; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / campaign.RUN).exists()
 
 
-def test_what_does_not_stop_in_time_is_killed_and_goes_on(places, tmp_path, monkeypatch, capsys):
+def test_what_does_not_stop_in_time_is_killed_and_goes_on(videos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(steps, "KILL_SECONDS", 0.5)
     stubborn = (
         "import signal, time\n"
@@ -150,14 +150,14 @@ def test_what_does_not_stop_in_time_is_killed_and_goes_on(places, tmp_path, monk
     step = Step("stubborn", (sys.executable, "-c", stubborn))
     monkeypatch.setitem(STAGES, "check", lambda plan, stop: campaign._run([step], stop))
     began = time.monotonic()
-    assert main(arguments(places, "check", tmp_path, minutes=0.05)) == EXIT_SAVED
+    assert main(arguments(videos, "check", tmp_path, minutes=0.05)) == EXIT_SAVED
     assert time.monotonic() - began < 20
     assert "did not stop and was killed; the same command goes on" in capsys.readouterr().err
     assert (tmp_path / "parts/state/SHA256SUMS").is_file()
 
 
 def test_what_is_carried_is_small_and_leads_on(tmp_path):
-    """Weights of the sweep stay behind, so a row of it that is not yet measured is made anew."""
+    """Weights of the sweep stay behind, so a row that is still to be measured is made again."""
     here, there = tmp_path / "here", tmp_path / "there"
     for name in (
         "done/check-train.json",
@@ -177,8 +177,8 @@ def test_what_is_carried_is_small_and_leads_on(tmp_path):
     write_parts(here)
     shutil.copytree(here / "parts", there / "parts")
     restore(there)
-    found = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
-    assert {name for name in found if not name.startswith("parts/")} == {
+    files = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("parts/")} == {
         "done/check-train.json",
         "sweep/a/done/mse-seed0-pretrain.json",
         "sweep/a/done/mse-seed0-probe.json",
@@ -190,43 +190,43 @@ def test_what_is_carried_is_small_and_leads_on(tmp_path):
     assert (there / "runs/long/log.jsonl").read_text() == "later"
 
 
-def test_what_is_packed_is_not_packed_again(places, tmp_path, monkeypatch):
+def test_what_is_packed_is_not_packed_again(videos, tmp_path, monkeypatch):
     copy = tmp_path / "videos"
-    shutil.copytree(places, copy, copy_function=shutil.copyfile)  # with other times
-    assert main(arguments(places, "prepare", tmp_path / "out")) == 0
+    shutil.copytree(videos, copy, copy_function=shutil.copyfile)  # with other times
+    assert main(arguments(videos, "prepare", tmp_path / "out")) == 0
     monkeypatch.setattr(campaign_packs, "pack", None)
     assert main(arguments(copy, "prepare", tmp_path / "out")) == 0
 
 
-def test_a_video_of_both_the_training_and_a_labelled_set_is_refused(places, tmp_path, capsys):
-    shutil.copytree(places, tmp_path / "videos")
-    shutil.copy(places / "labelled/b/3.mp4", tmp_path / "videos/clips/other.mp4")
+def test_a_video_of_both_the_training_and_a_labelled_set_is_refused(videos, tmp_path, capsys):
+    shutil.copytree(videos, tmp_path / "videos")
+    shutil.copy(videos / "labelled/b/3.mp4", tmp_path / "videos/clips/other.mp4")
     assert main(arguments(tmp_path / "videos", "prepare", tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert "labelled: b/3.mp4 has the same bytes as other.mp4 of clips" in said
+    error = capsys.readouterr().err
+    assert "labelled: b/3.mp4 has the same bytes as other.mp4 of clips" in error
     assert not (tmp_path / "out/packs").exists()
 
 
-def commands(places, stage: str, out, monkeypatch, *extra: str) -> dict[str, list[str]]:
-    """What a stage would run, by the names of its steps."""
-    found = {}
+def commands(videos, stage: str, out, monkeypatch, *extra: str) -> dict[str, list[str]]:
+    """The commands that a stage would run, by the names of its steps."""
+    by_step = {}
 
     def note(steps, stop):
-        found.update({step.name: list(step.command[2:]) for step in steps})
+        by_step.update({step.name: list(step.command[2:]) for step in steps})
         raise campaign.StoppedError("noted")
 
     monkeypatch.setattr(campaign, "_run", note)
     monkeypatch.setattr(campaign, "_require_packs", lambda plan: None)
-    full = [text for text in arguments(places, stage, out, *extra) if text != "tiny"]
+    full = [text for text in arguments(videos, stage, out, *extra) if text != "tiny"]
     full.insert(full.index("--scale") + 1, "full")
     assert main(full) == EXIT_SAVED
-    return found
+    return by_step
 
 
-def test_the_sweep_is_the_table_at_equal_time(places, tmp_path, monkeypatch):
-    found = commands(places, "sweep", tmp_path, monkeypatch, "--set", "optim.lr=0.5")
+def test_the_sweep_is_the_table_at_equal_time(videos, tmp_path, monkeypatch):
+    sweep = commands(videos, "sweep", tmp_path, monkeypatch, "--set", "optim.lr=0.5")
     rows = {}
-    for name, command in found.items():
+    for name, command in sweep.items():
         if name.endswith("-report"):
             assert command[0] == "training.report"
             continue
@@ -239,33 +239,33 @@ def test_the_sweep_is_the_table_at_equal_time(places, tmp_path, monkeypatch):
         assert (recipe.temporal_init, recipe.optim.lr) == ("calibrated", 0.5)
         assert (plan.data, plan.seeds, plan.jobs) == (("packs/labelled",), (0,), 1)
         assert "--clips 10" in " ".join(plan.evaluation)
-    wanted = {"random", "random-identity", "mse", "lv", "lv-lf", "lv-lf-p", "tuned"}
-    assert set(rows["sweep-one-view"]) == wanted <= set(ablation.ROWS)
+    expected = {"random", "random-identity", "mse", "lv", "lv-lf", "lv-lf-p", "tuned"}
+    assert set(rows["sweep-one-view"]) == expected <= set(ablation.ROWS)
 
 
-def test_no_command_names_a_place_outside_its_folder(places, tmp_path, monkeypatch):
+def test_every_path_of_a_command_is_inside_the_folder(videos, tmp_path, monkeypatch):
     for stage in STAGES.keys() - {"prepare", "finish"}:
-        found = commands(places, stage, tmp_path, monkeypatch)
-        assert found
-        assert str(tmp_path) not in str(found) and str(places) not in str(found)
+        by_step = commands(videos, stage, tmp_path, monkeypatch)
+        assert by_step
+        assert str(tmp_path) not in str(by_step) and str(videos) not in str(by_step)
 
 
-def test_a_recipe_that_is_a_file_is_kept_with_all_else(places, tmp_path):
+def test_a_recipe_that_is_a_file_is_kept_with_all_else(videos, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text((ROOT / "training" / "recipes" / "mini_gpu.toml").read_text())
     out = tmp_path / "out"
-    assert main(arguments(places, "prepare", out, "--recipe", str(recipe))) == 0
+    assert main(arguments(videos, "prepare", out, "--recipe", str(recipe))) == 0
     (kept,) = (out / "recipes").iterdir()
     assert kept.read_text() == recipe.read_text() and kept.name.startswith("mine-")
     recipe.write_text("# another\n" + recipe.read_text())
-    assert main(arguments(places, "prepare", out, "--recipe", str(recipe))) == 0
+    assert main(arguments(videos, "prepare", out, "--recipe", str(recipe))) == 0
     assert len(list((out / "recipes").iterdir())) == 2
 
 
-def test_sets_of_one_name_and_unknown_recipes_are_refused(places, tmp_path, capsys):
-    twice = f"{places / 'labelled.csv'},{places / 'labelled'}"
+def test_sets_of_one_name_and_unknown_recipes_are_refused(videos, tmp_path, capsys):
+    twice = f"{videos / 'labelled.csv'},{videos / 'labelled'}"
     with pytest.raises(SystemExit):
-        parse_arguments(arguments(places, "prepare", tmp_path, "--eval", twice))
+        parse_arguments(arguments(videos, "prepare", tmp_path, "--eval", twice))
     assert "clips, labelled, labelled; they must differ" in capsys.readouterr().err
-    assert main(arguments(places, "prepare", tmp_path, "--recipe", "none")) == 2
+    assert main(arguments(videos, "prepare", tmp_path, "--recipe", "none")) == 2
     assert "none: no such recipe" in capsys.readouterr().err

@@ -67,16 +67,16 @@ def test_damaged_missing_and_foreign_parts_are_named(whole, tmp_path):
     folder = tmp_path / "parts"
     first, second, _ = split_file(whole, folder, 1000)
     second.write_bytes(second.read_bytes()[:-1] + b"?")
-    with pytest.raises(TrainingError, match=r"part-01: missing or damaged.*bring this part again"):
+    with pytest.raises(TrainingError, match=r"part-01: is missing or damaged.*bring this part"):
         join_parts(folder, tmp_path / "there")
     first.unlink()
-    with pytest.raises(TrainingError, match=r"part-00: missing or damaged"):
+    with pytest.raises(TrainingError, match=r"part-00: is missing or damaged"):
         join_parts(folder, tmp_path / "there")
     assert list((tmp_path / "there").iterdir()) == []
     sums = folder / "SHA256SUMS"
     sums.write_text("00  a\n00  ../b\n")
-    with pytest.raises(TrainingError, match="no list of the parts of one file"):
+    with pytest.raises(TrainingError, match="does not list the parts of one file"):
         join_parts(folder, tmp_path / "there")
     sums.unlink()
-    with pytest.raises(TrainingError, match="SHA256SUMS: missing"):
+    with pytest.raises(TrainingError, match="SHA256SUMS: is missing"):
         join_parts(folder, tmp_path / "there")

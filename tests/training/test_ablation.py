@@ -57,14 +57,14 @@ def test_one_command_pretrains_measures_and_tabulates_and_goes_on(tmp_path, caps
     assert "rendered: linear top-1" in lines[0] and "V=>F 512-d same video top-1" in lines[0]
     assert "not yet measured" not in table
 
-    found = read_results([tmp_path / "results"])
-    assert {result.group for result in found} == {GROUP}
-    assert {(result.kind, result.model.label, result.model.seed) for result in found} == {
+    results = read_results([tmp_path / "results"])
+    assert {result.group for result in results} == {GROUP}
+    assert {(result.kind, result.model.label, result.model.seed) for result in results} == {
         (kind, label, 0)
         for kind in ("retrieval", "linear-probe")
         for label in ("random-init", "MSE")
     }
-    assert [r.model.reference for r in found if r.model.label == "MSE"] == [False, False]
+    assert [r.model.reference for r in results if r.model.label == "MSE"] == [False, False]
 
     # The random row is the network of the other rows, not that of the paper.
     (random,) = load_models([f"x=random-init={tmp_path / 'untrained'}"])
@@ -84,8 +84,9 @@ def test_one_command_pretrains_measures_and_tabulates_and_goes_on(tmp_path, caps
 def test_a_failing_part_is_named_with_its_last_words(tmp_path, capsys):
     wrong = ("--rows", "mse", "--set", "data.rendered=0", "--set", "data.pack=nowhere")
     assert main(arguments(tmp_path, *wrong)) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: mse-seed0-pretrain ended with 2: ") and "nowhere" in said
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: mse-seed0-pretrain ended with exit code 2: ")
+    assert "nowhere" in error
     assert not list((tmp_path / "done").glob("*.json"))
 
 
@@ -112,19 +113,19 @@ threads = 1
 def test_rows_are_fine_tuned_with_the_seed_they_were_pretrained_with(tmp_path, capsys):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(FINETUNE)
-    given = arguments(tmp_path / "out", "--rows", "random,mse", "--finetune", str(recipe))
-    given[given.index("--seeds") + 1] = "3"
-    assert main(given) == 0
+    words = arguments(tmp_path / "out", "--rows", "random,mse", "--finetune", str(recipe))
+    words[words.index("--seeds") + 1] = "3"
+    assert main(words) == 0
     table = capsys.readouterr().out.splitlines()
     assert "rendered: finetune top-1" in table[0] and "linear" not in table[0]
     assert "not yet measured" not in "".join(table) and len(table) == 4
-    found = [r for r in read_results([tmp_path / "out" / "results"]) if r.kind == "finetune"]
-    assert {(r.model.label, r.model.seed, r.settings["recipe"]["seed"]) for r in found} == {
+    results = [r for r in read_results([tmp_path / "out" / "results"]) if r.kind == "finetune"]
+    assert {(r.model.label, r.model.seed, r.settings["recipe"]["seed"]) for r in results} == {
         (label, 3, 3) for label in ("random-init", "MSE")
     }
     # The same file of another content is another recipe, though the command is the same.
     recipe.write_text(FINETUNE.replace("0.02", "0.2"))
-    assert main(given) == 2
+    assert main(words) == 2
     assert "optim.lr (0.02 there, 0.2 here)" in capsys.readouterr().err
 
 
@@ -181,13 +182,11 @@ def test_an_ablation_from_before_the_frame_choice_goes_on_as_it_began(tmp_path, 
         (make_folder(folder) / "recipe.json").write_text(json.dumps(old))
     ran = []
     monkeypatch.setattr(ablation, "run_steps", lambda chains, *rest: ran.extend(chains))
-    monkeypatch.setattr(ablation, "open_evaluation_sets", lambda *given: [])
+    monkeypatch.setattr(ablation, "open_evaluation_sets", lambda *arguments: [])
     ablation._run_missing_steps(plan)
     nearest = ("--set", "preprocessing.frame_choice=nearest")
     assert [[step.further for step in chain] for chain in ran] == [[nearest, (), ()]] * 2
-    assert not any(
-        "frame_choice" in word for chain in ran for step in chain for word in step.remembered
-    )
+    assert not any("frame_choice" in word for chain in ran for step in chain for word in step.mark)
     kept = json.loads((plan.out / ablation.UNTRAINED / "recipe.json").read_text())
     assert kept["preprocessing"]["frame_choice"] == "nearest"
 
@@ -229,7 +228,7 @@ def test_every_row_changes_the_objective_alone():
     ("extra", "words"),
     [
         (("--rows", "mse,poetry"), "'poetry' is none of"),
-        (("--rows", "mse,mse"), "name each once"),
+        (("--rows", "mse,mse"), "give each row once"),
         (("--seeds", "0,x"), "whole numbers"),
         (("--jobs", "0"), "argument --jobs: 0 is below 1"),
     ],

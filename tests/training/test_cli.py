@@ -35,7 +35,7 @@ def test_options_of_an_evaluation():
     ("wrong", "words"),
     [
         (("--clips", "0"), "0 is below 1"),
-        (("--test-share", "1"), "1 is not between 0 and 1"),
+        (("--test-share", "1"), "give a number between 0 and 1"),
         (("--test-share", "half"), "half"),
         (("--threads", "x"), "x"),
         *((("--seeds=" + text,), "give") for text in ("x", "1,1", "-1,0", "")),
@@ -79,13 +79,13 @@ def test_one_of_several_processes_says_what_is_done(monkeypatch):
 class Chosen:
     """Options of a made-up command."""
 
-    place: str
+    source: str
     changes: tuple[str, ...]
 
 
 def test_changes_become_a_tuple():
     parser = argparse.ArgumentParser()
-    parser.add_argument("place")
+    parser.add_argument("source")
     cli.add_change_argument(parser)
     assert cli.options_of(Chosen, parser, ["x", "--set", "a=1"]) == Chosen("x", ("a=1",))
     assert cli.options_of(Chosen, parser, ["x"]).changes == ()

@@ -51,11 +51,11 @@ def test_exported_folder_loads_and_gives_the_same_embeddings(
     assert loaded.config.provenance.name == "my_model"
     assert loaded.config.provenance.trained_on == "clips"
     recipe = read_recipe("smoke")
-    wanted = CCLModel(recipe.model_config)
-    wanted.load_state_dict(read_checkpoint(checkpoint_file).group("model"))
+    trained = CCLModel(recipe.model_config)
+    trained.load_state_dict(read_checkpoint(checkpoint_file).group("model"))
     clips = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        ours, theirs = wanted.eval()(clips, project=True), loaded(clips, project=True)
+        ours, theirs = trained.eval()(clips, project=True), loaded(clips, project=True)
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(other, mine, rtol=tolerance, atol=tolerance)
 
@@ -91,7 +91,9 @@ def test_no_averaged_weights_is_one_clear_error(checkpoint_file, tmp_path):
     checkpoint = read_checkpoint(checkpoint_file)
     tensors = {n: t for n, t in checkpoint.tensors.items() if n.startswith("model/")}
     write_checkpoint(checkpoint_file, tensors, checkpoint.state)
-    with pytest.raises(ConfigError, match=r"holds no averaged weights because ema\.decay"):
+    with pytest.raises(
+        ConfigError, match=r"holds no averaged weights, as its recipe has no ema\.decay"
+    ):
         export(read_checkpoint(checkpoint_file), tmp_path / "model", ema=True)
 
 

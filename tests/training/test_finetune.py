@@ -22,6 +22,7 @@ from tiny_finetune import (
     disturbed_command,
     save_tiny_model,
 )
+from tiny_run import final_tensors, trained_steps
 
 from ccl_hub import CCLModel
 from ccl_hub.config import Preprocessing
@@ -32,22 +33,13 @@ from training.evaluation.results import read_results
 from training.frames.rendered import RenderedVideos
 from training.pretrain import main as pretrain_main
 from training.recipes.finetuning import read_finetune_recipe
-from training.run.checkpoints import list_checkpoints, read_checkpoint
-from training.run.logs import read_log
+from training.run.checkpoints import list_checkpoints
 from training.run.loop import Outcome
 from training.tasks.classifier import load_classifier
 from training.tasks.finetune_runs import finetune
 
 LIMIT_SECONDS = 240
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors: more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +56,12 @@ def undisturbed(model, tmp_path_factory):
     return out, done
 
 
-def train_lines(out):
-    timed = ("clips_per_second", "data_wait_share", "seconds")
-    lines = [line for line in read_log(out / "log.jsonl") if line["kind"] == "train"]
-    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
-
-
-def final_tensors(out):
-    return read_checkpoint(list_checkpoints(out / "checkpoints")[-1]).tensors
-
-
 # A whole run -------------------------------------------------------------------------------------
 
 
 def test_a_run_writes_a_model_its_classes_results_and_a_table(undisturbed, model):
     out, done = undisturbed
-    assert [line["step"] for line in train_lines(out)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in trained_steps(out)] == list(range(1, STEPS + 1))
     (result,) = read_results([out / "results"])
     assert (result.kind, result.model.label, result.model.seed) == ("finetune", "tiny", 0)
     assert (result.data.name, result.data.test_videos, result.data.classes) == ("rendered", 16, 8)
@@ -125,14 +107,15 @@ def test_several_models_and_seeds_are_runs_of_their_own(model, tmp_path):
     words = arguments(model, tmp_path, "--model", "random-init", "--seeds", "0,1")
     done = call(*words, "--set", "schedule.epochs=2", "--metric", "f-measure")
     assert done.returncode == 0, done.stderr
-    found = read_results([tmp_path / "results"])
-    rows = {(one.model.label, one.model.seed) for one in found}
+    results = read_results([tmp_path / "results"])
+    rows = {(one.model.label, one.model.seed) for one in results}
     assert rows == {(label, seed) for label in ("tiny", "random-init") for seed in (0, 1)}
-    assert {m.metric for one in found for m in one.measurements} == {"top-1", "top-5", "macro-F1"}
+    metrics = {measurement.metric for one in results for measurement in one.measurements}
+    assert metrics == {"top-1", "top-5", "macro-F1"}
     assert "| rendered (16) | random-init | 2 |" in done.stdout
     folder = tmp_path / "random-init--seed1--rendered"
     assert load_classifier(folder)[1].start.seed == 1
-    assert len({one.settings["recipe"]["seed"] for one in found}) == 2
+    assert len({one.settings["recipe"]["seed"] for one in results}) == 2
 
 
 @pytest.mark.slow
@@ -180,13 +163,13 @@ def disturb(words, number, nth):
 def test_sigterm_and_kill_9_change_nothing(undisturbed, model, tmp_path):
     words = arguments(model, tmp_path, "--resume", "auto")
     disturb(words, signal.SIGTERM, 4)
-    assert len(train_lines(tmp_path)) == 4
+    assert len(trained_steps(tmp_path)) == 4
     assert not (tmp_path / "classes.json").exists()
     disturb(words, signal.SIGKILL, 5)
     done = call(*words)
     assert done.returncode == 0, done.stderr
     out, first = undisturbed
-    assert train_lines(tmp_path) == train_lines(out)
+    assert trained_steps(tmp_path) == trained_steps(out)
     ours, theirs = final_tensors(tmp_path), final_tensors(out)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
@@ -203,7 +186,7 @@ def test_a_finished_run_resumes_to_nothing_and_says_the_same(undisturbed, model)
     assert done.returncode == 0, done.stderr
     assert done.stdout == first.stdout
     assert (out / "model.safetensors").read_bytes() == before
-    assert len(train_lines(out)) == STEPS
+    assert len(trained_steps(out)) == STEPS
 
 
 def test_checkpoints_of_another_start_or_recipe_or_kind_are_refused(undisturbed, tmp_path, capsys):
@@ -212,8 +195,8 @@ def test_checkpoints_of_another_start_or_recipe_or_kind_are_refused(undisturbed,
     same = save_tiny_model(tmp_path / "same")
     for start, changes, message in (
         (other, (), "went on from other weights"),
-        (same, ("optim.lr=0.5",), "differing in optim.lr (0.02 there, 0.5 here)"),
-        (same, ("data.test_share=0.4",), "differing in data.test_share (0.3 there, 0.4 here)"),
+        (same, ("optim.lr=0.5",), "differs in optim.lr (0.02 there, 0.5 here)"),
+        (same, ("data.test_share=0.4",), "differs in data.test_share (0.3 there, 0.4 here)"),
     ):
         words = arguments(start, tmp_path / "run", "--resume", newest, changes=changes)
         done = call(*words)
@@ -240,7 +223,7 @@ def test_a_run_on_a_gpu_stops_goes_on_and_is_tested_again(model, tmp_path):
     assert stopped.returncode == 75, stopped.stderr
     done = call(*arguments(model, tmp_path, "--resume", "auto", changes=changes))
     assert done.returncode == 0, done.stderr
-    assert [line["step"] for line in train_lines(tmp_path)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in trained_steps(tmp_path)] == list(range(1, STEPS + 1))
     assert call("--evaluate", str(tmp_path), *DATA).returncode == 0
 
 
@@ -276,7 +259,7 @@ def test_two_processes_train_and_test_as_one_does(model, tmp_path):
         if not name.startswith("random/"):
             torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5)
     for mine, other in zip(
-        train_lines(tmp_path / "two"), train_lines(tmp_path / "one"), strict=True
+        trained_steps(tmp_path / "two"), trained_steps(tmp_path / "one"), strict=True
     ):
         assert mine["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert mine["accuracy"] == pytest.approx(other["accuracy"])
@@ -296,7 +279,7 @@ def test_two_processes_train_and_test_as_one_does(model, tmp_path):
         (("--set", "objective.kind=mse"), "'objective' belongs to a recipe of pretraining"),
         (("--set", "preprocessing.crop_px=32"), "preprocessing is that of the model"),
         (("--set", "augment.crop_px=32"), "augment.crop_px is 32, which has no effect here"),
-        (("--set", "clip.crop_px=64"), "clip.crop_px is 64, the crop of tiny is 32"),
+        (("--set", "clip.crop_px=64"), "clip.crop_px is 64, and the crop of tiny is 32"),
         (("--set", "optim.batch=33"), "32 usable videos, fewer than optim.batch = 33"),
         (("--set", "data.cache=gpu"), "data.cache is 'gpu' but training runs on cpu"),
         (("--set", "test.metric=recall"), "allowed: 'accuracy' or 'f-measure'"),

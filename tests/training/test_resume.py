@@ -12,7 +12,7 @@ import pytest
 import torch
 from project import ROOT
 from tiny_run import (
-    PLACES,
+    MOMENTS,
     STEPS,
     command,
     disturbed_command,
@@ -22,6 +22,7 @@ from tiny_run import (
 )
 
 from ccl_hub import CCLModel
+from ccl_hub._util.files import remove_leftovers
 from ccl_hub.errors import TrainingError
 from training.run.checkpoints import (
     checkpoint_path,
@@ -30,7 +31,6 @@ from training.run.checkpoints import (
     optimizer_state,
     prune,
     read_checkpoint,
-    remove_leftovers,
     restore_optimizer,
     write_checkpoint,
 )
@@ -88,10 +88,10 @@ def assert_tensors_same(out, undisturbed):
         assert torch.equal(ours[name], tensor), name
 
 
-def disturb(out, number, place, nth):
+def disturb(out, number, moment, nth):
     """Go on with a run that gets a signal at the nth step from here; return the steps it saved."""
     done = subprocess.run(
-        disturbed_command(out, number.name, place, nth, "--resume", "auto"),
+        disturbed_command(out, number.name, moment, nth, "--resume", "auto"),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -107,9 +107,9 @@ def disturbed_twice_and_finished(out, seed):
     """SIGTERM at one random step, SIGKILL at a later one, then to the end."""
     rng = random.Random(seed)  # noqa: S311
     first = rng.randint(1, STEPS // 2)
-    assert disturb(out, signal.SIGTERM, rng.choice(PLACES), first) == first
+    assert disturb(out, signal.SIGTERM, rng.choice(MOMENTS), first) == first
     second = rng.randint(1, STEPS - first - 1)
-    kept = disturb(out, signal.SIGKILL, rng.choice(PLACES), second)
+    kept = disturb(out, signal.SIGKILL, rng.choice(MOMENTS), second)
     assert first <= kept < STEPS
     done = run(out, "--resume", "auto")
     assert done.returncode == 0, done.stderr
@@ -170,7 +170,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_taken(tmp_pa
     newest.write_bytes(content)
     done = run(tmp_path, "--resume", "auto")
     assert done.returncode == 0, done.stderr
-    assert f"{newest}: damaged, its sha256 is" in done.stderr
+    assert f"{newest}: is damaged, as its sha256 is" in done.stderr
     assert f"resumed from {before}" in done.stderr
     assert_same(tmp_path, undisturbed)
 
@@ -181,7 +181,9 @@ def test_a_checkpoint_of_another_recipe_is_refused_naming_the_keys(undisturbed, 
     done = run(tmp_path, "--resume", str(newest), changes=changes)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
-    assert "differing in optim.lr (0.05 there, 0.5 here); seed (0 there, 4 here)" in done.stderr
+    assert (
+        "which differs in optim.lr (0.05 there, 0.5 here); seed (0 there, 4 here)" in done.stderr
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -255,12 +257,12 @@ def test_checkpoints_keep_every_dtype_shape_and_value(tmp_path):
     assert back.group("a").keys() == {"half", "bfloat"}
 
 
-@pytest.mark.parametrize("place", [0.001, 0.3, 0.6, 0.999])
-def test_one_flipped_bit_anywhere_is_noticed(tmp_path, place):
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.999])
+def test_one_flipped_bit_anywhere_is_noticed(tmp_path, share):
     path = checkpoint_path(tmp_path, 1)
     write_checkpoint(path, {"w": torch.randn(50)}, {"step": 1, "recipe": {"lr": 0.125}})
     content = bytearray(path.read_bytes())
-    content[int(len(content) * place)] ^= 1
+    content[int(len(content) * share)] ^= 1
     path.write_bytes(content)
     with pytest.raises(TrainingError, match=r"damaged|not a checkpoint|header says"):
         read_checkpoint(path)

@@ -1,1 +1,1 @@
-"""From frames to batches of clips."""
+"""From frames to augmented clips, in batches or whole videos at a time."""

@@ -27,15 +27,16 @@ from ..recipes.augmentation import Augment
 
 CROP_TRIES = 10
 BLUR_REFERENCE_PX = 112  # blur_sigma is stated for a crop of this side
-CPU_CHUNK_CLIPS = 2  # clips treated at once on a CPU, so that intermediates stay in its cache
+CPU_CHUNK_CLIPS = 2  # clips computed at once on a CPU, so that intermediates stay in its cache
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class ClipParameters:
-    """What was drawn for B clips, as float64 arrays (B,); boxes are in reference pixels.
+    """The random parameters of B clips, as float64 arrays (B,); boxes are in reference pixels.
 
-    ``sigma_px`` is 0 for no blur; the factors are 1, ``hue_turns`` 0 and ``grey`` 0 for no change.
+    Without a blur ``sigma_px`` is 0; without a change of colour the factors are 1, and
+    ``hue_turns`` and ``grey`` are 0.
     """
 
     top: np.ndarray
@@ -57,10 +58,10 @@ def draw_parameters(
     size_px: tuple[float, float],
     box_px: int,
 ) -> ClipParameters:
-    """Draw the parameters of clips, each from its own seed.
+    """Draw the parameters of clips, each from the seed of its clip.
 
     Args:
-        config: What to draw.
+        config: Says which parameters are drawn, and in which range.
         seeds: One seed >= 0 per clip.
         size_px: Height and width of the frame in reference pixels.
         box_px: Side of the ``paper`` crop in reference pixels.
@@ -75,8 +76,8 @@ def draw_parameters(
         height, width = _random_box(config, u[:, :CROP_TRIES], u[:, 10 : 10 + CROP_TRIES], size_px)
     jitter = (u[:, 23] < config.jitter) & (config.kind == "strong")
 
-    def factor(place: int, spread: float) -> np.ndarray:
-        return np.where(jitter, 1 + spread * (2 * u[:, place] - 1), 1.0)
+    def factor(column: int, spread: float) -> np.ndarray:
+        return np.where(jitter, 1 + spread * (2 * u[:, column] - 1), 1.0)
 
     low, high = (sigma * config.crop_px / BLUR_REFERENCE_PX for sigma in config.blur_sigma)
     blurred = (u[:, 29] < config.blur) & (config.kind == "strong")
@@ -127,12 +128,12 @@ def augment(
     seeds: int | Sequence[int] | np.ndarray,
     preprocessing: Preprocessing | None = None,
 ) -> Tensor:
-    """Crop, resize, jitter and normalise clips; every frame of a clip is treated alike.
+    """Crop, resize, jitter and normalise clips, every frame of a clip alike.
 
     Args:
         frames: (B, T, h, w, 3) uint8 RGB: frames resized by ``preprocessing``, or the same frames
-            shrunk to save memory (boxes are scaled accordingly).
-        config: What to do.
+            shrunk to save memory, for which boxes are scaled.
+        config: Says how.
         seeds: One seed >= 0 per clip, or one number from which the clips' seeds are derived.
         preprocessing: Gives the frame size in which boxes are drawn, the ``paper`` crop's side,
             mean and std; the defaults for None.
@@ -141,7 +142,8 @@ def augment(
         (B, 3, T, crop_px, crop_px) float32 on the device of ``frames``, normalised.
 
     Raises:
-        InputError: Wrong shape or dtype, not one seed per clip, or a frame smaller than the crop.
+        InputError: Shape or dtype is wrong, there are more or fewer seeds than clips, or a frame
+            is smaller than the crop.
 
     Example:
         >>> clips = torch.zeros(2, 8, 128, 171, 3, dtype=torch.uint8)
@@ -151,15 +153,18 @@ def augment(
     preprocessing = preprocessing or Preprocessing()
     if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
         raise InputError(
-            f"frames are {frames.dtype} {tuple(frames.shape)}; expected uint8 (B, T, h, w, 3)."
+            f"frames are {frames.dtype} {tuple(frames.shape)}; give uint8 (B, T, h, w, 3)."
         )
     if isinstance(seeds, (int, np.integer)):
         seeds = np.random.SeedSequence(int(seeds)).generate_state(len(frames), np.uint64)
     if len(seeds) != len(frames):
-        raise InputError(f"{len(seeds)} seeds for {len(frames)} clips; give one per clip.")
+        raise InputError(f"there are {len(seeds)} seeds for {len(frames)} clips; give one each.")
     reference = _reference_size(frames.shape[2], frames.shape[3], preprocessing)
     if config.kind == "paper" and preprocessing.crop_px > min(reference):
-        raise InputError(f"a crop of {preprocessing.crop_px} px does not fit {reference} px.")
+        raise InputError(
+            f"a crop of {preprocessing.crop_px} px does not fit into frames of {reference} px; "
+            "give a smaller preprocessing.crop_px."
+        )
     drawn = draw_parameters(config, [int(s) for s in seeds], reference, preprocessing.crop_px)
     batch, length = frames.shape[:2]
     clips = frames.new_empty((batch, 3, length, config.crop_px, config.crop_px), dtype=torch.float)
@@ -167,12 +172,12 @@ def augment(
     with torch.autocast(frames.device.type, enabled=False):
         weights = _axes(frames, drawn, reference, config.crop_px)
         colours = _colours(frames, drawn) if config.kind == "strong" else None
-        for part in (slice(at, at + chunk) for at in range(0, batch, chunk)):
-            _resample(frames[part], *(axis[part] for axis in weights), out=clips[part])
-            clips[part].div_(255)
+        for some in (slice(first, first + chunk) for first in range(0, batch, chunk)):
+            _resample(frames[some], *(axis[some] for axis in weights), out=clips[some])
+            clips[some].div_(255)
             if colours is not None:
-                _apply_colours(clips[part], *(values[part] for values in colours))
-            _normalise(clips[part], preprocessing)
+                _apply_colours(clips[some], *(values[some] for values in colours))
+            _normalise(clips[some], preprocessing)
     return clips
 
 
@@ -249,11 +254,11 @@ def _axis_weights(start: Tensor, length: Tensor, out_px: int, in_px: int) -> Ten
 
 def _blur_weights(sigma_px: Tensor, side_px: int) -> Tensor:
     """Return Gaussian blurs (B, side, side) whose rows sum to 1; the identity for sigma 0."""
-    place = torch.arange(side_px, dtype=torch.float64, device=sigma_px.device)
-    distance = (place[:, None] - place).square()
+    pixels = torch.arange(side_px, dtype=torch.float64, device=sigma_px.device)
+    squares = (pixels[:, None] - pixels).square()
     sigma = sigma_px.clamp(min=1e-3)[:, None, None]  # 1e-3 px leaves the identity
-    exponent = -distance / (2 * sigma.square())
-    # Cut off at 5 sigma; further out are denormal numbers, which are slow and add nothing.
+    exponent = -squares / (2 * sigma.square())
+    # Cut off at 5 sigma: the numbers beyond are denormal, which are slow and add nothing.
     weights = torch.where(exponent > -12.5, torch.exp(exponent), 0)
     return weights / weights.sum(-1, keepdim=True)
 

@@ -1,11 +1,11 @@
-"""Which videos and which frames, in which order; read ahead in threads.
+"""Batches of clips: which videos and frames in which order, read ahead in threads.
 
-Every random draw is a pure function of (seed, epoch, video), and the order of (seed, epoch). So
-the clips do not depend on the number of threads or processes, and a run that resumes at step s
-sees exactly the clips it would have seen.
+Every random draw is a pure function of (seed, epoch, video), and the order one of (seed, epoch).
+The clips are therefore the same for any number of threads or processes, and a run that resumes at
+step s sees exactly the clips it would have seen.
 
-Threads, not processes, read ahead: JPEG and video decoding release the interpreter lock, and
-frames need no copy between processes (measured by ``benchmarks/loader.py``).
+Threads read ahead, rather than processes: JPEG and video decoding release the interpreter lock,
+and threads share the frames without a copy (measured by ``benchmarks/loader.py``).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class EpochSampler:
         world: Number of processes; must divide ``global_batch``.
 
     Raises:
-        TrainingError: The batch is larger than the data set, or not divisible by ``world``.
+        TrainingError: The batch is larger than the data set, or ``world`` does not divide it.
 
     Example:
         >>> sampler = EpochSampler(videos=10, seed=0, epoch=0, global_batch=4)
@@ -83,20 +83,22 @@ class EpochSampler:
     def __post_init__(self) -> None:
         if self.global_batch < 1 or self.global_batch > self.videos:
             raise TrainingError(
-                f"batch {self.global_batch} with {self.videos} videos; "
-                "a batch needs 1 to as many videos as there are."
+                f"batch is {self.global_batch} with {self.videos} videos; "
+                f"allowed: 1 to {self.videos}."
             )
         if self.world < 1 or not 0 <= self.rank < self.world:
-            raise TrainingError(f"rank {self.rank} of {self.world}; allowed: 0 to world - 1.")
+            raise TrainingError(
+                f"rank is {self.rank} of {self.world} processes; allowed: 0 to world - 1."
+            )
         if self.global_batch % self.world:
             raise TrainingError(
                 f"batch {self.global_batch} cannot be divided among {self.world} processes; "
-                f"choose a multiple of {self.world}, or another number of processes."
+                f"give a multiple of {self.world}, or another number of processes."
             )
 
     @property
     def steps(self) -> int:
-        """Steps in the epoch; videos that do not fill a last batch are left to later epochs."""
+        """Steps in the epoch; videos that fill no whole batch are left to later epochs."""
         return self.videos // self.global_batch
 
     @cached_property
@@ -119,7 +121,7 @@ class EpochSampler:
             TrainingError: There is no such step.
         """
         if not 0 <= step < self.steps:
-            raise TrainingError(f"step {step}; the epoch has {self.steps} steps, from 0.")
+            raise TrainingError(f"step is {step}; allowed: 0 to {self.steps - 1}.")
         whole = self.order[step * self.global_batch : (step + 1) * self.global_batch]
         share = self.global_batch // self.world
         return whole if everywhere else whole[self.rank * share : (self.rank + 1) * share]
@@ -156,22 +158,22 @@ def clip_seeds(seed: int, epoch: int, video: int, views: int) -> np.ndarray:
 class ClipLoader(AbstractContextManager["ClipLoader"]):
     """Iterates over the batches of one epoch, reading ahead.
 
-    Use it in a ``with`` statement or exhaust it; either way its threads end.
+    Its threads end with the ``with`` statement that it is used in, or with the last batch.
 
     Args:
         store: Packed, resident, or video files.
         sampler: The order, and this process's share.
-        preprocessing: Gives the frames T in a clip, the length of its segments, and which frame an
-            instant takes.
+        preprocessing: Gives the frames T of a clip, the time between them, and the rule by which
+            a frame stands for an instant.
         views: Clips per video, drawn independently.
         workers: Threads that read; 0 reads when asked.
-        prefetch_batches: Batches ready or in the making.
+        prefetch_batches: Batches that are ready or being read.
         start_step: First step, to resume within an epoch.
         pin_memory: Page-locked frames, for faster copies to a GPU.
 
     Raises:
-        TrainingError: While iterating, if a video cannot be read (naming it), or if the frames of
-            two videos differ in size.
+        TrainingError: While iterating, if a video cannot be read, which it names, or if the frames
+            of two videos differ in size.
 
     Example:
         >>> sampler = EpochSampler(len(store), 0, epoch=0, global_batch=48)  # doctest: +SKIP
@@ -192,14 +194,17 @@ class ClipLoader(AbstractContextManager["ClipLoader"]):
         pin_memory: bool = False,
     ) -> None:
         if len(store) != sampler.videos:
-            raise TrainingError(f"a sampler of {sampler.videos} videos for {len(store)} videos.")
+            raise TrainingError(
+                f"the sampler is of {sampler.videos} videos, but the store has {len(store)}; "
+                "give a sampler of as many."
+            )
         if views < 1 or workers < 0 or prefetch_batches < 1:
             raise TrainingError(
-                f"views {views}, workers {workers}, prefetch_batches {prefetch_batches}; "
+                f"views is {views}, workers {workers}, prefetch_batches {prefetch_batches}; "
                 "allowed: at least 1, 0 and 1."
             )
         if not 0 <= start_step <= sampler.steps:
-            raise TrainingError(f"start_step {start_step}; allowed: 0 to {sampler.steps}.")
+            raise TrainingError(f"start_step is {start_step}; allowed: 0 to {sampler.steps}.")
         self.store, self.sampler, self.preprocessing = store, sampler, preprocessing
         self.views, self.workers, self.prefetch_batches = views, workers, prefetch_batches
         self.start_step, self.pin_memory = start_step, pin_memory
@@ -223,7 +228,7 @@ class ClipLoader(AbstractContextManager["ClipLoader"]):
             return
         self.close()
         share = self.sampler.global_batch // self.sampler.world
-        # Whole batches behind the one that is taken; at the least, all clips of that one.
+        # Whole batches after the one that is taken; at the least, all clips of that one.
         ahead = max((self.prefetch_batches - 1) * share, share - 1)
         clips = self._clips(steps)
         self._read = in_order(
@@ -239,8 +244,8 @@ class ClipLoader(AbstractContextManager["ClipLoader"]):
     def _plan(self, step: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return video ids (b,), and each video's frame indices (views, T)."""
         ids = self.sampler.step_ids(step)
-        draw = {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "views": self.views}
-        return ids, [draw_clips(self.store, int(v), self.preprocessing, **draw) for v in ids]
+        key = {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "views": self.views}
+        return ids, [draw_clips(self.store, int(v), self.preprocessing, **key) for v in ids]
 
     def _batch(self, step: int, ids: np.ndarray, frames: Tensor) -> Batch:
         seed, epoch = self.sampler.seed, self.sampler.epoch
@@ -256,12 +261,12 @@ class ClipLoader(AbstractContextManager["ClipLoader"]):
         return self._batch(step, ids, frames)
 
     def _clips(self, steps: Iterable[int]) -> Iterator[tuple[Batch, int, np.ndarray]]:
-        """Yield each video's place in its batch, yet to be filled, with its frame indices."""
+        """Yield batches to be filled, video by video: batch, position in it, frame indices."""
         for step in steps:
             ids, indices = self._plan(step)
             batch = self._batch(step, ids, self._empty(ids))
-            for place, clips in enumerate(indices):
-                yield batch, place, clips
+            for position, clips in enumerate(indices):
+                yield batch, position, clips
 
     def _empty(self, ids: np.ndarray) -> Tensor:
         """Return memory for a batch, uint8 (views, b, T, h, w, 3)."""
@@ -270,17 +275,18 @@ class ClipLoader(AbstractContextManager["ClipLoader"]):
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
 
     def _read_clip(self, clip: tuple[Batch, int, np.ndarray]) -> Batch:
-        """Read a video's clips, (views, T) frame indices, into its place in the batch."""
-        batch, place, indices = clip
-        video, name, out = int(batch.video_ids[place]), batch.names[place], batch.frames[:, place]
-        if self.store.frame_size(video) != tuple(out.shape[2:4]):
+        """Read a video's clips, (views, T) frame indices, into their position in the batch."""
+        batch, position, indices = clip
+        video, name = int(batch.video_ids[position]), batch.names[position]
+        pixels = batch.frames[:, position]  # (views, T, h, w, 3)
+        if self.store.frame_size(video) != tuple(pixels.shape[2:4]):
             raise TrainingError(
                 f"{name}: frames of {self.store.frame_size(video)} px among frames of "
-                f"{tuple(out.shape[2:4])}; pack with resize 'stretch'."
+                f"{tuple(pixels.shape[2:4])}; pack with resize 'stretch'."
             )
         try:
             frames = self.store.read(video, indices.reshape(-1))
         except (CCLError, OSError, RuntimeError, ValueError) as error:
             raise TrainingError(f"{name}: its frames cannot be read: {error}") from error
-        out.copy_(torch.from_numpy(frames).view(out.shape))
+        pixels.copy_(torch.from_numpy(frames).view(pixels.shape))
         return batch

@@ -1,4 +1,4 @@
-"""From a recipe's ``[data]`` section to augmented clips: what the loop sees of the data."""
+"""From a recipe's ``[data]`` section to augmented clips: what a training sees of the data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,21 +16,18 @@ from ccl_hub.errors import ConfigError
 
 from ..distributed.world import World
 from ..frames.files import VideoFolderStore
-from ..frames.packed import FrameSource, FrameStore, require_same_frames
+from ..frames.packed import FrameSource, open_store
 from ..frames.rendered import RenderedVideos
 from ..frames.view import FrameView
 from ..recipes.pretraining import Recipe
-from ..recipes.sections import Data
+from ..recipes.sections import PlainRecipe, Reading
 from .augment import augment
 from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
-
-if TYPE_CHECKING:
-    from ..recipes.finetuning import FinetuneRecipe, LabelledData
 
 logger = logging.getLogger(__name__)
 
 Chunk = Tensor | tuple[Tensor, Tensor]
-LOADING_SECONDS = 10.0
+PROGRESS_SECONDS = 10.0  # between lines that tell how many frames are resident
 
 
 class SplitSource(FrameView):
@@ -48,29 +45,27 @@ class SplitSource(FrameView):
         super().__init__(source, source.videos.select(split))
 
     def fingerprint(self) -> str:
-        """Return the source's hash and that of the chosen videos."""
+        """Return the source's hash and that of the videos of the split."""
         return f"{self.source.fingerprint()}-{self.videos.fingerprint()[:16]}"
 
 
 class ClipSource:
-    """Training clips by position.
+    """The training clips of any step of a run.
 
     Args:
         recipe: Its ``[data]``, ``[augment]`` and ``[preprocessing]`` say how clips are made.
         frames: The videos.
-        device: Where augmented clips shall be.
+        device: Where augmented clips go.
     """
 
-    def __init__(
-        self, recipe: Recipe | FinetuneRecipe, frames: FrameSource, device: torch.device
-    ) -> None:
+    def __init__(self, recipe: PlainRecipe, frames: FrameSource, device: torch.device) -> None:
         self._recipe, self._frames, self._device = recipe, frames, device
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells these videos from others, as JSON values."""
+        """Return what distinguishes these videos from others, as JSON values."""
         return {
             "name": self._frames.videos.name,
             "videos": len(self),
@@ -82,14 +77,14 @@ class ClipSource:
         return EpochSampler(len(self), seed, epoch, batch, rank, size)
 
     def global_names(self, step: int) -> list[str]:
-        """Return the names of all videos, over all processes, of a step of the run (from 0)."""
+        """Return the names of the videos of all processes in a step of the run (from 0)."""
         epoch, done = divmod(step, len(self) // self._recipe.optim.batch)
         ids = self._sampler(epoch).step_ids(done, everywhere=True)
         return [self._frames.names[video] for video in ids]
 
     @contextmanager
     def batches(self, epoch: int, start_step: int, world: World) -> Iterator[Iterator[Batch]]:
-        """Open the rest of an epoch, from ``start_step`` on; this process's share of it."""
+        """Open this process's share of an epoch, from ``start_step`` to its end."""
         recipe = self._recipe
         loader = ClipLoader(
             self._frames,
@@ -104,7 +99,7 @@ class ClipSource:
             yield iter(loader)
 
     def augmented_chunks(self, batch: Batch, crop_px: int) -> list[Chunk]:
-        """Return the batch as the network wants it, in the recipe's number of chunks.
+        """Return the batch as the network takes it, in the recipe's number of chunks.
 
         Args:
             batch: From :meth:`batches`.
@@ -132,10 +127,10 @@ def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
 
     Args:
         recipe: The recipe.
-        device: Where augmented clips shall be.
+        device: Where augmented clips go.
 
     Raises:
-        ConfigError: No data is named, or they do not fit the recipe.
+        ConfigError: The recipe names no data, or they do not fit it.
         TrainingError: The data are missing, empty or damaged.
     """
     data = recipe.data
@@ -145,10 +140,8 @@ def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
     return ClipSource(recipe, cached_frames(frames, data, device), device)
 
 
-def cached_frames(
-    frames: FrameSource, data: Data | LabelledData, device: torch.device
-) -> FrameSource:
-    """Make frames resident as the recipe's ``data.cache`` asks, or return them as they are.
+def cached_frames(frames: FrameSource, data: Reading, device: torch.device) -> FrameSource:
+    """Make frames resident if the recipe's ``data.cache`` says so, or return them as they are.
 
     Args:
         frames: The videos to train on.
@@ -156,7 +149,7 @@ def cached_frames(
         device: Where training runs.
 
     Raises:
-        ConfigError: The cache is a GPU's but training runs elsewhere.
+        ConfigError: The cache is that of a GPU, but training runs elsewhere.
         TrainingError: Frames are damaged.
     """
     if data.cache == "none":
@@ -165,25 +158,26 @@ def cached_frames(
         raise ConfigError(
             f"data.cache is 'gpu' but training runs on {device.type}; use 'ram' or 'none'."
         )
-    place = device if data.cache == "gpu" else "cpu"
-    height_width = data.resident_size_px
-    size_px = (height_width[0], height_width[1]) if height_width else None
     return ResidentFrames(
-        frames, place, size_px, threads=max(2, data.workers), progress=_loading(frames)
+        frames,
+        device if data.cache == "gpu" else "cpu",
+        data.resident_size_px or None,
+        threads=max(2, data.workers),
+        progress=_loading(frames),
     )
 
 
 def _loading(frames: FrameSource) -> Callable[[int], None]:
-    """Return what logs, now and then, how many frames are resident: large sets take minutes."""
-    every = sum(frames.frames_of(video) for video in range(len(frames)))
+    """Return a function that logs how many frames are resident: large sets take minutes."""
+    total = sum(frames.frames_of(video) for video in range(len(frames)))
     done, logged = 0, time.monotonic()
 
     def advance(count: int) -> None:
         nonlocal done, logged
         done += count
-        if time.monotonic() - logged >= LOADING_SECONDS:
+        if time.monotonic() - logged >= PROGRESS_SECONDS:
             logged = time.monotonic()
-            logger.info("%d of %d frames resident", done, every)
+            logger.info("%d of %d frames resident", done, total)
 
     return advance
 
@@ -193,9 +187,7 @@ def _open_frames(recipe: Recipe) -> FrameSource:
     if data.rendered:
         return RenderedVideos(data.rendered, recipe.preprocessing)
     if data.pack:
-        store = FrameStore(data.pack)
-        require_same_frames(store, recipe.preprocessing)
-        return store
+        return open_store(data.pack, recipe.preprocessing)
     if data.folder:
         return VideoFolderStore(
             data.folder,
@@ -204,6 +196,6 @@ def _open_frames(recipe: Recipe) -> FrameSource:
             allow_problems=data.allow_problems,
         )
     raise ConfigError(
-        "the recipe names no data to train on; give --set data.pack=FOLDER of "
-        "'python -m training.pack', or --set data.folder=FOLDER of videos."
+        "the recipe names no data to train on; give --set data.pack=FOLDER with a folder that "
+        "'python -m training.pack' made, or --set data.folder=FOLDER with one of videos."
     )

@@ -1,4 +1,4 @@
-"""Uniform clips of whole videos, read ahead: what evaluations and tests look at."""
+"""Uniform clips of whole videos, read ahead: what evaluations and tests measure."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class UniformClips:
 
     Args:
         video: Position in its source.
-        plan: When the clips and their frames are.
-        images: (U, crop, crop, 3) uint8, different frames.
-        index: (W, T) int64, the frames of each clip.
+        plan: The instants and frames of the clips.
+        images: (U, crop, crop, 3) uint8, every frame once.
+        index: (W, T) int64, the positions in ``images`` of each clip's frames.
     """
 
     video: int
@@ -48,7 +48,7 @@ def read_uniform_clips(
         videos: Positions in it.
         preprocessing: How clips are sampled and cropped.
         clips: Per video, uniform from start to end.
-        workers: Threads that read ahead, each up to two videos; 0 reads in the caller's.
+        workers: Threads that read ahead, each up to two videos; 0 reads in the calling thread.
     """
 
     def read(video: int) -> UniformClips:

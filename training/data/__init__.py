@@ -1,1 +1,1 @@
-"""Which videos a training or an evaluation takes, and their labels."""
+"""Which videos a training or an evaluation takes, and their classes and splits."""

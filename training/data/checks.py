@@ -22,8 +22,8 @@ class Problem:
 
     Args:
         id: The video.
-        code: A stable word: ``not_found``, ``unreadable``, ``empty``, ``duplicate``, ``damaged``,
-            ``incomplete``, ``crashed``, ``timeout``, ...
+        code: A word that stays the same from version to version: ``not_found``, ``unreadable``,
+            ``empty``, ``duplicate``, ``damaged``, ``incomplete``, ``crashed``, ``timeout``, ...
         text: A short sentence.
     """
 
@@ -36,7 +36,7 @@ def check_videos(videos: VideoList) -> tuple[Problem, ...]:
     """Find missing, unreadable, empty and duplicate files.
 
     Two entries are duplicates if they lead to the same file, or to files of the same bytes; only
-    files of equal size are hashed. The first of them is not reported.
+    files of equal size are hashed. Every duplicate but the first is reported.
 
     Args:
         videos: The list; its order decides which duplicate is the first.
@@ -44,35 +44,34 @@ def check_videos(videos: VideoList) -> tuple[Problem, ...]:
     Returns:
         At most one problem per video, in the order of the list.
     """
-    found: dict[str, Problem] = {}
-    by_file: dict[Path, str] = {}
+    problems: dict[str, Problem] = {}
+    first_of_file: dict[Path, str] = {}
     by_size: dict[int, list[VideoItem]] = defaultdict(list)
     for item in videos:
         try:
             if not item.path.is_file():
-                found[item.id] = Problem(item.id, "not_found", f"no file {item.path}")
+                problems[item.id] = Problem(item.id, "not_found", f"no file {item.path}")
                 continue
             with item.path.open("rb") as file:
                 file.read(1)
             size = item.path.stat().st_size
-            real = item.path.resolve()
+            first = first_of_file.setdefault(item.path.resolve(), item.id)
         except OSError as error:
-            found[item.id] = Problem(item.id, "unreadable", error.strerror or str(error))
+            problems[item.id] = Problem(item.id, "unreadable", error.strerror or str(error))
             continue
-        earlier = by_file.setdefault(real, item.id)
         if size == 0:
-            found[item.id] = Problem(item.id, "empty", "the file has no bytes")
-        elif earlier != item.id:
-            found[item.id] = Problem(item.id, "duplicate", f"same file as {earlier}")
+            problems[item.id] = Problem(item.id, "empty", "the file has no bytes")
+        elif first != item.id:
+            problems[item.id] = Problem(item.id, "duplicate", f"same file as {first}")
         else:
             by_size[size].append(item)
     for items in by_size.values():
-        found |= _same_bytes(items) if len(items) > 1 else {}
-    return tuple(found[item.id] for item in videos if item.id in found)
+        problems |= _same_bytes(items) if len(items) > 1 else {}
+    return tuple(problems[item.id] for item in videos if item.id in problems)
 
 
 def missing_videos(videos: VideoList) -> tuple[Problem, ...]:
-    """Find the files that are not there, without opening the others: quick for any list."""
+    """Find the files that are missing, without opening the others: quick for any list."""
     return tuple(
         Problem(item.id, "not_found", f"no file {item.path}")
         for item in videos
@@ -82,17 +81,17 @@ def missing_videos(videos: VideoList) -> tuple[Problem, ...]:
 
 def _same_bytes(items: list[VideoItem]) -> dict[str, Problem]:
     """Return the duplicates among files of equal size."""
-    first: dict[str, str] = {}
-    found = {}
+    first_of_hash: dict[str, str] = {}
+    problems = {}
     for item in items:
         try:
-            earlier = first.setdefault(file_sha256(item.path), item.id)
+            first = first_of_hash.setdefault(file_sha256(item.path), item.id)
         except OSError as error:
-            found[item.id] = Problem(item.id, "unreadable", error.strerror or str(error))
+            problems[item.id] = Problem(item.id, "unreadable", error.strerror or str(error))
             continue
-        if earlier != item.id:
-            found[item.id] = Problem(item.id, "duplicate", f"same bytes as {earlier}")
-    return found
+        if first != item.id:
+            problems[item.id] = Problem(item.id, "duplicate", f"same bytes as {first}")
+    return problems
 
 
 def problem_table(problems: Sequence[Problem], rows: int = 20) -> str:
@@ -100,7 +99,7 @@ def problem_table(problems: Sequence[Problem], rows: int = 20) -> str:
 
     Args:
         problems: What to show.
-        rows: How many videos of each code are listed; the rest is counted.
+        rows: How many videos of each code are listed; the others are counted.
     """
     by_code: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
@@ -108,8 +107,8 @@ def problem_table(problems: Sequence[Problem], rows: int = 20) -> str:
     lines = [f"{'problem':<12} {'videos':>7}  video: what"]
     for code in sorted(by_code):
         group = by_code[code]
-        for place, problem in enumerate(group[:rows]):
-            head = f"{code:<12} {len(group):>7}" if place == 0 else " " * 20
+        for number, problem in enumerate(group[:rows]):
+            head = f"{code:<12} {len(group):>7}" if number == 0 else " " * 20
             lines.append(f"{head}  {problem.id}: {problem.text}")
         if len(group) > rows:
             lines.append(f"{' ' * 20}  ... and {len(group) - rows} more")
@@ -121,7 +120,7 @@ def usable_videos(videos: VideoList, problems: Sequence[Problem], allow: bool) -
 
     Args:
         videos: The list that was checked.
-        problems: What was found; logged as one table.
+        problems: Of :func:`check_videos`; logged as one table.
         allow: Go on without the videos that have problems, instead of refusing.
 
     Raises:
@@ -134,7 +133,7 @@ def usable_videos(videos: VideoList, problems: Sequence[Problem], allow: bool) -
     if not allow:
         raise TrainingError(
             f"{videos.name}: {len(problems)} of {len(videos)} videos cannot be used; repair the "
-            f"list, or leave them out by saying so (allow_problems).\n{table}"
+            f"list, or leave them out (in a recipe: data.allow_problems = true).\n{table}"
         )
     logger.warning("%s: leaving out %d videos\n%s", videos.name, len(problems), table)
     bad = {problem.id for problem in problems}

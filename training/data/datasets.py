@@ -1,8 +1,8 @@
 """Lists of videos to train and evaluate on: a folder, a manifest, or a published data set.
 
-Every source gives one :class:`VideoList`. Building a list reads folder and split files only; what
-is wrong with the videos themselves is found by :mod:`training.data.checks`, so that a missing
-video is reported and never replaced by another one.
+Every data set gives one :class:`VideoList`. Building a list reads folders and split files only;
+:mod:`training.data.checks` finds what is wrong with the videos themselves, so that a missing video
+is reported and never replaced by another one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,10 @@ class VideoItem:
 
     Args:
         id: Name that is unique in its list: the relative path with ``/`` between folders.
-        path: The file, which need not exist.
+        path: The file; it may be missing.
         label: Class name, or None where the video has none.
-        group: Actor, scene or source whose videos must not be split; "" where unknown.
-        split: ``"train"``, ``"test"`` or another word of the source; "" where unknown.
+        group: Actor, scene or source whose videos stay on one side of a split; "" where unknown.
+        split: ``"train"``, ``"test"`` or another word of the data set; "" where unknown.
     """
 
     id: str
@@ -57,13 +58,11 @@ class VideoList:
 
     name: str
     items: tuple[VideoItem, ...]
-    classes: tuple[str, ...] = field(default=())
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise TrainingError(
-                f"{self.name}: no video; check the folder and the split asked for."
-            )
+            raise TrainingError(f"{self.name}: holds no video; check the folder and the split.")
         seen: set[str] = set()
         known = set(self.classes)
         for item in self.items:
@@ -78,6 +77,11 @@ class VideoList:
                     f"{len(known)} classes; correct the list."
                 )
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of every video."""
+        return [item.id for item in self.items]
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -86,10 +90,8 @@ class VideoList:
 
     def targets(self) -> np.ndarray:
         """Return the class position of every video, int64 (N,), -1 where it has no label."""
-        place = {name: i for i, name in enumerate(self.classes)}
-        return np.array(
-            [-1 if item.label is None else place[item.label] for item in self.items], np.int64
-        )
+        positions: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)}
+        return np.array([positions.get(item.label, -1) for item in self.items], np.int64)
 
     def select(self, split: str) -> VideoList:
         """Return the videos of one split, with the classes of the whole list.
@@ -100,11 +102,11 @@ class VideoList:
         kept = tuple(item for item in self.items if item.split == split)
         if not kept:
             names = sorted({item.split for item in self.items})
-            there = f"there are {names}" if names != [""] else "none has a split, so ask for none"
-            raise TrainingError(f"{self.name}: no video of split {split!r}; {there}.")
-        part = VideoList(f"{self.name} {split}", kept, self.classes)
-        part.require_full_classes()
-        return part
+            advice = f"give one of {names}" if names != [""] else "none has a split, so give none"
+            raise TrainingError(f"{self.name}: has no video of split {split!r}; {advice}.")
+        selected = VideoList(f"{self.name} {split}", kept, self.classes)
+        selected.require_full_classes()
+        return selected
 
     def require_full_classes(self) -> None:
         """Raise TrainingError if a class has no video."""
@@ -118,7 +120,7 @@ class VideoList:
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of ids, classes, groups, splits and their order.
 
-        The bytes of the files do not enter; a packed store adds them to its own fingerprint.
+        The bytes of the files are left out; a packed store adds them to its own fingerprint.
         """
         digest = hashlib.sha256()
         for name in self.classes:
@@ -137,13 +139,13 @@ def require_folder(folder: str | Path, what: str) -> Path:
     """
     path = Path(folder)
     if not path.is_dir():
-        seen = "is not a folder" if path.exists() else "does not exist"
-        raise TrainingError(f"{path}: the folder of {what} {seen}; give the right path.")
+        fault = "is not a folder" if path.exists() else "does not exist"
+        raise TrainingError(f"{path}: the folder of {what} {fault}; give the right path.")
     return path
 
 
 def video_files(folder: Path) -> list[Path]:
-    """Return every video file below ``folder``, told by its extension, sorted by relative path.
+    """Return the files below ``folder`` with the extension of a video, sorted by relative path.
 
     Hidden files and folders (a leading dot) are left out; links to folders are not followed.
     """
@@ -156,7 +158,8 @@ def from_folder(folder: str | Path, classes: bool | None = None) -> VideoList:
     Args:
         folder: Searched with its subfolders.
         classes: True: the first folder level names the class, and every such folder must hold a
-            video. False: no labels. None: True if every video lies in a first-level folder.
+            video. False: the videos have no labels. None: True if every video lies in a
+            first-level folder.
 
     Returns:
         The list, sorted by relative path; ``group`` is the first-level folder without classes.
@@ -196,19 +199,16 @@ def from_folder(folder: str | Path, classes: bool | None = None) -> VideoList:
     return videos
 
 
-def from_manifest(
-    manifest: str | Path, root: str | Path | None = None, split: str | None = None
-) -> VideoList:
+def from_manifest(manifest: str | Path, root: str | Path | None = None) -> VideoList:
     """List the videos of a table.
 
     Args:
         manifest: A ``.csv`` (UTF-8, with a header) or ``.parquet`` file. Columns: ``path`` is
-            required; ``id``, ``class``, ``group``, ``split`` and ``source`` (taken as the group
-            when there is no ``group``) are read; ``frames`` and ``seconds`` are allowed and
-            ignored; any other column is an error.
+            required; ``id``, ``class``, ``group``, ``split`` and ``source`` (the group where there
+            is no column ``group``) are read; ``frames`` and ``seconds`` are allowed and ignored;
+            any other column is an error.
         root: Folder the paths start from. None: the manifest's folder, or the folder of the
             manifest's name beside it if the first video is found only there.
-        split: Keep only the videos of this split.
 
     Raises:
         TrainingError: The file is missing or unreadable, a column is unknown or missing, a path
@@ -217,11 +217,11 @@ def from_manifest(
     path = Path(manifest)
     rows = table_rows(path)
     if not rows:
-        raise TrainingError(f"{path}: the manifest has no row; list at least one video.")
+        raise TrainingError(f"{path}: the manifest has no row; give one for each video.")
     unknown = sorted(set(rows[0]) - set(MANIFEST_COLUMNS))
     if unknown or "path" not in rows[0]:
         fault = f"unknown column {unknown[0]!r}" if unknown else "no column 'path'"
-        raise TrainingError(f"{path}: {fault}; allowed are {', '.join(MANIFEST_COLUMNS)}.")
+        raise TrainingError(f"{path}: {fault}; allowed: {', '.join(MANIFEST_COLUMNS)}.")
     base = _manifest_root(path, rows[0]["path"]) if root is None else Path(root)
     require_folder(base, f"the videos of {path.name}")
     labelled = any(row.get("class") for row in rows)
@@ -230,7 +230,7 @@ def from_manifest(
         relative = row["path"]
         if not relative or Path(relative).is_absolute() or ".." in Path(relative).parts:
             raise TrainingError(
-                f"{path}: row {number} has path {relative!r}; expected a path below {base}."
+                f"{path}: row {number} has path {relative!r}; give a path below {base}."
             )
         if labelled and not row.get("class"):
             raise TrainingError(
@@ -246,12 +246,11 @@ def from_manifest(
             )
         )
     classes = tuple(sorted({item.label for item in items if item.label is not None}))
-    videos = VideoList(path.stem, tuple(items), classes)
-    return videos if split is None else videos.select(split)
+    return VideoList(path.stem, tuple(items), classes)
 
 
 def _manifest_root(manifest: Path, first: str) -> Path:
-    """Return the folder below which the manifest's first video is found."""
+    """Return the folder that holds the manifest's first video."""
     beside = manifest.parent / manifest.stem
     if not (manifest.parent / first).is_file() and (beside / first).is_file():
         return beside
@@ -268,25 +267,27 @@ def table_rows(path: Path) -> list[dict[str, str]]:
         One dictionary of texts per row; the empty text for a missing cell.
 
     Raises:
-        TrainingError: The file is missing, no table, or a row has too many or too few cells.
+        TrainingError: The file is missing or not a table, or a row has too many or too few cells.
     """
     if not path.is_file():
         raise TrainingError(f"{path}: the table does not exist; give a .csv or .parquet file.")
     if path.suffix.lower() == ".parquet":
         return _parquet_rows(path)
     if path.suffix.lower() != ".csv":
-        raise TrainingError(f"{path}: the name of a table ends in .csv or .parquet.")
+        raise TrainingError(f"{path}: is not a table; give a .csv or .parquet file.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise TrainingError(f"{path}: not a UTF-8 csv table ({error}); save it again.") from error
+        raise TrainingError(
+            f"{path}: is not a UTF-8 csv table ({error}); save it again as one."
+        ) from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise TrainingError(
-                f"{path}: row {number} has not {len(reader.fieldnames or ())} cells as the "
-                "header has; correct it."
+                f"{path}: row {number} has more or fewer cells than the header, which has "
+                f"{len(reader.fieldnames or ())}; correct the row."
             )
     return rows
 
@@ -298,7 +299,9 @@ def _parquet_rows(path: Path) -> list[dict[str, str]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise TrainingError(f"{path}: not a parquet table ({error}); write it again.") from error
+        raise TrainingError(
+            f"{path}: is not a parquet table ({error}); write it again."
+        ) from error
     names: Sequence[str] = table.column_names
     columns = [table.column(name).to_pylist() for name in names]
     return [

@@ -1,4 +1,4 @@
-"""A data set named by a path and a format, as on the command line or in a recipe."""
+"""A data set that a path and a format name, on the command line or in a recipe."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def list_videos(
 
     Args:
         source: A folder of videos, or a manifest (``.csv`` or ``.parquet``).
-        kind: One of :data:`FORMATS`. ``auto``: a file is a manifest, a folder is a plain folder;
-            ``folder`` has no labels, ``classes`` has one class per first-level folder.
+        kind: One of :data:`FORMATS`. ``auto``: a file is a manifest, and a folder a plain folder;
+            ``folder``: the videos have no labels; ``classes``: each first-level folder is a class.
         root: For a manifest: the folder its paths start from.
         lists: For Kinetics-400 the csv file; for UCF101 and HMDB51 the folder of official lists.
         fold: For UCF101 and HMDB51: 1, 2 or 3.
@@ -35,10 +35,10 @@ def list_videos(
         split: Keep only this split; None keeps all.
 
     Raises:
-        TrainingError: The source is missing, or not of that kind.
+        TrainingError: The source is missing, or of another kind.
     """
     if kind not in FORMATS:
-        raise TrainingError(f"data format {kind!r}; allowed are {', '.join(FORMATS)}.")
+        raise TrainingError(f"data format is {kind!r}; allowed: {', '.join(FORMATS)}.")
     if kind in ("kinetics400", "ucf101", "hmdb51") and lists is None:
         raise TrainingError(f"{source}: {kind} needs its official lists; give them with --lists.")
     path = Path(source)

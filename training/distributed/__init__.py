@@ -1,1 +1,1 @@
-"""Processes of one training: collectives with their gradient, averaging."""
+"""The processes of one training: gathering with gradient, and averages."""

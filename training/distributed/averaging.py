@@ -1,4 +1,4 @@
-"""Averages over processes: gradients while backward still runs, and BatchNorm's statistics."""
+"""Averages over processes: gradients while backward still runs, and BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ BUCKET_BYTES = 8 << 20
 class GradientMean:
     """Averages gradients over ranks, bucket after bucket, while backward still computes others.
 
-    Buckets are filled from the last layer on, and sent in that order on every rank. Written out
-    rather than left to DistributedDataParallel, which wraps the model, changes the names of its
-    weights and ties the averaging to its own forward.
+    Buckets are filled from the last layer on, and sent in that order on every rank.
+    DistributedDataParallel would wrap the model, change the names of its weights and tie the
+    averaging to its own forward.
 
     Args:
         parameters: In the order of the network, the same on every rank.
-        size: Processes in all; with one, nothing happens.
+        size: Processes in all; a single one averages nothing.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], size: int) -> None:
@@ -39,7 +39,7 @@ class GradientMean:
         return self
 
     def start(self) -> None:
-        """Send from now on: the backward pass that completes the gradients comes next."""
+        """Send buckets from now on: the next backward pass completes the gradients."""
         if self.size == 1:
             return
         for i, bucket in enumerate(self.buckets):
@@ -66,7 +66,7 @@ class GradientMean:
             handle.remove()
         if self.size == 1 or kind is not None:
             return
-        while len(self.sent) < len(self.buckets):  # some weight took no part in the loss
+        while len(self.sent) < len(self.buckets):  # some weights took no part in the loss
             self._send()
         for bucket, (flat, work) in zip(self.buckets, self.sent, strict=True):
             work.wait()
@@ -77,7 +77,7 @@ class GradientMean:
 
 
 def average_buffers(model: nn.Module, size: int) -> None:
-    """Average running statistics over ranks: all ranks stay equal, and use all of the batch."""
+    """Average running statistics over ranks, so that all are equal and of the whole batch."""
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     if size == 1 or not buffers:
         return

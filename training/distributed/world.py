@@ -1,14 +1,14 @@
 """One program for one process and for many: the world, gathering with gradient, the update.
 
 ``python -m ...`` is a world of one; ``torchrun --nproc-per-node K -m ...`` is one of K processes,
-with NCCL between GPUs and gloo between CPUs. Several machines meet by torchrun's own rendezvous:
-the same command on each of them,
+with NCCL between GPUs and gloo between CPUs. Several machines meet by the rendezvous of torchrun,
+with the same command on each of them:
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m ...
 
 The batch is global: every process compares its videos with those of all others, so loss, gradients
-and weights do not depend on K (but for BatchNorm, whose statistics are each process's own unless
-SyncBatchNorm is used).
+and weights are the same for any K (except by BatchNorm, whose statistics are those of each process
+alone unless SyncBatchNorm is used).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and logs: rank 0."""
+        """Whether this process is rank 0, which writes files and logs."""
         return self.rank == 0
 
 
@@ -66,7 +66,7 @@ def start_world(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterat
         This process's :class:`World`; the process group lives as long as the context.
 
     Raises:
-        TrainingError: The device is not there, or there are more processes than GPUs.
+        TrainingError: The device is missing, or there are more processes than GPUs.
 
     Example:
         >>> with start_world("cpu") as world:
@@ -74,15 +74,15 @@ def start_world(device: str = "auto", timeout_seconds: float = 1800.0) -> Iterat
         (0, 1)
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = _device(device, local_rank)
+    own_device = _device(device, local_rank)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World(device=chosen)
+        yield World(device=own_device)
         return
     # Tensors on the CPU go through gloo even beside NCCL: agreeing on sizes needs no GPU.
-    backend = "gloo" if chosen.type == "cpu" else "cpu:gloo,cuda:nccl"
+    backend = "gloo" if own_device.type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_seconds))
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank, chosen)
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank, own_device)
     finally:
         dist.destroy_process_group()
 
@@ -96,12 +96,12 @@ def _device(device: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if local_rank >= gpus:
         raise TrainingError(
-            f"process {local_rank} of this machine has no GPU of its own: {gpus} found; start at "
-            "most as many processes as GPUs (torchrun --nproc-per-node), or use the CPU."
+            f"process {local_rank} of this machine has no GPU of its own, as there are {gpus}; "
+            "start at most as many processes as GPUs (torchrun --nproc-per-node), or use the CPU."
         )
-    chosen = torch.device("cuda", local_rank)
-    torch.cuda.set_device(chosen)
-    return chosen
+    gpu = torch.device("cuda", local_rank)
+    torch.cuda.set_device(gpu)
+    return gpu
 
 
 def local_batch(global_batch: int, world: World) -> int:
@@ -119,13 +119,13 @@ def local_batch(global_batch: int, world: World) -> int:
 
 
 def barrier(world: World) -> None:
-    """Wait until every process is here; nothing for a world of one."""
+    """Wait until every process has come this far; a world of one goes on."""
     if world.size > 1:
         dist.all_reduce(torch.zeros(1))  # on the CPU, so through gloo
 
 
 def broadcast_model(model: nn.Module, world: World) -> None:
-    """Overwrite the weights and buffers of every process by those of rank 0."""
+    """Replace the weights and buffers of every process by those of rank 0."""
     if world.size > 1:
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
@@ -139,16 +139,16 @@ def synchronise_batchnorm(model: nn.Module, world: World) -> None:
 
     Args:
         model: Its BatchNorm layers are replaced; names of weights stay.
-        world: A world of one is left alone.
+        world: A world of one keeps its BatchNorm.
 
     Raises:
-        TrainingError: On CPUs, for which there is no SyncBatchNorm.
+        TrainingError: The processes compute on CPUs, for which PyTorch has no SyncBatchNorm.
     """
     if world.size == 1:
         return
     if world.device.type != "cuda":
         raise TrainingError(
-            f"SyncBatchNorm needs CUDA, this process computes on {world.device.type}; "
+            f"SyncBatchNorm needs CUDA, but this process computes on {world.device.type}; "
             "set optim.sync_batchnorm = false, or train on GPUs."
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -173,10 +173,10 @@ class _Gather(torch.autograd.Function):
 def gather_with_grad(x: Tensor) -> Tensor:
     """Concatenate the rows of all ranks, in rank order, as a differentiable operation.
 
-    Where every one of K ranks computes the same global loss from the result, the gradient that
-    arrives at ``x`` is K times that of the loss, as the ranks' losses add up. Averaging parameter
-    gradients over ranks, as data-parallel training does, divides by K again: the outcome is the
-    gradient that a single process would have, exactly once.
+    If each of K ranks computes the same global loss from the result, the gradient that arrives at
+    ``x`` is K times that of the loss, as the losses of the ranks add up. The average of parameter
+    gradients over ranks, as data-parallel training takes it, divides by K again: the result is the
+    gradient of a single process.
 
     Args:
         x: (n, ...) rows of this rank; the same shape on every rank.
@@ -198,18 +198,18 @@ def backward_step(
 ) -> dict[str, Tensor]:
     """Leave in ``.grad`` the gradient of the objective over the global batch.
 
-    Up to floating-point rounding (and BatchNorm's statistics in training mode) the outcome does
-    not depend on how the batch is spread over processes and chunks. With one chunk the features'
-    graph is kept. With several, none is: features are computed without a graph, the objective
-    gives their gradient, and each chunk is run again to carry it on to the weights, so that
-    memory is that of one chunk and negatives are still those of the whole batch.
+    Up to floating-point rounding (and BatchNorm's statistics in training mode) the result is the
+    same however the batch is spread over processes and chunks. With one chunk the graph of the
+    features is kept. With several, features are computed without a graph, the objective gives
+    their gradient, and each chunk is run again to carry it on to the weights, so that memory is
+    that of one chunk and negatives are still those of the whole batch.
 
     Args:
         model: A ``CCLModel``, not wrapped; ``model(clips, project=True)`` is called. Gradients
-            there are dropped first.
+            that it has are dropped first.
         objective: Compares projections; see :class:`training.objective.Objective`.
-        chunks: This process's share of the batch, equally many clips on each process. A chunk is
-            (b, 3, T, H, W) float clips, or a pair of such for two views of the same videos.
+        chunks: This process's share of the batch, of as many clips as on any other process. A
+            chunk is (b, 3, T, H, W) float clips, or a pair of these for two views of the videos.
         world: This process among its peers.
         autocast_dtype: ``torch.bfloat16`` to run the network in mixed precision, or None.
 
@@ -218,10 +218,12 @@ def backward_step(
         gradient, of the global batch, equal on all ranks.
 
     Raises:
-        TrainingError: The processes' shares differ, or autocast is asked for in another type.
+        TrainingError: The shares of the processes differ, or autocast is in another type.
     """
     if autocast_dtype not in (None, torch.bfloat16):
-        raise TrainingError(f"autocast in {autocast_dtype}; allowed: torch.bfloat16 or None.")
+        raise TrainingError(
+            f"autocast_dtype is {autocast_dtype}; allowed: torch.bfloat16 or None."
+        )
     chunks = list(chunks)
     _check_shares(chunks, world)
     model.zero_grad(set_to_none=True)
@@ -257,8 +259,8 @@ class _Forward:
     def __call__(self, chunk: Chunk) -> Tensor:
         views = (chunk,) if isinstance(chunk, Tensor) else chunk
         clips = views[0] if len(views) == 1 else torch.cat(views)  # (V*b,3,T,H,W)
-        # A context of its own for each pass: autocast's cache of weights made without a graph
-        # would cut the graph of the next pass.
+        # Each pass has its own context: weights that autocast has cached without a graph would
+        # cut the graph of the next pass.
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(clips, project=True)
         frames, video = output.frame_projections, output.video_projections
@@ -266,7 +268,7 @@ class _Forward:
         return features.unflatten(0, (len(views), -1)).transpose(0, 1)  # (b,V,T+1,D)
 
     def without_graph(self, chunks: Iterable[Chunk]) -> list[Tensor]:
-        """First pass: features only; buffers such as running statistics stay as they were."""
+        """First pass: features alone; buffers such as running statistics stay as they were."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         features = []
         with torch.no_grad():
@@ -302,7 +304,7 @@ def _compare(objective: Objective, features: Tensor) -> CycleContrast:
 
 
 def _check_shares(chunks: Sequence[Chunk], world: World) -> None:
-    """Refuse a step whose processes would wait for another forever, or mix up their rows."""
+    """Refuse a step whose processes would wait for each other forever, or mix up their rows."""
     tensors = [c if isinstance(c, Tensor) else c[0] for c in chunks]
     views = {1 if isinstance(c, Tensor) else len(c) for c in chunks}
     if not chunks or len(views) != 1 or not views <= {1, 2}:
@@ -313,12 +315,12 @@ def _check_shares(chunks: Sequence[Chunk], world: World) -> None:
     if world.size == 1:
         return
     clips = sum(len(tensor) for tensor in tensors)
-    own = torch.tensor([clips, len(chunks), views.pop(), tensors[0].shape[2]])
-    shares = [torch.empty_like(own) for _ in range(world.size)]
-    dist.all_gather(shares, own)  # on the CPU, so through gloo
-    if any(not torch.equal(share, own) for share in shares):
+    share = torch.tensor([clips, len(chunks), views.pop(), tensors[0].shape[2]])
+    shares = [torch.empty_like(share) for _ in range(world.size)]
+    dist.all_gather(shares, share)  # on the CPU, so through gloo
+    if any(not torch.equal(other, share) for other in shares):
         seen = ", ".join(f"rank {r}: {s.tolist()}" for r, s in enumerate(shares))
         raise TrainingError(
             f"processes got unequal shares, as [clips, chunks, views, frames]: {seen}; use a "
-            "batch that the number of processes divides, and drop the last, smaller one."
+            "batch that the number of processes divides, and drop a last, smaller batch."
         )

@@ -17,7 +17,7 @@ from ccl_hub.errors import ConfigError, TrainingError
 from ..data.datasets import VideoList, from_folder, from_manifest
 from ..data.splits import TEST_SHARE, with_official_split, with_splits
 from ..frames.files import VideoFolderStore
-from ..frames.packed import FrameSource, FrameStore, require_same_frames
+from ..frames.packed import FrameSource, FrameStore, open_store
 from ..frames.rendered import RenderedVideos
 from ..frames.view import FrameView
 from .results import DataRecord
@@ -111,9 +111,7 @@ def _open_frames(data: str, preprocessing: Preprocessing, workers: int) -> Frame
             raise TrainingError(f"{data}: give the number of videos, such as {RENDERED}48.")
         return RenderedVideos(int(count), preprocessing, seed=1)
     if (path / "store.json").is_file():
-        store = FrameStore(path)
-        require_same_frames(store, preprocessing)
-        return store
+        return open_store(path, preprocessing)
     if path.suffix.lower() in (".csv", ".parquet"):
         return VideoFolderStore(from_manifest(path), preprocessing, workers=workers)
     if path.is_dir():

@@ -1,1 +1,1 @@
-"""The frames of those videos: packed, from files, resident or rendered."""
+"""The frames of a set: packed, in video files, resident or rendered."""

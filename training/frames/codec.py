@@ -34,24 +34,24 @@ def encode_frame(rgb: np.ndarray, codec: str, quality: int) -> bytes:
 
 
 def decode_frames(
-    encoded: Sequence[np.ndarray], codec: str, size_px: tuple[int, int], out: np.ndarray
+    encoded: Sequence[np.ndarray], codec: str, size_px: tuple[int, int]
 ) -> np.ndarray:
     """Decode stored frames.
 
     Args:
-        encoded: One uint8 array (bytes,) per frame.
+        encoded: One uint8 array (bytes,) for each of k frames.
         codec: One of :data:`CODECS`.
         size_px: Height and width that each frame must have.
-        out: Filled; uint8 (k, h, w, 3).
 
     Returns:
-        ``out``.
+        uint8 (k, h, w, 3).
 
     Raises:
         TrainingError: A frame is damaged or has another size.
     """
     decode = fast_jpeg() if codec == "jpeg" else None
-    for place, data in enumerate(encoded):
+    frames = np.empty((len(encoded), *size_px, 3), np.uint8)
+    for number, data in enumerate(encoded):
         if decode is not None:
             try:
                 frame = decode(data)
@@ -60,20 +60,21 @@ def decode_frames(
         elif data.size == size_px[0] * size_px[1] * 3:
             frame = data.reshape(*size_px, 3)
         else:
-            raise TrainingError(f"{data.size} bytes for a raw frame of {size_px} px")
+            raise TrainingError(f"a raw frame of {size_px} px has {data.size} bytes")
         if frame.shape[:2] != size_px:
-            raise TrainingError(f"a frame of {frame.shape[:2]} px, expected {size_px}")
-        out[place] = frame
-    return out
+            raise TrainingError(f"a frame has {frame.shape[:2]} px, not {size_px}")
+        frames[number] = frame
+    return frames
 
 
 @cache
 def fast_jpeg() -> JpegDecoder:
-    """Return the fastest JPEG decoder there is.
+    """Return the faster of the JPEG decoders that are installed.
 
     torchvision's operator decodes about 1.6 times as many frames a second as Pillow and holds the
-    interpreter lock for less time, but its Python function is deprecated since torchvision 0.29;
-    without the operator Pillow serves. Both are libjpeg-turbo and give the same pixels (tested).
+    interpreter lock for less time. Its Python function is deprecated since torchvision 0.29, so
+    the operator is called directly, and Pillow decodes where it is missing. Both use libjpeg-turbo
+    and give the same pixels (a test compares them).
     """
     return torchvision_jpeg() or pillow_jpeg
 
@@ -89,7 +90,7 @@ def torchvision_jpeg() -> JpegDecoder | None:
         return None
 
     def decode(data: np.ndarray) -> np.ndarray:
-        # A copy, because torch wants memory that could be written; a few kilobytes.
+        # A copy of a few kilobytes, because torch asks for writable memory.
         image = operator(torch.from_numpy(data.copy()), RGB, False)  # (3, h, w)
         return image.permute(1, 2, 0).numpy()  # contiguous: the operator decodes to h, w, c
 

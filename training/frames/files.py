@@ -1,4 +1,4 @@
-"""Training straight from video files, without packing: the interface of a packed store."""
+"""Frames read straight from video files, without packing them first."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from ccl_hub.errors import DecodeError, MediaError
 from ..data.checks import Problem, check_videos, usable_videos
 from ..data.datasets import VideoItem, VideoList
 from ..data.sources import list_videos
+from .packed import FrameSource
 
 if TYPE_CHECKING:
     from ccl_hub.video import VideoReader
 
-MOST_MOVED_SECONDS = 0.002
-"""Times that differ by more are other times."""
+LARGEST_SHIFT_SECONDS = 0.002
+"""A frame whose time differs by more has moved."""
 
 
 def stored_facts(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return what of a preprocessing is part of a store and of its hash, as JSON values.
+    """Return what a store and its hash keep of a preprocessing, as JSON values.
 
-    A store has every frame of its videos, whichever of them make the clips.
+    A store has every frame of its videos, so the choice of frames for a clip is left out.
     """
     return replace(preprocessing, frame_choice="nearest").identity()
 
 
-class VideoFolderStore:
-    """Videos decoded as they are needed; safe to read from several threads.
+class VideoFolderStore(FrameSource):
+    """Videos decoded as they are needed. Several threads may read from it.
 
-    Opening lists the frames of every video (milliseconds each), and reading decodes from the
-    nearest key frame, which is several times slower than a packed store: pack whatever is used
-    more than a few times.
+    Opening lists the frames of every video (milliseconds each). Reading decodes from the nearest
+    key frame, which takes several times as long as reading a packed store: pack what is used more
+    than a few times.
 
     Args:
         videos: The videos, or a folder or manifest to list
             (:func:`training.data.sources.list_videos`).
         preprocessing: The resize; the defaults for None.
-        workers: Threads that look at the videos when opening.
-        allow_problems: Leave out missing, unreadable, duplicate and incomplete videos, logging
+        workers: Threads that open the videos.
+        allow_problems: Leave out missing, unreadable, duplicate and incomplete videos, and log
             them in one table, instead of refusing to start.
 
     Raises:
@@ -71,23 +72,21 @@ class VideoFolderStore:
             videos = list_videos(videos)
         self.preprocessing = preprocessing or Preprocessing()
         problems = {problem.id: problem for problem in check_videos(videos)}
-        rest = [item for item in videos if item.id not in problems]
+        whole = [item for item in videos if item.id not in problems]
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            looks = pool.map(self._look, rest)
-            readers = dict(zip((item.id for item in rest), looks, strict=True))
+            opened = pool.map(self._open, whole)
+            readers = dict(zip((item.id for item in whole), opened, strict=True))
         for name, reader in readers.items():
             if isinstance(reader, Problem):
                 problems[name] = reader
-        ordered = [problems[item.id] for item in videos if item.id in problems]
-        self.videos = usable_videos(videos, ordered, allow_problems)
-        self.problems = tuple(ordered)
-        self.names = [item.id for item in self.videos]
+        self.problems = tuple(problems[name] for name in videos.ids if name in problems)
+        self.videos = usable_videos(videos, self.problems, allow_problems)
         self._readers: list[VideoReader] = [readers[name] for name in self.names]
         self._locks = [threading.Lock() for _ in self._readers]
         self._sizes = [self._size(reader) for reader in self._readers]
 
-    def _look(self, item: VideoItem) -> VideoReader | Problem:
-        """Return a reader that knows the video's frames, or why there is none."""
+    def _open(self, item: VideoItem) -> VideoReader | Problem:
+        """Return a reader that knows the video's frames, or the problem of the video."""
         from ccl_hub.video import VideoReader
 
         try:
@@ -102,18 +101,18 @@ class VideoFolderStore:
 
     def _size(self, reader: VideoReader) -> tuple[int, int]:
         """Return the size of a video's frames; decodes one if it depends on the video."""
-        wanted = self.preprocessing
-        if wanted.resize == "stretch":
-            return wanted.resize_height_px, wanted.resize_width_px
+        preprocessing = self.preprocessing
+        if preprocessing.resize == "stretch":
+            return preprocessing.resize_height_px, preprocessing.resize_width_px
         with reader:  # leaving ends the decoding; the reader can be used again
             _, frame = next(reader.frames([0]))
         return frame.shape[0], frame.shape[1]
 
     def _decoded_reader(self, video: int) -> VideoReader:
-        """Put a reader that has decoded the video in the place of one whose packets misled it.
+        """Replace a reader that the packets misled by one that has decoded the whole video.
 
         Raises:
-            MediaError: It finds other times than were given out, as in a damaged file.
+            MediaError: Its frames have other times than the packets, as in a damaged file.
         """
         from ccl_hub.video import VideoReader
 
@@ -121,20 +120,13 @@ class VideoFolderStore:
         reader = VideoReader(before.path, resize=self.preprocessing, threads=1, decode_index=True)
         now = reader.info
         same = len(now.seconds) == len(before.seconds) and now.completeness != "incomplete"
-        if not same or np.abs(now.seconds - before.seconds).max() > MOST_MOVED_SECONDS:
+        if not same or np.abs(now.seconds - before.seconds).max() > LARGEST_SHIFT_SECONDS:
             raise DecodeError(
-                "its frames come out at other times than its packets say; convert the video.",
+                "its frames have other times than its packets say; convert the video.",
                 before.path,
             )
         self._readers[video] = reader
         return reader
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return len(self._readers[video].info.seconds)
 
     def seconds(self, video: int) -> np.ndarray:
         """Return the presentation times of a video, float64 (n,), from 0 upwards."""
@@ -148,35 +140,25 @@ class VideoFolderStore:
         """Return height and width of a video's frames in pixels."""
         return self._sizes[video]
 
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return frames of a video, uint8 RGB (k, h, w, 3), in the order asked for.
+    def read(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return frames of a video in the order of ``indices``, uint8 RGB (k, h, w, 3).
 
         Raises:
             MediaError: A frame cannot be decoded; the message names the file.
         """
-        unique, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+        unique, positions = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         with self._locks[video]:
             try:
                 frames = [frame for _, frame in self._readers[video].frames(unique)]
             except DecodeError:
                 frames = [frame for _, frame in self._decoded_reader(video).frames(unique)]
-        pixels = np.stack(frames)[place]
-        if out is None:
-            return pixels
-        out[...] = pixels
-        return out
+        return np.stack(frames)[positions]
 
     def fingerprint(self) -> str:
         """Return a hash of names, labels, file sizes, resize and decoder."""
         from ccl_hub.video import DECODER_VERSION
 
         sizes = [reader.info.size_bytes for reader in self._readers]
-        made = [
-            self.videos.fingerprint(),
-            sizes,
-            stored_facts(self.preprocessing),
-            DECODER_VERSION,
-        ]
-        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+        facts = stored_facts(self.preprocessing)
+        sources = [self.videos.fingerprint(), sizes, facts, DECODER_VERSION]
+        return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()

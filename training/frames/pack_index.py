@@ -1,4 +1,4 @@
-"""Reading finished shards back, and the index of all of them."""
+"""Finished shards are read back, and an index of all of them is written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..data.datasets import VideoItem, VideoList
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One video of a shard, without its pixels; no frames if it could not be packed."""
+    """One video of a shard, without its pixels; a video that was left out has no frames."""
 
     id: str
     sha256: str
@@ -47,8 +47,8 @@ def read_shard(path: Path, plan: str, items: Sequence[VideoItem]) -> PackedShard
 
     Args:
         path: The file.
-        plan: Fingerprint the file must carry.
-        items: Videos it must hold, in order.
+        plan: Fingerprint that the file must carry.
+        items: Videos that it must hold, in order.
     """
     import pyarrow as pa
 
@@ -69,23 +69,23 @@ def read_shard(path: Path, plan: str, items: Sequence[VideoItem]) -> PackedShard
 
 
 def _row(batch: Any, file_address: int) -> PackedRow:
-    """Return the row of a one-video batch that is a view of the mapped file."""
+    """Return the row of a batch of one video, which is a view of the mapped file."""
     names = [name for name in batch.schema.names if name not in ("seconds", "frames")]
     value = {name: batch.column(name)[0].as_py() for name in names}
-    name, code = value["id"], value["problem_code"]
+    code = value["problem_code"]
     frames = batch.column("frames").values
     _, offsets, data = frames.buffers()
     ends = np.frombuffer(offsets, np.int64) if len(frames) else np.zeros(1, np.int64)
     first = 0 if data is None else data.address - file_address
     return PackedRow(
-        id=name,
+        id=value["id"],
         sha256=value["sha256"],
         size_px=(value["height_px"], value["width_px"]),
         duration_seconds=value["duration_seconds"],
         seconds=np.array(batch.column("seconds").values.to_numpy(), np.float64),
         start_bytes=first + ends[: len(frames)],
         size_bytes=np.diff(ends[: len(frames) + 1]),
-        problem=None if code is None else Problem(name, code, value["problem_text"]),
+        problem=None if code is None else Problem(value["id"], code, value["problem_text"]),
     )
 
 
@@ -97,8 +97,8 @@ def write_index(path: Path, videos: VideoList, shards: Sequence[PackedShard]) ->
     """
     import pyarrow as pa
 
-    place = {row.id: (n, row) for n, shard in enumerate(shards) for row in shard.rows}
-    rows = [place[item.id] for item in videos]
+    by_id = {row.id: (n, row) for n, shard in enumerate(shards) for row in shard.rows}
+    rows = [by_id[name] for name in videos.ids]
     first = np.concatenate([[0], np.cumsum([row.frames for _, row in rows])])
 
     def per_frame(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs packing processes, and outlives the ones that a bad video kills or hangs."""
+"""Packing processes are run here, and replaced when a bad video kills or hangs one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .pack_worker import PackOptions, serve
 
 @dataclass
 class ShardTask:
-    """One shard to write: its file, its videos, its fingerprint, and videos not to try."""
+    """One shard to write: its file, its videos, its fingerprint, and the videos to skip."""
 
     path: Path
     items: list[VideoItem]
@@ -30,7 +30,7 @@ class ShardTask:
 
 @dataclass
 class _Worker:
-    """A packing process and where it is; ``ended`` counts the videos done of its task."""
+    """A packing process, its task and the video it is on; ``ended`` counts the videos done."""
 
     process: BaseProcess
     connection: Connection
@@ -101,7 +101,7 @@ def _assign(worker: _Worker, task: ShardTask) -> None:
 
 
 def _stop(worker: _Worker) -> None:
-    """End a process: by request if it is idle, else at once."""
+    """End a process: by request if it is idle, and at once if it is busy."""
     if worker.task is None and worker.process.is_alive():
         worker.connection.send(None)
         worker.process.join(timeout=10)
@@ -113,15 +113,15 @@ def _stop(worker: _Worker) -> None:
 def _pump(
     worker: _Worker, video_timeout_seconds: float, advance: Callable[[int], None]
 ) -> Problem | None:
-    """Read what a process has to say; return a Problem without text if it must be replaced."""
+    """Read the messages of a process; return the problem for which it must be replaced."""
     try:
         while worker.connection.poll():
-            word, text = worker.connection.recv()
-            if word == "error":
+            event, text = worker.connection.recv()
+            if event == "error":
                 raise OutputError(text)
-            if word == "start":
+            if event == "start":
                 worker.video, worker.since_seconds = text, time.monotonic()
-            elif word == "end":
+            elif event == "end":
                 worker.video = None
                 worker.ended += 1
                 advance(1)
@@ -139,12 +139,12 @@ def _pump(
 
 
 def _without_culprit(worker: _Worker, fault: Problem, advance: Callable[[int], None]) -> ShardTask:
-    """Return the task of a lost process, with the video it was on marked not to be tried."""
+    """Return the task of a lost process, in which the video it was on is skipped."""
     task = worker.task
     if task is None or not fault.id or fault.id in task.skip:
         raise TrainingError(
             f"a packing process stopped outside any video: {fault.text}; "
-            "look for a full disk or too little memory, then run the same command again."
+            "free disk space and memory, then run the same command again."
         )
     advance(-worker.ended)
     return ShardTask(task.path, task.items, task.plan, {**task.skip, fault.id: fault})

@@ -1,7 +1,7 @@
 """One packing process: decode videos, encode their frames, write whole shards.
 
-Runs in its own process, so that a decoder that aborts or hangs costs one video, not the packing.
-Imports neither torch nor, at module level, a decoder.
+Each runs apart from the packing, so that a decoder that aborts or hangs costs one video alone. The
+module imports neither torch nor, at module level, a decoder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PackOptions:
     """Everything that decides the bytes of a packed store.
 
     Args:
-        preprocessing: The resize; crop, mean and std do not matter to a store.
+        preprocessing: The resize; a store is the same for any crop, mean and std.
         codec: ``"jpeg"`` (4:4:4) or ``"raw"`` (uint8 RGB, about six times as large).
         quality: JPEG quality, 50 to 100.
         keep_incomplete: Also pack the frames of truncated videos, which are reported either way.
@@ -41,14 +41,14 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
-            raise TrainingError(f"codec is {self.codec!r}; allowed are {CODECS}.")
+            raise TrainingError(f"codec is {self.codec!r}; allowed: {' or '.join(CODECS)}.")
         if not 50 <= self.quality <= 100:
-            raise TrainingError(f"quality is {self.quality}; allowed are 50 to 100.")
+            raise TrainingError(f"quality is {self.quality}; allowed: 50 to 100.")
 
 
 @dataclass(frozen=True)
 class _Packed:
-    """The row of one video in its shard; without frames if it failed."""
+    """The row of one video in its shard; a video that failed has no frames."""
 
     sha256: str
     seconds: np.ndarray
@@ -58,7 +58,7 @@ class _Packed:
     problem: Problem | None
 
 
-def shard_schema(plan: str) -> Any:
+def _shard_schema(plan: str) -> Any:
     """Return the Arrow schema of a shard, with the fingerprint of what it was made from."""
     import pyarrow as pa
 
@@ -91,7 +91,7 @@ def write_shard(
         items: Its videos.
         options: How to make frames.
         plan: Fingerprint kept in the file, by which a later run knows it.
-        skip: Videos not to try, with the reason to record.
+        skip: Videos to leave out, with the problem to record.
         report: Called with ``("start", id)`` and ``("end", id)`` around every video.
 
     Raises:
@@ -99,7 +99,7 @@ def write_shard(
     """
     import pyarrow as pa
 
-    schema = shard_schema(plan)
+    schema = _shard_schema(plan)
 
     def write(file: BinaryIO) -> None:
         with pa.ipc.new_file(file, schema) as writer:
@@ -137,7 +137,10 @@ def _pack_video(item: VideoItem, options: PackOptions) -> _Packed:
         if not item.path.is_file():
             raise MediaNotFoundError(f"no file {item.path}")
         digest = file_sha256(item.path)
-        packed = _decode(item, options, digest)
+        try:
+            packed = _decoded(item, options, digest)
+        except DecodeError:  # its packets have another order than its frames
+            packed = _decoded(item, options, digest, decode_index=True)
         if packed.problem is None or options.keep_incomplete:
             return packed
         problem = packed.problem
@@ -152,15 +155,10 @@ def _unusable(digest: str, problem: Problem) -> _Packed:
     return _Packed(digest, np.empty(0), 0.0, (0, 0), [], problem)
 
 
-def _decode(item: VideoItem, options: PackOptions, digest: str) -> _Packed:
+def _decoded(
+    item: VideoItem, options: PackOptions, digest: str, decode_index: bool = False
+) -> _Packed:
     """Decode and encode one frame at a time, with the decoder of inference."""
-    try:
-        return _decoded(item, options, digest, decode_index=False)
-    except DecodeError:  # its packets told another order than that of its frames
-        return _decoded(item, options, digest, decode_index=True)
-
-
-def _decoded(item: VideoItem, options: PackOptions, digest: str, decode_index: bool) -> _Packed:
     from ccl_hub.video import VideoReader
 
     numbers, frames, size = [], [], (0, 0)
@@ -172,7 +170,7 @@ def _decoded(item: VideoItem, options: PackOptions, digest: str, decode_index: b
             numbers.append(number)
             frames.append(encode_frame(frame, options.codec, options.quality))
             size = frame.shape[:2]
-        info = reader.info  # as it is known after decoding
+        info = reader.info  # decoding has completed it
     problem = None
     if info.completeness == "incomplete":
         problem = Problem(item.id, "incomplete", info.note)
@@ -183,13 +181,13 @@ def serve(connection: Connection, options: PackOptions) -> None:
     """Pack shards until told to stop; the main function of a packing process.
 
     Args:
-        connection: Receives ``(path, items, plan, skip)`` or None; sends ``(word, text)`` pairs:
-            ``start`` and ``end`` of a video, ``shard`` when one is written, ``error``.
+        connection: Receives ``(path, items, plan, skip)`` or None; sends pairs of an event and a
+            text: ``start`` and ``end`` of a video, ``shard`` when one is written, ``error``.
         options: How to make frames.
     """
 
-    def report(word: str, text: str) -> None:
-        connection.send((word, text))
+    def report(event: str, text: str) -> None:
+        connection.send((event, text))
 
     try:
         while (task := connection.recv()) is not None:
@@ -201,4 +199,4 @@ def serve(connection: Connection, options: PackOptions) -> None:
                 return
             report("shard", str(path))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the packing was stopped; nothing half-written has a final name
+        return  # the packing was stopped; a half-written file has no final name

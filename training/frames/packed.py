@@ -1,4 +1,4 @@
-"""Frames of many videos, read singly: a packed store, or straight from the video files.
+"""What a source of frames gives: single frames of many videos. A packed store is one.
 
 A packed store is a folder made by :mod:`training.pack`::
 
@@ -7,19 +7,20 @@ A packed store is a folder made by :mod:`training.pack`::
     shard-00000.arrow ...  Arrow IPC files, one record batch per video, one binary value per frame
 
 Everything is memory-mapped, so opening costs nothing and only the frames asked for are read.
-Arrow IPC rather than LMDB or LitData, by measurement (``benchmarks/loader.py --stores``): eight
-random frames take 0.04 ms against 0.02 and 0.34 ms, all little beside the 1.3 ms of decoding them,
-and it needs no library that training does not have anyway.
+Arrow IPC was chosen over LMDB and LitData by measurement (``benchmarks/loader.py --stores``):
+eight random frames take 0.04 ms against 0.02 and 0.34 ms, all little beside the 1.3 ms of decoding
+them, and training has pyarrow anyway.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -39,36 +40,43 @@ META_KEYS = frozenset(
 )
 
 
-class FrameSource(Protocol):
-    """What the loader needs of a store: times without pixels, and single frames."""
+class FrameSource(ABC):
+    """Videos whose times are known without pixels, and whose frames are read singly.
 
-    @property
-    def videos(self) -> VideoList:
-        """The videos, in the order of their indices."""
+    A video is known by its position in ``videos``.
+    """
+
+    videos: VideoList
+
+    def __len__(self) -> int:
+        return len(self.videos)
 
     @property
     def names(self) -> list[str]:
         """The id of every video."""
-
-    def __len__(self) -> int: ...
+        return self.videos.ids
 
     def frames_of(self, video: int) -> int:
         """Return the number of frames of a video."""
+        return len(self.seconds(video))
 
+    @abstractmethod
     def seconds(self, video: int) -> np.ndarray:
         """Return the presentation times of a video, float64 (n,), from 0 upwards."""
 
+    @abstractmethod
     def duration(self, video: int) -> float:
         """Return the end of a video's last frame in seconds."""
 
+    @abstractmethod
     def frame_size(self, video: int) -> tuple[int, int]:
         """Return height and width of a video's frames in pixels."""
 
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
+    @abstractmethod
+    def read(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return frames of a video in the order of ``indices``, uint8 RGB (k, h, w, 3)."""
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of the videos and of how their frames were made."""
 
@@ -87,8 +95,8 @@ class _Index:
     size_bytes: np.ndarray  # int64 (F,)
 
 
-class FrameStore:
-    """A packed store; see the module docstring. Safe to read from several threads.
+class FrameStore(FrameSource):
+    """A packed store; see the module docstring. Several threads may read from it.
 
     Videos that could not be packed, and duplicates, are logged in one table on opening.
 
@@ -96,8 +104,8 @@ class FrameStore:
         folder: A folder written by ``python -m training.pack``.
 
     Raises:
-        TrainingError: The folder is no finished store, is of another version, or a shard is
-            missing or has not the recorded size.
+        TrainingError: The folder holds no finished store or one of another version, or a shard
+            is missing or differs from its recorded size.
 
     Example:
         >>> store = FrameStore("packed/ucf101")  # doctest: +SKIP
@@ -113,24 +121,16 @@ class FrameStore:
             self.meta["preprocessing"], self.folder / "store.json"
         )
         self.videos, self._index = _read_index(self.folder / "index.arrow", self.meta)
-        self.names = [item.id for item in self.videos]
         self.problems = tuple(Problem(**problem) for problem in self.meta["problems"])
         if self.problems:
             table = problem_table(self.problems)
-            logger.warning("%s: found when it was packed\n%s", self.folder, table)
+            logger.warning("%s: problems found when it was packed\n%s", self.folder, table)
         self._shards = [_map_shard(self.folder, shard) for shard in self.meta["shards"]]
-
-    def __len__(self) -> int:
-        return len(self.videos)
 
     @property
     def frames(self) -> int:
         """Number of frames of all videos."""
         return len(self._index.seconds)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return int(self._index.first[video + 1] - self._index.first[video])
 
     def seconds(self, video: int) -> np.ndarray:
         """Return the presentation times of a video, float64 (n,), from 0 upwards."""
@@ -152,20 +152,19 @@ class FrameStore:
         """
         count = self.frames_of(video)
         if not 0 <= frame < count:
-            raise TrainingError(f"{self.names[video]}: frame {frame} asked for, it has {count}.")
-        place = int(self._index.first[video]) + int(frame)
-        start, size = int(self._index.start_bytes[place]), int(self._index.size_bytes[place])
+            raise TrainingError(
+                f"{self.names[video]}: has no frame {frame}; give 0 to {count - 1}."
+            )
+        position = int(self._index.first[video]) + int(frame)
+        start, size = int(self._index.start_bytes[position]), int(self._index.size_bytes[position])
         return self._shards[self._index.shard[video]][start : start + size]
 
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def read(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return frames of a video.
 
         Args:
             video: Index of the video.
             indices: k frame indices in any order; repeated ones are decoded once.
-            out: Filled and returned if given; uint8 (k, h, w, 3).
 
         Returns:
             uint8 RGB (k, h, w, 3).
@@ -173,26 +172,14 @@ class FrameStore:
         Raises:
             TrainingError: An index is out of range or a frame is damaged.
         """
-        unique, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
-        height, width = self.frame_size(video)
-        repeated = len(unique) < len(place)
-        if out is None or repeated or np.any(np.diff(place) != 1):
-            pixels = np.empty((len(unique), height, width, 3), np.uint8)
-        else:
-            pixels = out
+        unique, positions = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         encoded = [self.encoded(video, frame) for frame in unique]
         try:
-            decode_frames(encoded, self.codec, (height, width), pixels)
+            return decode_frames(encoded, self.codec, self.frame_size(video))[positions]
         except TrainingError as error:
             raise TrainingError(
                 f"{self.names[video]} in {self.folder}: {error}; pack the videos again."
             ) from error
-        if pixels is out:
-            return out
-        if out is None:
-            return pixels[place]
-        out[...] = pixels[place]
-        return out
 
     def fingerprint(self) -> str:
         """Return the hash of source bytes, order, labels, preprocessing, decoder and codec."""
@@ -216,25 +203,28 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "store.json"
     if not path.is_file():
         raise TrainingError(
-            f"{folder}: no finished packed store (store.json is missing); "
+            f"{folder}: holds no finished packed store (store.json is missing); "
             f"make or finish it with 'python -m training.pack SOURCE --out {folder}'."
         )
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TrainingError(f"{path}: not JSON ({error}); pack the videos again.") from error
+        raise TrainingError(f"{path}: is not JSON ({error}); pack the videos again.") from error
     if not isinstance(meta, dict) or meta.get("format") != STORE_FORMAT:
-        raise TrainingError(f"{path}: not the description of a packed store; give its folder.")
+        raise TrainingError(f"{path}: does not describe a packed store; give the folder of one.")
     if meta.get("version") != STORE_VERSION:
         raise TrainingError(
-            f"{path}: store version {meta.get('version')!r}, this version reads {STORE_VERSION}; "
+            f"{path}: store version {meta.get('version')!r}, this program reads {STORE_VERSION}; "
             "pack the videos again."
         )
-    lacking = sorted(META_KEYS - meta.keys())
-    if lacking:
-        raise TrainingError(f"{path}: {lacking[0]!r} is missing; pack the videos again.")
-    if meta.get("codec") not in CODECS:
-        raise TrainingError(f"{path}: codec {meta.get('codec')!r}; allowed are {CODECS}.")
+    missing = sorted(META_KEYS - meta.keys())
+    if missing:
+        raise TrainingError(f"{path}: {missing[0]!r} is missing; pack the videos again.")
+    if meta["codec"] not in CODECS:
+        raise TrainingError(
+            f"{path}: codec is {meta['codec']!r}; allowed: {' or '.join(CODECS)}. "
+            "Pack the videos again."
+        )
     return meta
 
 
@@ -281,24 +271,27 @@ def _read_index(path: Path, meta: dict[str, Any]) -> tuple[VideoList, _Index]:
     return videos, index
 
 
-def require_same_frames(store: FrameStore, wanted: Preprocessing) -> None:
-    """Refuse a store whose frames were resized otherwise than is wanted now.
+def open_store(folder: str | Path, preprocessing: Preprocessing) -> FrameStore:
+    """Open a packed store, and refuse one whose frames were resized differently.
 
     Args:
-        store: Packed with a preprocessing of its own.
-        wanted: Of the recipe, or of the model to be measured.
+        folder: As :class:`FrameStore` takes it.
+        preprocessing: Of the recipe, or of the model to be measured.
 
     Raises:
+        TrainingError: As :class:`FrameStore`.
         ConfigError: Kind or size of the resize differ.
     """
+    store = FrameStore(folder)
     names = ["resize", "resize_height_px"]
-    if wanted.resize == "stretch":
+    if preprocessing.resize == "stretch":
         names.append("resize_width_px")
     for name in names:
-        packed, asked = getattr(store.preprocessing, name), getattr(wanted, name)
-        if packed != asked:
+        packed, required = getattr(store.preprocessing, name), getattr(preprocessing, name)
+        if packed != required:
             raise ConfigError(
                 f"{store.folder}: packed with {name} = {packed!r}, but the recipe or model asks "
-                f"for {asked!r}; pack the videos again with that, use them unpacked, or change "
+                f"for {required!r}; pack the videos again with that, use them unpacked, or change "
                 "the recipe."
             )
+    return store

@@ -1,4 +1,4 @@
-"""Packing a list of videos into a store: whole shards, then the index, then ``store.json``."""
+"""A list of videos becomes a store: whole shards, then the index, then ``store.json``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub._util.files import make_folder, remove_leftovers, write_atomically
 from ccl_hub._util.folder_lock import FolderInUseError, only_writer
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import TrainingError
@@ -77,10 +77,10 @@ def pack(
         videos: What to pack; its order becomes the order of the store.
         folder: Where to; made if need be.
         options: How to make frames; the defaults of :class:`PackOptions` for None.
-        workers: Packing processes (each decodes with one thread).
-        shard_videos: Videos in a shard file, which is the unit of resuming.
+        workers: Packing processes, each of which decodes with one thread.
+        shard_videos: Videos in a shard file; a packing resumes after its last whole shard.
         video_timeout_seconds: A video that takes longer is left out.
-        overwrite: Remove another packing found in ``folder`` instead of refusing.
+        overwrite: Remove another packing from ``folder`` instead of refusing.
         progress: Called with the number of videos done since the last call.
 
     Returns:
@@ -92,7 +92,7 @@ def pack(
     """
     if workers < 1 or shard_videos < 1:
         raise TrainingError(
-            f"workers {workers} and shard_videos {shard_videos} must be 1 or more."
+            f"workers is {workers} and shard_videos is {shard_videos}; give 1 or more of each."
         )
     options = options or PackOptions(Preprocessing())
     folder = make_folder(Path(folder))
@@ -127,7 +127,7 @@ def _plan(videos: VideoList, options: PackOptions, shard_videos: int) -> dict[st
             "preprocessing": stored_facts(options.preprocessing),
             "codec": options.codec,
             "quality": options.quality,
-            "decoder": "ffmpeg",  # so that packings from when there was a choice go on
+            "decoder": "ffmpeg",  # packings from when there was a choice go on with it
             "keep_incomplete": options.keep_incomplete,
         },
         "decoder": DECODER_VERSION,
@@ -139,23 +139,22 @@ def _plan(videos: VideoList, options: PackOptions, shard_videos: int) -> dict[st
 
 
 def _claim(folder: Path, plan: dict[str, Any], overwrite: bool) -> None:
-    """Record the plan in ``plan.json``, or check it against the one there; remove leftovers."""
+    """Record the plan in ``plan.json``, or compare it with the one there; remove leftovers."""
     path = folder / "plan.json"
     before = path.read_bytes() if path.is_file() else None
     now = (json.dumps(plan, indent=2) + "\n").encode()
-    others = [p for p in folder.iterdir() if p.name in ("store.json", "index.arrow")]
-    shards = [*folder.glob("shard-*.arrow"), *others]
-    if (before is not None or shards) and before != now and not overwrite:
+    packed = [p for p in folder.iterdir() if p.name in ("store.json", "index.arrow")]
+    packed += folder.glob("shard-*.arrow")
+    if (before is not None or packed) and before != now and not overwrite:
         raise TrainingError(
-            f"{folder}: holds the packing of other videos or with other settings; "
-            "choose another folder, or replace it with --overwrite."
+            f"{folder}: holds a packing of other videos or with other settings; "
+            "give another folder, or replace it with --overwrite."
         )
     if before != now:
-        for old in shards:
+        for old in packed:
             old.unlink()
         write_atomically(path, now)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink()
+    remove_leftovers(folder)
 
 
 @contextmanager
@@ -166,7 +165,7 @@ def _only_packer(folder: Path) -> Iterator[None]:
             yield
     except FolderInUseError as error:
         raise TrainingError(
-            f"{folder}: another packing is writing here; wait for it or stop it."
+            f"{folder}: another packing is writing here; wait for it, or stop it."
         ) from error
 
 
@@ -181,7 +180,9 @@ def _tasks(videos: VideoList, folder: Path, plan: str, shard_videos: int) -> lis
 def _finished(task: ShardTask) -> PackedShard:
     shard = read_shard(task.path, task.plan, task.items)
     if shard is None:
-        raise TrainingError(f"{task.path}: unusable right after it was written; check the disk.")
+        raise TrainingError(
+            f"{task.path}: cannot be read right after it was written; check the disk."
+        )
     return shard
 
 
@@ -194,8 +195,8 @@ def _finish(
     if not packed:
         first = next(row.problem for row in rows if row.problem is not None)
         raise TrainingError(
-            f"{folder}: none of the {len(rows)} videos could be packed; "
-            f"the first: {first.id}: {first.text}."
+            f"{folder}: none of the {len(rows)} videos could be packed; the problem of the "
+            f"first, {first.id}: {first.text}. Give videos that can be decoded."
         )
     kept = VideoList(
         videos.name, tuple(item for item in videos if item.id in packed), videos.classes
@@ -203,7 +204,7 @@ def _finish(
     problems = [row.problem for row in rows if row.problem is not None]
     problems += _duplicates(kept, {name: row.sha256 for name, row in packed.items()})
     content = hashlib.sha256("".join(packed[item.id].sha256 for item in kept).encode())
-    made = {
+    facts = {
         "codec": options.codec,
         "quality": options.quality if options.codec == "jpeg" else None,
         "preprocessing": stored_facts(options.preprocessing),
@@ -218,8 +219,8 @@ def _finish(
         "classes": list(videos.classes),
         "videos": len(kept),
         "frames": sum(row.frames for row in packed.values()),
-        **made,
-        "fingerprint": hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest(),
+        **facts,
+        "fingerprint": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
         "shards": [{"file": s.path.name, "bytes": s.path.stat().st_size} for s in shards],
         "problems": [dataclasses.asdict(problem) for problem in problems],
     }
@@ -231,12 +232,12 @@ def _finish(
 
 
 def _duplicates(videos: VideoList, sha256: dict[str, str]) -> list[Problem]:
-    """Return a Problem for every video whose bytes an earlier one has too."""
-    first: dict[str, str] = {}
+    """Return a problem for every video that has the same bytes as an earlier one."""
+    first_of_hash: dict[str, str] = {}
     duplicates = []
-    for item in videos:
-        earlier = first.setdefault(sha256[item.id], item.id)
-        if earlier != item.id:
-            text = f"same bytes as {earlier}; both are kept"
-            duplicates.append(Problem(item.id, "duplicate", text))
+    for name in videos.ids:
+        first = first_of_hash.setdefault(sha256[name], name)
+        if first != name:
+            text = f"same bytes as {first}; both are kept"
+            duplicates.append(Problem(name, "duplicate", text))
     return duplicates

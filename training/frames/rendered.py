@@ -1,7 +1,7 @@
 """Videos computed on the spot, to try the training loop without any data set.
 
-Each video shows one shape that moves over a soft background; the class is shape and motion. They
-are a pure function of seed and position, cost no disk, and need no decoder.
+Each video shows one shape that moves over a soft background; its class is shape and motion. The
+videos are a pure function of seed and position, take no space on the disk, and need no decoder.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ccl_hub.config import Preprocessing
 from ccl_hub.errors import TrainingError
 
 from ..data.datasets import VideoItem, VideoList
+from .packed import FrameSource
 
 SHAPES = ("disc", "square")
 MOTIONS = ("left-right", "up-down", "circle", "grow")
@@ -40,8 +41,8 @@ class _Scene:
     phase: float
 
 
-class RenderedVideos:
-    """A source of frames like a packed store; every third video is in the ``test`` split.
+class RenderedVideos(FrameSource):
+    """Videos of every shape and motion in turn; the third of every three rounds is for testing.
 
     Args:
         count: Number of videos, at least 1.
@@ -71,17 +72,9 @@ class RenderedVideos:
         )
         classes = sorted({item.label for item in items if item.label is not None})
         self.videos = VideoList("rendered", items, tuple(classes))
-        self.names = [item.id for item in items]
         self._scenes = [_scene(seed, i, *label) for i, label in enumerate(labels)]
         height, width = preprocessing.resize_height_px, preprocessing.resize_width_px
         self._size = (height, width if preprocessing.resize == "stretch" else height * 4 // 3)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return FRAMES
 
     def seconds(self, video: int) -> np.ndarray:
         """Return the presentation times of a video, float64 (n,)."""
@@ -95,22 +88,20 @@ class RenderedVideos:
         """Return height and width of a video's frames in pixels."""
         return self._size
 
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return frames of a video, uint8 RGB (k, h, w, 3).
+    def read(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return frames of a video in the order of ``indices``, uint8 RGB (k, h, w, 3).
 
         Raises:
             TrainingError: The video has no such frame.
         """
-        wanted = np.asarray(indices, np.int64)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < FRAMES:
+        numbers = np.asarray(indices, np.int64)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < FRAMES:
             raise TrainingError(
-                f"{self.names[video]}: frames {wanted.tolist()} asked for, it has {FRAMES}."
+                f"{self.names[video]}: has no frames {numbers.tolist()}; give 0 to {FRAMES - 1}."
             )
-        frames = out if out is not None else np.empty((len(wanted), *self._size, 3), np.uint8)
-        for place, index in enumerate(wanted):
-            _draw(self._scenes[video], index / FRAMES_PER_SECOND, frames[place])
+        frames = np.empty((len(numbers), *self._size, 3), np.uint8)
+        for frame, number in zip(frames, numbers, strict=True):
+            _draw(self._scenes[video], number / FRAMES_PER_SECOND, frame)
         return frames
 
     def fingerprint(self) -> str:
@@ -120,7 +111,7 @@ class RenderedVideos:
 
 
 def _scene(seed: int, video: int, shape: str, motion: str) -> _Scene:
-    """Draw colours, place and speed of one video."""
+    """Draw the colours, position and speed of one video at random."""
     rng = np.random.default_rng([seed, video])
     return _Scene(
         shape=shape,

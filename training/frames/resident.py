@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def resize_frames(frames: Tensor, height_px: int, width_px: int) -> Tensor:
         width_px: New width.
 
     Returns:
-        (k, height_px, width_px, 3) uint8, contiguous; ``frames`` itself if nothing changes.
+        (k, height_px, width_px, 3) uint8, contiguous; ``frames`` itself if they have that size.
     """
     if tuple(frames.shape[1:3]) == (height_px, width_px):
         return frames
@@ -44,11 +44,10 @@ def resize_frames(frames: Tensor, height_px: int, width_px: int) -> Tensor:
 
 
 class ResidentFrames(FrameView):
-    """All frames of a store, decoded in one tensor; beside the usual interface, ``gather``.
+    """All frames of a store, decoded into one tensor, from which ``gather`` takes any.
 
     Args:
-        store: Where the frames come from; all videos must have frames of one size, unless a
-            size is given.
+        store: Where the frames come from; without ``size_px`` all of them must have one size.
         device: ``"cpu"`` (cache = "ram") or a CUDA device (cache = "gpu").
         size_px: Height and width to shrink every frame to, once, with antialiasing; None keeps
             them. 64 x 86 takes a quarter of the memory and is enough for crops up to 56 px.
@@ -85,14 +84,14 @@ class ResidentFrames(FrameView):
         logger.info("%d frames resident on %s", len(self.pixels), self.device)
 
     def _load(self, video: int) -> int:
-        """Decode one video into its place; return its number of frames."""
+        """Decode one video into ``pixels``; return its number of frames."""
         count = self.source.frames_of(video)
         for start in range(0, count, DECODE_FRAMES):
             indices = np.arange(start, min(start + DECODE_FRAMES, count))
             frames = torch.from_numpy(self.source.read(video, indices))
             frames = resize_frames(frames, *self.size_px)
-            place = int(self.first[video]) + start
-            self.pixels[place : place + len(indices)] = frames.to(self.device)
+            first = int(self.first[video]) + start
+            self.pixels[first : first + len(indices)] = frames.to(self.device)
         return count
 
     def frame_size(self, video: int) -> tuple[int, int]:
@@ -106,33 +105,27 @@ class ResidentFrames(FrameView):
             return plain
         return f"{plain}-{self.size_px[0]}x{self.size_px[1]}"
 
-    def read(
-        self, video: int, indices: np.ndarray | list[int], out: np.ndarray | None = None
-    ) -> np.ndarray:
+    def read(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return frames of a video as :meth:`FrameStore.read` does, from memory."""
-        frames = self.gather(self.flat_indices(video, indices)).cpu().numpy()
-        if out is None:
-            return frames
-        out[...] = frames
-        return out
+        return self.gather(self.flat_indices(video, indices)).cpu().numpy()
 
-    def flat_indices(self, video: int, indices: np.ndarray | list[int]) -> np.ndarray:
-        """Return the places in ``pixels`` of frames of a video, int64, of the shape given.
+    def flat_indices(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the positions in ``pixels`` of frames of a video, int64, shaped as ``indices``.
 
         Raises:
             TrainingError: An index is out of range.
         """
-        wanted = np.asarray(indices, np.int64)
+        numbers = np.asarray(indices, np.int64)
         count = self.frames_of(video)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < count):
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < count:
             raise TrainingError(
-                f"{self.names[video]}: frames {wanted.min()} to {wanted.max()} asked for, "
-                f"it has {count}."
+                f"{self.names[video]}: has no frames {numbers.min()} to {numbers.max()}; "
+                f"give 0 to {count - 1}."
             )
-        return int(self.first[video]) + wanted
+        return int(self.first[video]) + numbers
 
     def gather(self, flat_indices: np.ndarray | Tensor) -> Tensor:
-        """Return frames by place.
+        """Return frames of any videos.
 
         Args:
             flat_indices: int64 of any shape, from :meth:`flat_indices`.
@@ -140,13 +133,13 @@ class ResidentFrames(FrameView):
         Returns:
             uint8 (..., h, w, 3) on the device.
         """
-        places = torch.as_tensor(flat_indices)
-        flat = places.reshape(-1).to(self.device)
-        return self.pixels.index_select(0, flat).view(*places.shape, *self.size_px, 3)
+        positions = torch.as_tensor(flat_indices)
+        flat = positions.reshape(-1).to(self.device)
+        return self.pixels.index_select(0, flat).view(*positions.shape, *self.size_px, 3)
 
 
 def _common_size(store: FrameSource) -> tuple[int, int]:
-    """Return the size all frames have."""
+    """Return the size of all frames, and refuse frames of several sizes."""
     size = store.frame_size(0)
     for video in range(len(store)):
         if store.frame_size(video) != size:
@@ -158,7 +151,7 @@ def _common_size(store: FrameSource) -> tuple[int, int]:
 
 
 def _require_memory(needed_bytes: int, device: torch.device) -> None:
-    """Raise TrainingError if the frames cannot fit."""
+    """Raise TrainingError if the frames do not fit into the free memory."""
     if device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device)
     else:
@@ -166,12 +159,12 @@ def _require_memory(needed_bytes: int, device: torch.device) -> None:
     if needed_bytes > free_bytes:
         raise TrainingError(
             f"{needed_bytes / 1e9:.1f} GB of frames do not fit into the {free_bytes / 1e9:.1f} GB "
-            f"free on {device}; choose a smaller resident size, or cache = 'none'."
+            f"free on {device}; give a smaller data.resident_size_px, or data.cache = 'none'."
         )
 
 
 def _free_ram_bytes() -> int:
-    """Return the memory that can be had without swapping; unlimited where it is not known."""
+    """Return the memory that is free without swapping; unlimited where the system hides it."""
     table = Path("/proc/meminfo")
     if not table.is_file():
         return 2**62

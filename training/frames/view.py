@@ -1,4 +1,4 @@
-"""Some videos of a source of frames, under classes and splits of their own."""
+"""Some videos of a source of frames, with their own classes and splits."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from ..data.datasets import VideoList
 from .packed import FrameSource
 
 
-class FrameView:
-    """A source of frames that reads another one; what it is for says how its hash is made.
+class FrameView(FrameSource):
+    """A source of frames that reads another one; each kind of view makes its own fingerprint.
 
     Args:
         source: The frames.
-        videos: Some of its videos, by their ids; their order is that of the view.
+        videos: Some of its videos, known by their ids, in the order of the view.
     """
 
     def __init__(self, source: FrameSource, videos: VideoList) -> None:
         self.source = source
         self.videos = videos
-        self.names = [item.id for item in videos]
-        positions = {item.id: position for position, item in enumerate(source.videos)}
-        self._positions = [positions[name] for name in self.names]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def frames_of(self, video: int) -> int:
-        """Return the number of frames of a video."""
-        return self.source.frames_of(self._positions[video])
+        positions = {name: position for position, name in enumerate(source.names)}
+        self._positions = [positions[name] for name in videos.ids]
 
     def seconds(self, video: int) -> np.ndarray:
         """Return the presentation times of a video, float64 (n,), from 0 upwards."""
@@ -44,8 +36,6 @@ class FrameView:
         """Return height and width of a video's frames in pixels."""
         return self.source.frame_size(self._positions[video])
 
-    def read(
-        self, video: int, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Return frames of a video, uint8 RGB (k, h, w, 3)."""
-        return self.source.read(self._positions[video], indices, out)
+    def read(self, video: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return frames of a video in the order of ``indices``, uint8 RGB (k, h, w, 3)."""
+        return self.source.read(self._positions[video], indices)

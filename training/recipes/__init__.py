@@ -1,1 +1,1 @@
-"""What a training is told: recipes in TOML, and what they may say."""
+"""What a training is told: recipes in TOML, and the meaning of every key."""

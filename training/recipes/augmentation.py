@@ -1,8 +1,8 @@
 """``[augment]``: how training clips are cropped, mirrored and coloured.
 
-``paper``: one random 112 x 112 crop of the 128 x 171 frame per clip (paper, Section 4.1).
-``strong``: random resized crop, flip, colour jitter, grey and blur, as is usual for contrastive
-learning.
+``paper``: one random 112 x 112 crop of the 128 x 171 frames of a clip (paper, Section 4.1).
+``strong``: random resized crop, flip, colour jitter, grey and blur, as contrastive learning
+usually has them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
 
 STRONG_FLIP = 0.5
+PAPER_KEYS = ("kind", "crop_px", "flip")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Augment:
     """What is done to a training clip; a section of a recipe.
 
     Args:
-        kind: ``"paper"`` or ``"strong"``; ``paper`` uses ``crop_px`` and ``flip`` alone.
+        kind: ``"paper"`` or ``"strong"``; ``paper`` reads ``crop_px`` and ``flip`` alone.
         crop_px: Side of the result; below the preprocessing's ``crop_px`` the same crop is shrunk,
             with antialiasing.
         flip: Probability of a horizontal flip; None: 0 for ``paper``, 0.5 for ``strong``.
@@ -37,7 +38,7 @@ class Augment:
             with ``crop_px``.
 
     Raises:
-        ConfigError: A value is out of range, or ``paper`` is given a value it does not use.
+        ConfigError: A value is out of range, or one that ``paper`` leaves unread is changed.
     """
 
     kind: str = "paper"
@@ -67,9 +68,11 @@ class Augment:
             good = len(pair) == 2 and 0 < pair[0] <= pair[1] <= top
             require(good, name, pair, f"two rising numbers above 0, at most {top:g}")
         if self.kind == "paper":
-            for name in _STRONG_ONLY:
-                if getattr(self, name) != _STRONG_ONLY[name]:
-                    raise ConfigError(f"{name} has no effect with kind 'paper'; use 'strong'.")
+            for field in fields(self):
+                if field.name not in PAPER_KEYS and getattr(self, field.name) != field.default:
+                    raise ConfigError(
+                        f"{field.name} has no effect with kind 'paper'; use 'strong'."
+                    )
 
     @property
     def flip_probability(self) -> float:
@@ -77,10 +80,3 @@ class Augment:
         if self.flip is not None:
             return self.flip
         return STRONG_FLIP if self.kind == "strong" else 0.0
-
-
-_STRONG_ONLY = {
-    field.name: field.default
-    for field in fields(Augment)
-    if field.name not in ("kind", "crop_px", "flip")
-}

@@ -1,7 +1,7 @@
 """Recipes of fine-tuning: TOML files in ``recipes/finetune``, read strictly.
 
-The sections that training with and without labels share are those of
-:mod:`training.recipes.sections` and :mod:`training.recipes.augmentation`; the others are here.
+:mod:`training.recipes.sections` and :mod:`training.recipes.augmentation` have the sections that
+training with and without labels share.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .sections import (
     Optim,
     PlainRecipe,
     Precision,
+    Reading,
     Schedule,
-    check_cache,
     from_one,
     one_of,
 )
@@ -33,7 +33,7 @@ PRETRAINING_KEYS = ("objective", "model", "validation", "stages", "ema")
 
 
 @dataclass(frozen=True)
-class LabelledData:
+class LabelledData(Reading):
     """``[data]``: how the labelled set of ``--data`` is read.
 
     Args:
@@ -50,7 +50,7 @@ class LabelledData:
 
     def __post_init__(self) -> None:
         require(0 < self.test_share < 1, "test_share", self.test_share, "between 0 and 1")
-        check_cache(self.cache, self.resident_size_px, self.workers)
+        self.check_reading()
 
     @property
     def views(self) -> int:
@@ -69,8 +69,8 @@ class ClipSize:
     crop_px: int = 0
 
     def __post_init__(self) -> None:
-        ok = self.crop_px == 0 or 32 <= self.crop_px <= 512
-        require(ok, "crop_px", self.crop_px, "32 to 512, or 0 for that of the model")
+        good = self.crop_px == 0 or 32 <= self.crop_px <= 512
+        require(good, "crop_px", self.crop_px, "32 to 512, or 0 for that of the model")
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Network:
     """``[network]``: what is trained.
 
     Args:
-        freeze_batchnorm: Keep the statistics of every BatchNorm as they came (its scale and shift
-            are trained); then nothing depends on the number of processes.
+        freeze_batchnorm: Keep the statistics of every BatchNorm as the model has them, and train
+            its scale and shift; the result is then the same for any number of processes.
     """
 
     freeze_batchnorm: bool = False
@@ -91,11 +91,11 @@ class Evaluation:
 
     Args:
         clips: Clips per video (paper: 10).
-        batch_clips: Clips computed at once, about.
+        batch_clips: About how many clips are computed at once: those of whole videos.
         metric: ``"accuracy"`` (Table 4) or ``"f-measure"`` (Table 6).
         average: Of the F-measure: ``"macro"``, the mean over classes, or ``"micro"``.
-        every_epochs: Also test after so many epochs; 0: at the end alone. The figures reported
-            are always those of the last epoch: nothing is chosen by them.
+        every_epochs: Also test after so many epochs; 0: at the end alone. The reported figures
+            are always those of the last epoch: no epoch is chosen by its figures.
     """
 
     clips: int = 10
@@ -113,10 +113,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FinetuneRecipe(PlainRecipe):
-    """A whole recipe; each field but the last is a section of the TOML file.
+    """A whole recipe; each field but the last stands in the TOML file.
 
     ``seed`` decides the weights of the new FC layer and every random draw. ``preprocessing`` is
-    that of the model that is fine-tuned, and filled in from it.
+    filled in from the model that is fine-tuned.
     """
 
     name: str
@@ -139,7 +139,7 @@ class FinetuneRecipe(PlainRecipe):
         if self.augment.crop_px != Augment.crop_px:
             raise ConfigError(
                 f"augment.crop_px is {self.augment.crop_px}, which has no effect here; "
-                "give clip.crop_px, which holds in the test too."
+                "give clip.crop_px, which is the size in the test too."
             )
 
     @property
@@ -156,20 +156,20 @@ def read_finetune_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) 
         changes: ``section.key=value`` texts, applied in order.
 
     Raises:
-        ConfigError: No such recipe, one of pretraining, unknown keys, wrong types, values that
-            are not allowed.
+        ConfigError: The recipe is missing or of pretraining, or has unknown keys, wrong types or
+            values that are not allowed.
     """
-    values, where = read_values(name_or_path, changes, FINETUNE_RECIPES)
+    values, path = read_values(name_or_path, changes, FINETUNE_RECIPES)
     for key in PRETRAINING_KEYS:
         if key in values:
-            known = ", ".join(sorted(path.stem for path in FINETUNE_RECIPES.glob("*.toml")))
+            known = ", ".join(sorted(recipe.stem for recipe in FINETUNE_RECIPES.glob("*.toml")))
             raise ConfigError(
-                f"{where}: {key!r} belongs to a recipe of pretraining; give one of fine-tuning, "
+                f"{path}: {key!r} belongs to a recipe of pretraining; give one of fine-tuning, "
                 f"such as {known}."
             )
     if "preprocessing" in values:
         raise ConfigError(
-            f"{where}: preprocessing is that of the model; leave it out (clip.crop_px shrinks "
+            f"{path}: preprocessing is that of the model; leave it out (clip.crop_px shrinks "
             "the clips)."
         )
-    return parse_dataclass(FinetuneRecipe, values, where)
+    return parse_dataclass(FinetuneRecipe, values, path)

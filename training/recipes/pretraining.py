@@ -1,6 +1,6 @@
 """Recipes of pretraining: TOML files in ``training/recipes``, read strictly.
 
-Everything that decides the weights of a run stands in its recipe.
+Everything that decides the weights of a run is in its recipe.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .toml import RECIPES_FOLDER, read_values
 
 logger = logging.getLogger(__name__)
 
-# Keys that do not decide the weights (but for rounding: another device or number of threads adds
-# in another order), so that a resumed run may change them.
+# A resumed run may change these keys, as the weights do not depend on them, except by rounding:
+# another device or number of threads adds in another order.
 FREE_KEYS = (
     "name",
     "description",
@@ -54,15 +54,15 @@ FREE_KEYS = (
 
 @dataclass(frozen=True)
 class Recipe(PlainRecipe):
-    """A whole recipe; each field is a section of the TOML file.
+    """A whole recipe; each field stands in the TOML file.
 
     ``seed`` decides the initial weights and every random draw. ``temporal_init`` is how conv6
     starts (the paper is silent): ``"random"``; ``"identity"``, by which video features start as
     the mean of frame features and share their space; or ``"calibrated"``, identity with a
     BatchNorm set by a first batch so that this holds in training mode too.
 
-    A recipe file that does not choose trains with ``preprocessing.frame_choice`` ``"on_screen"``;
-    a run that is resumed keeps the choice that it began with (:func:`as_begun`).
+    A recipe file trains with ``preprocessing.frame_choice`` ``"on_screen"`` unless it says
+    otherwise; a run that is resumed keeps the choice that it began with (:func:`as_begun`).
     """
 
     name: str
@@ -95,7 +95,7 @@ class Recipe(PlainRecipe):
         return CCLConfig(self.model, self.preprocessing)
 
     def crop_px(self, progress: float) -> int:
-        """Return the crop side at a share of the run in [0, 1]."""
+        """Return the crop side at ``progress``, the share of the run that is done, in [0, 1]."""
         for stage in self.stages:
             if progress < stage.until:
                 return stage.crop_px
@@ -110,17 +110,18 @@ def read_recipe(name_or_path: str | Path, changes: Sequence[str] = ()) -> Recipe
         changes: ``section.key=value`` texts, applied in order.
 
     Raises:
-        ConfigError: No such recipe, unknown keys, wrong types, values that are not allowed.
+        ConfigError: The recipe is missing, or has unknown keys, wrong types or values that are
+            not allowed.
     """
-    values, where = read_values(name_or_path, changes, RECIPES_FOLDER)
+    values, path = read_values(name_or_path, changes, RECIPES_FOLDER)
     section = values.setdefault("preprocessing", {})
     if isinstance(section, dict):
         section.setdefault("frame_choice", "on_screen")
-    return parse_dataclass(Recipe, values, where)
+    return parse_dataclass(Recipe, values, path)
 
 
 def frame_choice_of(values: Mapping[str, Any]) -> str:
-    """Return ``preprocessing.frame_choice`` of a run, which older ones do not state.
+    """Return ``preprocessing.frame_choice`` of a run; older runs leave it out.
 
     Args:
         values: Its recipe, as a checkpoint or ``recipe.json`` has it.
@@ -129,9 +130,9 @@ def frame_choice_of(values: Mapping[str, Any]) -> str:
 
 
 def as_begun(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return a recipe for going on with a run, with the run's ``preprocessing.frame_choice``.
+    """Return a recipe to go on with a run by, with the run's ``preprocessing.frame_choice``.
 
-    A run keeps the rule that it began with: the recipe's own default came later than many runs.
+    A run keeps the rule that it began with, as many runs are older than the default of recipes.
 
     Args:
         recipe: As it is read now.
@@ -146,7 +147,7 @@ def as_begun(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Name the keys in which two recipes differ, leaving out those that do not decide weights.
+    """Name the keys in which two recipes differ, but for those that leave the weights as they are.
 
     Args:
         old: From :meth:`Recipe.to_dict`.

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ccl_hub._util.checks import require
+from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ConfigError
+
+from .augmentation import Augment
 
 
 class PlainRecipe:
-    """A recipe of any kind: a dataclass whose fields, but for a few, are sections."""
+    """A recipe of any kind: a frozen dataclass with these sections and others beside them."""
+
+    name: str
+    seed: int
+    preprocessing: Preprocessing
+    data: Reading
+    augment: Augment
+    optim: Optim
+    schedule: Schedule
+    budget: Budget
+    log: Log
+    precision: Precision
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values with every default filled in."""
@@ -21,8 +34,8 @@ class PlainRecipe:
         return values
 
 
-def one_of(section: object, name: str, *allowed: str) -> None:
-    """Raise ConfigError unless a field has one of some values."""
+def one_of(section: object, name: str, *allowed: str | int) -> None:
+    """Raise ConfigError unless a field has one of the allowed values."""
     value = getattr(section, name)
     *first, last = map(repr, allowed)
     require(value in allowed, name, value, f"{', '.join(first)} or {last}")
@@ -35,22 +48,31 @@ def from_one(section: object, *names: str) -> None:
         require(value >= 1, name, value, "a whole number >= 1")
 
 
-def check_cache(cache: str, resident_size_px: Sequence[int], workers: int) -> None:
-    """Raise ConfigError unless frames can be read ahead and kept so."""
-    require(cache in ("none", "ram", "gpu"), "cache", cache, "'none', 'ram' or 'gpu'")
-    good = len(resident_size_px) in (0, 2) and all(side >= 16 for side in resident_size_px)
-    allowed = "height and width of at least 16, or left out"
-    require(good, "resident_size_px", resident_size_px, allowed)
-    if resident_size_px and cache == "none":
-        raise ConfigError(
-            f"resident_size_px is {list(resident_size_px)} but cache is 'none', so it "
-            "would have no effect; set cache to 'ram' or 'gpu', or leave the size out."
-        )
-    require(0 <= workers <= 256, "workers", workers, "0 to 256")
+class Reading:
+    """The keys that ``[data]`` has in recipes of any kind: how frames are read."""
+
+    views: int
+    cache: str
+    resident_size_px: tuple[int, ...]
+    workers: int
+
+    def check_reading(self) -> None:
+        """Raise ConfigError unless frames can be read ahead and kept as the keys say."""
+        one_of(self, "cache", "none", "ram", "gpu")
+        size_px = self.resident_size_px
+        good = len(size_px) in (0, 2) and all(side >= 16 for side in size_px)
+        allowed = "height and width of at least 16, or left out"
+        require(good, "resident_size_px", size_px, allowed)
+        if size_px and self.cache == "none":
+            raise ConfigError(
+                f"resident_size_px is {list(size_px)} but cache is 'none', so it would have no "
+                "effect; set cache to 'ram' or 'gpu', or leave the size out."
+            )
+        require(0 <= self.workers <= 256, "workers", self.workers, "0 to 256")
 
 
 @dataclass(frozen=True)
-class Data:
+class Data(Reading):
     """``[data]``: what to train on; one of ``pack``, ``folder`` and ``rendered``.
 
     Args:
@@ -59,13 +81,14 @@ class Data:
         rendered: Number of videos computed on the spot, to try the loop without data.
         allow_problems: Leave out videos of ``folder`` that cannot be used, and log them, instead
             of refusing to start.
-        split: Use only the videos of this split; all of them if empty.
+        split: Use the videos of this split alone; all videos if empty.
         views: Clips per video and step: 1 (paper), or 2: the video vector from one and the frame
             vectors from the other, and the reverse.
         cache: Keep decoded frames resident in ``"ram"`` or on the ``"gpu"``; ``"none"`` reads
             them as needed.
-        resident_size_px: Height and width to which cached frames are shrunk; as they are if empty.
-        workers: Threads that read ahead, 0 reads when asked; at least 2 fill the cache.
+        resident_size_px: Height and width to which resident frames are shrunk; they keep their
+            size if empty.
+        workers: Threads that read ahead; 0 reads when asked. At least 2 fill the cache.
     """
 
     pack: str = ""
@@ -79,12 +102,12 @@ class Data:
     workers: int = 2
 
     def __post_init__(self) -> None:
-        given = [name for name in ("pack", "folder", "rendered") if getattr(self, name)]
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} are given; give one of them.")
+        sources = [name for name in ("pack", "folder", "rendered") if getattr(self, name)]
+        if len(sources) > 1:
+            raise ConfigError(f"{' and '.join(sources)} are given; give one of them.")
         require(self.rendered >= 0, "rendered", self.rendered, "0 or more")
-        require(self.views in (1, 2), "views", self.views, "1 or 2")
-        check_cache(self.cache, self.resident_size_px, self.workers)
+        one_of(self, "views", 1, 2)
+        self.check_reading()
 
 
 @dataclass(frozen=True)
@@ -94,14 +117,14 @@ class Optim:
     Args:
         kind: ``"sgd"`` (paper) or ``"adamw"``.
         lr: Peak learning rate for the whole global batch.
-        momentum: Of SGD (ours: 0.9).
+        momentum: Of SGD (the paper is silent).
         betas: Of AdamW.
         weight_decay: Decay of the weights.
         decay_norm_and_bias: Decay BatchNorm and biases too, as plain SGD does.
         batch: Videos per update over all processes together (paper: 48).
-        chunks: Pieces in which each process runs its share through the network; negatives stay
-            global, memory falls.
-        clip_norm: Largest gradient norm, or nothing.
+        chunks: Pieces in which each process runs its share through the network: less memory, and
+            the negatives are still those of the global batch.
+        clip_norm: Largest gradient norm; left out: any norm.
         sync_batchnorm: BatchNorm statistics over all processes.
     """
 
@@ -136,7 +159,7 @@ class Schedule:
     Args:
         kind: ``"step"`` (paper) or ``"cosine"``.
         epochs: Passes over the data.
-        warmup_epochs: Linear rise from 0 at the start.
+        warmup_epochs: Epochs of a linear rise from 0 at the start.
         step_epochs: Epochs between drops of ``"step"`` (paper: 20).
         step_factor: Factor of each drop (paper: 0.1).
         final_factor: Share of the peak at the end of ``"cosine"``.
@@ -161,7 +184,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Stage:
-    """One of ``[[stages]]``: crop side of a part of the run (progressive resolution).
+    """One of ``[[stages]]``: the crop side up to a share of the run (progressive resolution).
 
     Args:
         until: Share of the run at which the stage ends; the last stage must end at 1.
@@ -181,11 +204,11 @@ class Budget:
     """``[budget]``: wall time of training (validation included, pauses between runs not).
 
     Args:
-        max_seconds: Stop after this time, or nothing.
+        max_seconds: Stop after this time; left out: train every epoch.
         paces_schedule: Let the share of time used, where it is ahead of the share of steps, drive
             learning rate and stages, so that a run on a machine of unknown speed still ends with
-            its learning rate annealed. Such a run is not reproducible bit for bit. Without it the
-            run saves and exits as on SIGTERM.
+            its learning rate annealed. Two such runs differ in their weights. Without it the run
+            saves and exits as on SIGTERM.
     """
 
     max_seconds: float | None = None
@@ -203,7 +226,7 @@ class Ema:
     """``[ema]``: a slow average of the weights.
 
     Args:
-        decay: Per step, 0 to below 1, or nothing for no average. Early in a run the average
+        decay: Per step, 0 to below 1; left out: no average is kept. Early in a run the average
             follows faster: decay at step n is at most (1 + n) / (10 + n).
     """
 
@@ -222,10 +245,10 @@ class Validation:
         packs: Packed labelled sets, with classes and the splits ``train`` and ``test``.
         rendered: Number of videos of a set computed on the spot; 0 for none. Without any set
             nothing is measured.
-        every_epochs: How often; the end of the run always counts.
+        every_epochs: Measure after so many epochs, and at the end of the run.
         clips: Clips per video (paper: 10).
         batch_clips: Clips embedded at once.
-        random_init: Also measure the untrained network, once.
+        random_init: Measure the untrained network too, once.
     """
 
     packs: tuple[str, ...] = ()
@@ -245,10 +268,10 @@ class Log:
 
     Args:
         every_steps: Steps between lines of ``log.jsonl``.
-        line_seconds: Time between progress lines where stderr is no terminal.
+        line_seconds: Time between progress lines where stderr is a file or a pipe.
         tensorboard: Write TensorBoard files.
         curves: Draw ``curves.png`` at the end.
-        checkpoint_steps: Steps between checkpoints; the end of each epoch if 0.
+        checkpoint_steps: Steps between checkpoints within an epoch; 0: at the end of each alone.
         keep_checkpoints: Newest checkpoints kept.
     """
 
@@ -273,8 +296,8 @@ class Precision:
         device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
         autocast: ``"bf16"``, or ``"none"`` for float32 throughout.
         compile: Use ``torch.compile``.
-        threads: CPU threads of each process; 0 leaves PyTorch's choice.
-        deterministic: Refuse operations that are not reproducible bit for bit on a GPU.
+        threads: CPU threads of each process; 0 leaves the choice to PyTorch.
+        deterministic: On a GPU, allow only operations that give the same bits every time.
     """
 
     device: str = "auto"

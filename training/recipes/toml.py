@@ -1,4 +1,4 @@
-"""Reading recipes of any kind: TOML files, and ``--set section.key=value`` on top of them.
+"""Recipes of any kind are read: a TOML file, and ``--set section.key=value`` on top of it.
 
 A value is read as TOML, and as plain text where it is not TOML.
 """
@@ -23,13 +23,13 @@ def read_values(
     Args:
         name_or_path: A TOML file, or the name of one in ``folder``.
         changes: ``section.key=value`` texts, applied in order.
-        folder: Where recipes of that kind are.
+        folder: Where the recipes of that kind are.
 
     Returns:
-        Sections and keys, with a name; and the file, for errors.
+        Sections and keys, with a name; and the file, to be named in errors.
 
     Raises:
-        ConfigError: No such recipe, not TOML, or a change that names no key.
+        ConfigError: The recipe is missing or not TOML, or a change names no key.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -42,7 +42,7 @@ def read_values(
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not TOML ({error}); correct the file.") from error
+        raise ConfigError(f"{path}: is not TOML ({error}); correct the file.") from error
     apply_changes(values, changes)
     return {"name": path.stem, **values}, str(path)
 
@@ -51,13 +51,13 @@ def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
     """Apply ``section.key=value`` texts in order, in place.
 
     Raises:
-        ConfigError: One has no ``=``, or its section is none.
+        ConfigError: One has no ``=``, or what it names as a section is a value.
     """
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals or not name:
             raise ConfigError(
-                f"--set {change}: expected section.key=value, such as optim.lr=0.03."
+                f"--set {change}: names no value; give section.key=value, such as optim.lr=0.03."
             )
         try:
             value: Any = tomllib.loads(f"value = {text}")["value"]
@@ -68,5 +68,5 @@ def apply_changes(values: dict[str, Any], changes: Sequence[str]) -> None:
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"--set {change}: {section} is not a section.")
+                raise ConfigError(f"--set {change}: {section} is a value; give section.key=value.")
         table[key] = value

@@ -1,9 +1,9 @@
 """Checkpoints of a training run: one safetensors file, whole or absent, with its own hash.
 
 A checkpoint is a file ``step-00001234.safetensors``. Tensors (weights, optimizer, EMA, random
-generators) are its payload; everything else is JSON in its header, beside the sha256 of both. A
-file is written by temporary file, fsync and rename, so a kill at any moment leaves the earlier
-checkpoints and at most one temporary file, which the next start removes. There is no pickle.
+generators) are its payload; everything else is JSON in its header, beside the sha256 of both.
+Pickle is never used. A file is written by temporary file, fsync and rename, so a kill at any
+moment leaves the earlier checkpoints and at most one temporary file, which the next start removes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Checkpoint:
     Args:
         tensors: By name: ``model/...``, ``ema/...``, ``optimizer/...``, ``random/...``.
         state: JSON values: position, recipe, data fingerprint, metrics.
-        path: Where it was read from.
+        path: The file.
     """
 
     tensors: dict[str, Tensor]
@@ -53,37 +53,27 @@ class Checkpoint:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return the place of the checkpoint after ``step`` optimizer steps."""
+    """Return the path of the checkpoint after ``step`` optimizer steps."""
     return folder / f"step-{step:08d}.safetensors"
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in ``folder``, oldest first; none if there is no such folder."""
-    return [path for _, path in _by_step(folder)]
-
-
-def later_checkpoints(folder: Path, step: int) -> list[Path]:
-    """Return the checkpoints in ``folder`` of steps after ``step``, oldest first."""
-    return [path for number, path in _by_step(folder) if number > step]
-
-
-def _by_step(folder: Path) -> list[tuple[int, Path]]:
-    if not folder.is_dir():
-        return []
-    found = [(int(m[1]), p) for p in folder.iterdir() if (m := NAME.fullmatch(p.name))]
-    return sorted(found)
+def list_checkpoints(folder: Path, after_step: int = -1) -> list[Path]:
+    """Return the checkpoints in ``folder``, if it exists, of later steps, oldest first."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    steps = sorted((int(match[1]), p) for p in paths if (match := NAME.fullmatch(p.name)))
+    return [path for step, path in steps if step > after_step]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
-        path: Final place; its folder is made if missing.
+        path: The file; its folder is made if missing.
         tensors: Any dtype and device.
         state: JSON values.
 
     Raises:
-        OutputError: The place cannot be written; earlier checkpoints are untouched.
+        OutputError: The file cannot be written; earlier checkpoints are untouched.
     """
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(dict(state), sort_keys=True)
@@ -104,7 +94,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         path: A file made by :func:`write_checkpoint`.
 
     Raises:
-        TrainingError: There is no such file, it is not a checkpoint, or it is damaged.
+        TrainingError: The file is missing, damaged or not a checkpoint.
     """
     if not path.is_file():
         raise TrainingError(f"{path}: no such checkpoint; give a step-*.safetensors file.")
@@ -114,7 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except safetensors.SafetensorError as error:
         raise TrainingError(
-            f"{path}: damaged or not a checkpoint ({error}); "
+            f"{path}: is damaged or not a checkpoint ({error}); "
             "remove it, and --resume auto takes the one before."
         ) from error
     if header.get("format") != FORMAT or header.get("version") != VERSION:
@@ -127,20 +117,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     seen = content_sha256(tensors, text)
     if seen != header.get("sha256"):
         raise TrainingError(
-            f"{path}: damaged, its sha256 is {seen} and should be {header.get('sha256')}; "
+            f"{path}: is damaged, as its sha256 is {seen} and should be {header.get('sha256')}; "
             "remove it, and --resume auto takes the one before."
         )
     return Checkpoint(tensors, json.loads(text), path)
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """Read the newest whole checkpoint; damaged ones are reported in the log and passed over.
+    """Read the newest whole checkpoint; damaged ones are logged and passed over.
 
     Args:
         folder: Where checkpoints are kept.
 
     Returns:
-        None if there is no checkpoint at all.
+        None if the folder holds no checkpoint at all.
 
     Raises:
         TrainingError: There are checkpoints and every one is damaged.
@@ -165,19 +155,13 @@ def prune(folder: Path, keep: int, step: int) -> None:
     Args:
         folder: Where checkpoints are kept.
         keep: How many stay, at least 1, counted from ``step`` downwards.
-        step: Of the checkpoint just written. Later ones are left alone: they are damaged, or the
-            run would have gone on from them, and must not crowd out the one just written.
+        step: Of the checkpoint just written. Later ones stay and are left out of the count: they
+            are damaged, as the run would have gone on from a whole one.
     """
-    until_now = [path for number, path in _by_step(folder) if number <= step]
+    later = list_checkpoints(folder, after_step=step)
+    until_now = [path for path in list_checkpoints(folder) if path not in later]
     for path in until_now[: -max(keep, 1)]:
         path.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed run left in ``folder``."""
-    if folder.is_dir():
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
 
 
 def optimizer_state(
@@ -186,8 +170,8 @@ def optimizer_state(
     """Take an optimizer's state apart by parameter name.
 
     Args:
-        model: Whose parameters are optimised; its names become keys.
-        optimizer: Any whose state is tensors and numbers per parameter (SGD, AdamW).
+        model: Its parameters are optimised, and their names become keys.
+        optimizer: Any that keeps tensors and numbers for each parameter, as SGD and AdamW do.
 
     Returns:
         Tensors named ``<parameter>/<key>``, and the other values as ``{parameter: {key: value}}``.
@@ -233,7 +217,7 @@ def restore_optimizer(
 
 
 def _format_of(parameter: Tensor) -> torch.memory_format:
-    """Return the memory format a parameter is kept in: arithmetic order may depend on it."""
+    """Return a parameter's memory format, on which the order of arithmetic may depend."""
     if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format

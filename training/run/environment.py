@@ -15,7 +15,7 @@ import torch
 
 @functools.cache
 def software() -> dict[str, Any]:
-    """Return the commit, with ``-dirty`` for changes and "" outside git, and versions."""
+    """Return versions, and the commit: with ``-dirty`` if files are changed, "" outside git."""
     return {
         "commit": _commit(),
         "versions": {
@@ -32,7 +32,7 @@ def _commit() -> str:
         done = subprocess.run(
             command,
             cwd=Path(__file__).parent,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # look, and leave the index alone
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # leaves the index as it is
             capture_output=True,
             text=True,
             timeout=60,

@@ -1,7 +1,4 @@
-"""A run's folder and its process: the checkpoint to go on from, one run at a time, being stopped.
-
-Shared by pretraining and fine-tuning.
-"""
+"""A run's folder and its process: where it starts, one run at a time, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from ccl_hub._util.files import make_folder, write_atomically
+from ccl_hub._util.files import make_folder, remove_leftovers, write_atomically
 from ccl_hub._util.folder_lock import FolderInUseError, only_writer
 from ccl_hub.errors import ConfigError
 
@@ -26,18 +23,18 @@ from . import checkpoints
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
-EXIT_SAVED = 75  # EX_TEMPFAIL: run again
+EXIT_SAVED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 
 
 class StopFlag:
-    """Remembers that SIGTERM, SIGINT or SIGHUP came; a SIGINT after it interrupts at once."""
+    """Remembers that SIGTERM, SIGINT or SIGHUP came; a further SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.signal_name = ""
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take over these signals of this process for a while; SIGHUP not under nohup."""
+        """Receive these signals for a while; SIGHUP stays ignored where nohup ignores it."""
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         before = {number: signal.getsignal(number) for number in numbers}
         if before[signal.SIGHUP] is signal.SIG_IGN:
@@ -60,22 +57,25 @@ class StopFlag:
 
 
 @contextmanager
-def only_run_in(folder: Path, world: World) -> Iterator[None]:
-    """Hold the run's folder, making it if need be, so that two runs never write to one.
+def only_run_in(folder: Path, recipe: PlainRecipe, world: World) -> Iterator[None]:
+    """Hold the run's folder, so that two runs never write into one.
 
     Args:
-        folder: The run's folder.
-        world: Rank 0 holds it for all.
+        folder: Made if missing; what a killed run left half-written is removed.
+        recipe: Kept in the folder.
+        world: Rank 0 holds the folder for all processes.
 
     Raises:
         ConfigError: Another run holds it.
-        OutputError: It cannot be made.
+        OutputError: The folder cannot be made or written.
     """
-    if world.rank != 0:
+    if not world.is_main:
         yield
         return
     try:
         with only_writer(make_folder(folder)):
+            remove_leftovers(folder / "checkpoints")
+            write_recipe(recipe, folder)
             yield
     except FolderInUseError as error:
         raise ConfigError(
@@ -93,22 +93,22 @@ def choose_checkpoint(folder: Path, resume: str | None) -> checkpoints.Checkpoin
 
     Raises:
         ConfigError: The folder holds checkpoints that would be mixed up with those of this run.
-        TrainingError: The checkpoint is damaged or not there.
+        TrainingError: The checkpoint is missing or damaged.
     """
-    kept = folder / "checkpoints"
+    run_checkpoints = folder / "checkpoints"
     if resume == "auto":
-        return checkpoints.load_newest(kept)
+        return checkpoints.load_newest(run_checkpoints)
     if resume is not None:
-        chosen = checkpoints.read_checkpoint(Path(resume))
-        later = checkpoints.later_checkpoints(kept, chosen.state["step"])
+        checkpoint = checkpoints.read_checkpoint(Path(resume))
+        step = checkpoint.state["step"]
+        later = checkpoints.list_checkpoints(run_checkpoints, after_step=step)
         if later:
             raise ConfigError(
-                f"{folder}: holds checkpoints after step {chosen.state['step']} ({later[0].name} "
-                "and so on), which --resume auto would take next time; move them away, or give "
-                "another --out."
+                f"{folder}: holds checkpoints after step {step} ({later[0].name} and so on), "
+                "which --resume auto would take next time; move them away, or give another --out."
             )
-        return chosen
-    if checkpoints.list_checkpoints(kept):
+        return checkpoint
+    if checkpoints.list_checkpoints(run_checkpoints):
         raise ConfigError(
             f"{folder}: holds checkpoints of an earlier run; go on with --resume auto, "
             "or give another --out."
@@ -134,7 +134,7 @@ def require_same_start(step: int, world: World) -> None:
     if first != last:
         raise ConfigError(
             f"the processes start at steps {first} to {last}; "
-            "--out must be one folder that every machine sees."
+            "give as --out one folder that every machine sees."
         )
 
 
@@ -143,11 +143,11 @@ def set_precision(precision: Precision) -> None:
     if precision.threads:
         torch.set_num_threads(precision.threads)
     torch.backends.cudnn.benchmark = not precision.deterministic
-    if precision.deterministic:  # cuBLAS wants it said before its first use
+    if precision.deterministic:  # cuBLAS reads this before its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(precision.deterministic)
 
 
 def write_recipe(recipe: PlainRecipe, folder: Path) -> None:
-    """Keep the recipe, with every default filled in, beside the run."""
+    """Keep the recipe, with every default filled in, in the run's folder."""
     write_atomically(folder / "recipe.json", json.dumps(recipe.to_dict(), indent=2) + "\n")

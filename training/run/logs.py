@@ -1,7 +1,7 @@
-"""What a training run says: JSON lines, TensorBoard, a live line on stderr, and curves as PNG.
+"""What a run reports: JSON lines, TensorBoard, a live line on stderr, and curves as PNG.
 
-Only rank 0 writes. ``log.jsonl`` holds one object per logged step and one per validation. A
-resumed run first drops the lines after its checkpoint, so every step stands in the file once.
+Rank 0 alone writes. ``log.jsonl`` holds one object per logged step and one per validation. A
+resumed run first drops the lines after its checkpoint, so the file has every step once.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ SHOWN = ("total", "forward", "backward", "penalty", "cycle_rate", "loss", "accur
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read a ``log.jsonl``.
 
-    A last line cut off by a kill is left out, and so is, with a warning, all from a line on that a
-    crash of the machine has damaged: the checkpoints decide a run, not its log.
+    A last line that a kill cut off is left out. Where a crash of the machine has damaged a line,
+    that line and all after it are left out with a warning: a run goes on from its checkpoints,
+    whatever its log says.
 
     Args:
-        path: The file; a missing one has no lines.
+        path: The file; if it is missing, there are no lines.
 
     Returns:
         One dict per whole line.
     """
     if not path.is_file():
         return []
-    found = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    lines = []
+    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, text in enumerate(texts[:-1], start=1):
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(text))
         except json.JSONDecodeError:
-            logger.warning("%s: damaged from line %d on; the rest is dropped", path, number)
+            logger.warning("%s: damaged from line %d on; the rest is left out", path, number)
             break
-    return found
+    return lines
 
 
 class RunLog(AbstractContextManager["RunLog"]):
@@ -58,9 +59,9 @@ class RunLog(AbstractContextManager["RunLog"]):
     Args:
         folder: The run's folder.
         start_step: Training lines of later steps are dropped first; 0 for a fresh run.
-        validated_step: The same for validation lines; -1 to drop all.
-        tensorboard: Also write TensorBoard event files under ``folder/tensorboard``.
-        active: False on ranks other than 0: nothing is written.
+        validated_step: The same for validation lines; -1 drops all.
+        tensorboard: Write TensorBoard event files too, under ``folder/tensorboard``.
+        active: False on ranks other than 0, which write nothing.
 
     Raises:
         ConfigError: TensorBoard is asked for but not installed.
@@ -111,7 +112,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         except OSError as error:
             raise OutputError(
                 f"{self._file.name}: cannot be written ({error.strerror or error}); "
-                "free some space and go on with --resume auto."
+                "free some space, and go on with --resume auto."
             ) from error
         if self._board is not None:
             for name, value in _numbers(values).items():
@@ -134,18 +135,18 @@ def _summary_writer(folder: Path, start_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            f"log.tensorboard is true but TensorBoard cannot be imported ({error}); "
+            f"log.tensorboard is true, but TensorBoard cannot be imported ({error}); "
             "pip install 'ccl-hub[training]', or --set log.tensorboard=false."
         ) from error
     return SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
 
 
 class ProgressLine:
-    """One live line on stderr: rewritten on a terminal, else a new line every so often.
+    """Progress on stderr: one line that is rewritten on a terminal, and elsewhere line by line.
 
     Args:
         total_steps: Steps of the whole run.
-        line_seconds: Time between lines where stderr is no terminal.
+        line_seconds: Time between lines where stderr is a file or a pipe.
         active: False on ranks other than 0.
         stream: Where to write; stderr by default.
     """
@@ -191,7 +192,7 @@ class ProgressLine:
         self._stream.flush()
 
     def end(self) -> None:
-        """Leave the live line standing and go to the next."""
+        """End the live line, so that it stays on the terminal."""
         if self._active and self._live and self._width:
             self._stream.write("\n")
             self._stream.flush()
@@ -206,21 +207,21 @@ def _duration(seconds: float) -> str:
 
 
 def require_drawing() -> None:
-    """Raise ConfigError unless curves can be drawn: better before a long run than after it."""
+    """Raise ConfigError unless curves can be drawn: asked before a long run, not after it."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
-            "log.curves is true but matplotlib is not installed; "
+            "log.curves is true, but matplotlib is not installed; "
             "pip install 'ccl-hub[training]', or --set log.curves=false."
         )
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw loss terms, cycle rate or accuracy, learning rate and what was measured, into a PNG.
+    """Draw loss terms, cycle rate or accuracy, learning rate and measurements into a PNG.
 
     Args:
         lines: As :func:`read_log` returns them.
         path: The PNG; replaced atomically.
-        title: Written above.
+        title: Stands above the curves.
 
     Raises:
         ConfigError: matplotlib is not installed.

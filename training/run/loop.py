@@ -1,9 +1,9 @@
 """The training loop: recipe, data, world and a task in, checkpoints and logs out.
 
-A task is what pretraining and fine-tuning differ in: the network, its gradient, what is measured.
-Every random draw is a pure function of the recipe's seed and the position, and a checkpoint holds
-all that changes from step to step, so a resumed run repeats an undisturbed one bit for bit on a
-CPU. The position is one number: optimizer steps done.
+Pretraining and fine-tuning are two tasks: they differ in the network, its gradient and what is
+measured. Every random draw is a pure function of the recipe's seed and the position, and a
+checkpoint holds all that changes from step to step, so a resumed run repeats an undisturbed one
+bit for bit on a CPU. The position is one number: optimizer steps done.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from ..clips.loader import Batch
 from ..clips.source import ClipSource
 from ..distributed.world import World, barrier, local_batch
 from ..recipes.pretraining import differing_keys
-from ..recipes.sections import Budget, Log, Optim, Schedule
+from ..recipes.sections import Optim, PlainRecipe
 from . import checkpoints
 from .environment import software
+from .folder import require_same_start
 from .logs import ProgressLine, RunLog
 from .schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 
-STEP_SECONDS_MEMORY = 0.95
+STEP_SECONDS_MEMORY = 0.95  # share of the earlier steps in the mean time of a step
 
 
 class NonFiniteError(TrainingError):
-    """A loss or gradient is NaN or infinite; names the videos of the batch."""
+    """A loss or gradient is NaN or infinite; the message names the videos of the batch."""
 
 
 class Outcome(enum.Enum):
@@ -49,23 +50,11 @@ class Outcome(enum.Enum):
     SAVED = "saved before the end"
 
 
-class RunRecipe(Protocol):
-    """What the loop reads of a recipe, a frozen dataclass."""
-
-    optim: Optim
-    schedule: Schedule
-    budget: Budget
-    log: Log
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values with every default filled in."""
-
-
 class Task(Protocol):
     """What one kind of training brings to the loop.
 
     ``kind`` is a word kept in checkpoints; ``model`` is trained by ``optimizer``. ``origin`` are
-    JSON values that a checkpoint must agree with to go on from it, beside recipe and data.
+    JSON values that, beside recipe and data, must be those of a checkpoint to go on from it.
     ``measure_epochs``: after how many epochs to measure; 0: at the end alone; None: never.
     """
 
@@ -74,10 +63,9 @@ class Task(Protocol):
     optimizer: torch.optim.Optimizer
     origin: dict[str, Any]
     measure_epochs: int | None
-    views: int
 
     def begin(self) -> None:
-        """Do what comes before the first step of a fresh run."""
+        """Prepare the first step of a fresh run."""
 
     def gradient(self, batch: Batch, progress: float) -> Mapping[str, Tensor | float]:
         """Leave the gradient of the global batch in ``.grad``.
@@ -91,16 +79,16 @@ class Task(Protocol):
         """
 
     def updated(self, step: int) -> None:
-        """Note that optimizer step ``step`` (from 1) is done."""
+        """Follow optimizer step ``step`` (from 1)."""
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint must hold beside model and optimizer, by group and name."""
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Put back :meth:`more_tensors`."""
+        """Restore :meth:`more_tensors`."""
 
     def measure(self, log: RunLog, step: int, metrics: dict[str, Any]) -> None:
-        """Measure the model on every process; note figures in ``metrics`` and ``log``."""
+        """Measure the model, called on every process; put figures into ``metrics`` and ``log``."""
 
 
 class Loop:
@@ -109,7 +97,7 @@ class Loop:
     Args:
         task: What is trained, and how.
         recipe: What to do.
-        source: The training clips; batches that :func:`check_batch` has allowed.
+        source: The training clips, of which :func:`check_batch` has allowed the batch.
         folder: Where checkpoints and logs go.
         world: This process among its peers.
         stop_requested: Asked after each step; True saves and ends the run.
@@ -118,7 +106,7 @@ class Loop:
     def __init__(
         self,
         task: Task,
-        recipe: RunRecipe,
+        recipe: PlainRecipe,
         source: ClipSource,
         folder: Path,
         world: World,
@@ -149,9 +137,9 @@ class Loop:
         return min(share, 1.0)
 
     def save(self) -> None:
-        """Write a checkpoint of the current position, unless it is there already (rank 0)."""
+        """Write a checkpoint of the current position on rank 0, unless it is written already."""
         position = (self.step, self.metrics.get("step"))
-        if self.world.rank != 0 or self._saved == position:
+        if not self.world.is_main or self._saved == position:
             return
         task = self.task
         optimizer_tensors, optimizer_values = checkpoints.optimizer_state(
@@ -182,12 +170,18 @@ class Loop:
         checkpoints.prune(folder, self.recipe.log.keep_checkpoints, self.step)
         self._saved = position
 
-    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Go on from ``checkpoint``.
+    def start_from(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        """Go on from a checkpoint, or from the beginning if None.
 
         Raises:
-            ConfigError: It comes from another recipe, other data or another kind of training.
+            ConfigError: It comes from another recipe, other data or another kind of training, or
+                the processes start at different steps.
         """
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        require_same_start(self.step, self.world)
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         self._refuse_other_run(checkpoint)
         state, task = checkpoint.state, self.task
         task.model.load_state_dict(checkpoint.group("model"))
@@ -210,24 +204,24 @@ class Loop:
         kind = state.get("kind", "pretrain")  # older checkpoints are all of this kind
         if kind != self.task.kind:
             raise ConfigError(
-                f"{path}: a checkpoint of '{kind}', and this is '{self.task.kind}'; "
+                f"{path}: is a checkpoint of '{kind}', and this is '{self.task.kind}'; "
                 "give another --out."
             )
-        # Read as a recipe, so that keys younger than the checkpoint take their defaults.
-        theirs = parse_dataclass(type(self.recipe), state["recipe"], str(path))
-        differing = differing_keys(theirs.to_dict(), self.recipe.to_dict())
+        # Parsed as a recipe, so that keys younger than the checkpoint take their defaults.
+        before = parse_dataclass(type(self.recipe), state["recipe"], str(path))
+        differing = differing_keys(before.to_dict(), self.recipe.to_dict())
         if differing:
             raise ConfigError(
-                f"{path}: checkpoint of another recipe, differing in "
+                f"{path}: is a checkpoint of another recipe, which differs in "
                 f"{'; '.join(differing)}. Give the same values, or another --out."
             )
-        for what, before, now in (
+        for difference, there, here in (
             ("trained on other data", state["data"], self.source.identity()),
             ("went on from other weights", state.get("origin", {}), self.task.origin),
         ):
-            if before != now:
+            if there != here:
                 raise ConfigError(
-                    f"{path}: {what} ({before} there, {now} here). "
+                    f"{path}: {difference} ({there} there, {here} here). "
                     "Give the same, or another --out."
                 )
 
@@ -237,14 +231,14 @@ class Loop:
         """Train to the end, or until a stop is requested or the budget is used.
 
         Raises:
-            NonFiniteError: A loss or gradient is not finite; names the videos of the batch. No
-                checkpoint is written from then on.
+            NonFiniteError: A loss or gradient is NaN or infinite; the message names the videos of
+                the batch. No checkpoint is written from then on.
         """
-        log_recipe, main = self.recipe.log, self.world.rank == 0
+        section, main = self.recipe.log, self.world.is_main
         self._clock = time.perf_counter()
-        progress_line = ProgressLine(self.total_steps, log_recipe.line_seconds, active=main)
-        measured = self.metrics.get("step", -1)
-        with RunLog(self.folder, self.step, measured, log_recipe.tensorboard, main) as log:
+        progress_line = ProgressLine(self.total_steps, section.line_seconds, active=main)
+        measured_step = self.metrics.get("step", -1)
+        with RunLog(self.folder, self.step, measured_step, section.tensorboard, main) as log:
             try:
                 if self.step == 0:
                     self.task.begin()
@@ -286,25 +280,25 @@ class Loop:
         self._add_time()
         memory = STEP_SECONDS_MEMORY if self._step_seconds else 0.0
         self._step_seconds = memory * self._step_seconds + (1 - memory) * took
-        values["clips_per_second"] = self.recipe.optim.batch * self.task.views / took
+        values["clips_per_second"] = self.recipe.optim.batch * self.recipe.data.views / took
         values["data_wait_share"] = waited / took
         values["seconds"] = self.seconds
         return values
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
-        """Do one update; the batch is this process's share of the global one."""
+        """Do one update; ``batch`` is this process's share of the global batch."""
         recipe, task, progress = self.recipe, self.task, self.progress
         lr = recipe.optim.lr * learning_rate(recipe.schedule, progress)
         for group in task.optimizer.param_groups:
             group["lr"] = lr
         task.optimizer.zero_grad(set_to_none=True)
-        found = task.gradient(batch, progress)
+        terms = task.gradient(batch, progress)
         limit = recipe.optim.clip_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(task.model.parameters(), limit)
-        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in terms.items() if isinstance(value, Tensor)}
         tensors["grad_norm"] = norm
-        together = torch.stack(list(tensors.values())).tolist()  # one wait for the device
-        values = {**found, **dict(zip(tensors, together, strict=True)), "lr": lr}
+        numbers = torch.stack(list(tensors.values())).tolist()  # one wait for the device
+        values = {**terms, **dict(zip(tensors, numbers, strict=True)), "lr": lr}
         self._refuse_non_finite(values)
         task.optimizer.step()
         self.step += 1
@@ -312,17 +306,17 @@ class Loop:
         return values
 
     def _refuse_non_finite(self, values: Mapping[str, float]) -> None:
-        """Raise NonFiniteError unless every value is finite; weights are as before the step."""
-        wrong = [f"{name} is {value}" for name, value in values.items() if not isfinite(value)]
-        if wrong:
+        """Raise NonFiniteError unless every value is finite; the weights are still unchanged."""
+        faults = [f"{name} is {value}" for name, value in values.items() if not isfinite(value)]
+        if faults:
             raise NonFiniteError(
-                f"step {self.step + 1}: {', '.join(wrong)}; training stopped and checkpoints left "
+                f"step {self.step + 1}: {', '.join(faults)}; training stopped, with checkpoints "
                 f"as they were. Lower optim.lr, or look at this batch's videos: "
                 f"{', '.join(self.source.global_names(self.step))}."
             )
 
     def _add_time(self) -> None:
-        """Count the time since the last call as spent on training."""
+        """Add the time since the last call to that of training."""
         now = time.perf_counter()
         self.seconds += now - self._clock
         self._clock = now
@@ -337,8 +331,8 @@ class Loop:
     def _share_clock(self, stop: bool = False) -> bool:
         """Give all processes the latest clock; return whether any of them has ``stop``.
 
-        Where the budget paces the schedule, learning rate and crop hang on the clock: one that
-        differs by a millisecond makes the weights differ between processes.
+        Where the budget paces the schedule, learning rate and crop depend on the clock, and clocks
+        that differ by a millisecond would make the weights of the processes differ.
         """
         if self.world.size == 1:
             return stop
@@ -369,26 +363,26 @@ class Loop:
             self._share_clock()
 
 
-def check_batch(optim: Optim, clips: int, world: World) -> None:
+def check_batch(optim: Optim, videos: int, world: World) -> None:
     """Refuse a global batch that does not fit the data or the processes.
 
     Args:
         optim: Gives batch and chunks.
-        clips: Videos to train on.
+        videos: Number of videos to train on.
         world: This process among its peers.
 
     Raises:
-        ConfigError: More chunks than a process has videos, or a batch of more videos than exist.
-        TrainingError: The processes cannot share it equally.
+        ConfigError: A process has fewer videos than chunks, or the data fewer than the batch.
+        TrainingError: The processes cannot share the batch equally.
     """
     share = local_batch(optim.batch, world)
     if share < optim.chunks:
         raise ConfigError(
-            f"optim.chunks is {optim.chunks} but each process has only {share} of "
-            f"optim.batch = {optim.batch}; allowed: at most that."
+            f"optim.chunks is {optim.chunks}, but each process has only {share} videos of "
+            f"optim.batch = {optim.batch}; allowed: at most {share}."
         )
-    if clips < optim.batch:
+    if videos < optim.batch:
         raise ConfigError(
-            f"the data holds {clips} usable videos, fewer than optim.batch = {optim.batch}; "
+            f"the data holds {videos} usable videos, fewer than optim.batch = {optim.batch}; "
             "give more videos or a smaller batch."
         )

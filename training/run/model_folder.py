@@ -12,7 +12,7 @@ import torch
 
 from ccl_hub import CCLModel
 from ccl_hub._util.files import write_atomically
-from ccl_hub.config import CCLConfig, Provenance, parse_dataclass
+from ccl_hub.config import Provenance, parse_dataclass
 from ccl_hub.network.weights import expanded
 from ccl_hub.publish import golden, write_texts
 from ccl_hub.publish.model_card import Card, Figure, render
@@ -51,15 +51,15 @@ def export(
         dtype: ``"fp16"`` or ``"fp32"`` weights.
         name: Name of the model; the recipe's if empty.
         trained_on: The training data in one line; the name of the packed set if empty.
-        ema: Take the averaged weights; None: where the recipe has them kept, as they are the ones
-            that were measured.
+        ema: Take the averaged weights; None takes them where the recipe keeps an average, as that
+            is what was measured.
         licence: Of the weights, such as ``apache-2.0``; a placeholder in the card if empty.
 
     Returns:
-        The model, as it was before rounding to ``dtype``, in eval mode.
+        The model before its weights were rounded to ``dtype``, in eval mode.
 
     Raises:
-        ConfigError: Averaged weights are asked for but the run kept none.
+        ConfigError: Averaged weights are asked for, but the run kept none.
         OutputError: The folder cannot be written.
     """
     folder = expanded(folder)
@@ -75,50 +75,43 @@ def export(
     model.load_state_dict(tensors)
     model.eval()
     model.save_pretrained(folder, DTYPES[dtype])
-    _write_records(folder, model.config, record, licence)
+    write_texts(folder, model.config, render(model.config, model_card(record, licence)))
+    write_atomically(folder / PROVENANCE_NAME, json.dumps(record, indent=2) + "\n")
+    golden.write(CCLModel.from_pretrained(folder), folder)
     return model
 
 
-def _write_records(
-    folder: Path, config: CCLConfig, record: Mapping[str, Any], licence: str
-) -> None:
-    """Write what stands beside the weights and the configuration."""
-    write_texts(folder, config, render(config, model_card(record, licence)))
-    write_atomically(folder / PROVENANCE_NAME, json.dumps(record, indent=2) + "\n")
-    golden.write(CCLModel.from_pretrained(folder), folder)
-
-
 def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) -> dict[str, Any]:
-    """Return where the weights come from, as JSON values; figures only of these weights."""
+    """Return where the weights come from, as JSON values, with the figures of these weights."""
     state = checkpoint.state
     metrics = dict(state["metrics"])
     if recipe.ema.decay is not None and not ema:
         metrics.pop("trained", None)
     return {
-        "recipe": _without_places(recipe.to_dict()),
+        "recipe": _without_paths(recipe.to_dict()),
         "data": state["data"],
         "steps": state["step"],
         "finished": state["progress"] >= 1,
         "training_seconds": round(state["seconds"], 1),
         "weights": {"averaged": ema, "dtype": dtype},
         "metrics": metrics,
-        # Older checkpoints do not say what wrote them; a copy without git knows no commit.
+        # Older checkpoints leave out what wrote them, and a copy without git has no commit.
         "commit": state.get("software", {}).get("commit") or software()["commit"],
         "versions": state.get("software", software())["versions"],
     }
 
 
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Keep only the last part of folders: a published record tells nothing of the machine."""
+def _without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Keep the names of folders alone, so that a published record hides the machine's paths."""
     data, validation = dict(recipe["data"]), dict(recipe["validation"])
     for key in ("pack", "folder"):
         data[key] = Path(data[key]).name
-    validation["packs"] = [Path(place).name for place in validation["packs"]]
+    validation["packs"] = [Path(pack).name for pack in validation["packs"]]
     return {**recipe, "data": data, "validation": validation}
 
 
 def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
-    """Return what the model card tells of a training run."""
+    """Return the part of the model card that is about the training."""
     end = "to the end of" if record["finished"] else "stopped before the end of"
     trained = record["metrics"].get("trained", {})
     figures = [
@@ -141,7 +134,7 @@ def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
 
 
 def _retrieval_lines(record: Mapping[str, Any]) -> list[str]:
-    """Return the retrieval tables, trained beside random init, in per cent."""
+    """Return tables of the trained and the untrained network's retrieval, in per cent."""
     metrics = record["metrics"]
     trained, untrained = metrics.get("trained", {}), metrics.get("random_init", {})
     if not trained:

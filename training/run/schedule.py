@@ -2,7 +2,7 @@
 
 Positions are counted in epochs and may be fractions: ``step / steps_per_epoch``. Every function
 returns the factor by which the recipe's learning rate is multiplied. Source of the step schedule:
-paper, Section 4.1 (a tenth every 20 epochs); cosine and warm-up are ours.
+paper, Section 4.1 (a tenth every 20 epochs). The paper has no cosine schedule and no warm-up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..recipes.sections import Schedule
 
-# A position reached by division may lie one rounding below its epoch; no step is this short.
+# Division may put a position one rounding below its epoch; every step is longer than this.
 _ROUNDING_EPOCHS = 1e-9
 
 
@@ -48,7 +48,7 @@ def warmup_factor(epoch: float, warmup_epochs: float) -> float:
 
 
 def step_factor(epoch: float, every_epochs: float, decay: float) -> float:
-    """Return ``decay`` to the power of the whole periods of ``every_epochs`` gone by."""
+    """Return ``decay`` to the power of the whole periods of ``every_epochs`` that have passed."""
     return float(decay ** math.floor((epoch + _ROUNDING_EPOCHS) / every_epochs))
 
 

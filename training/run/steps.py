@@ -1,7 +1,7 @@
 """Steps of a long job: commands run once each, side by side, and stopped together.
 
-A step that has succeeded leaves a mark, so that the same job goes on where it was stopped. Its
-output is in a log beside the mark.
+A step that has succeeded leaves a mark, so that the same job goes on where it was stopped. A log
+beside the mark holds its output.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KILL_SECONDS = 5.0
 
 
 class StepFailedError(TrainingError):
-    """A step ended with an error, or was made by another command before."""
+    """A step ended with an error, or was done by another command before."""
 
 
 class StoppedError(TrainingError):
@@ -42,8 +42,8 @@ class Step:
 
     Args:
         name: Of its mark and log; unique in the job.
-        command: Program and arguments. Exit code 75 means: saved before the end, run again.
-        further: Arguments that make no other step of it.
+        command: Program and arguments. Exit code 75 means that it has saved and is to run again.
+        further: Arguments that may change from one time to the next.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Step:
     further: tuple[str, ...] = ()
 
     @property
-    def remembered(self) -> list[str]:
-        """The command as it is remembered: wherever the program is."""
+    def mark(self) -> list[str]:
+        """What its mark says: the command, without the folder of the program."""
         return [Path(self.command[0]).name, *self.command[1:]]
 
 
@@ -64,7 +64,7 @@ def missing_steps(chains: Sequence[Sequence[Step]], folder: Path) -> list[Step]:
         folder: Of the marks.
 
     Raises:
-        StepFailedError: A step was made by another command.
+        StepFailedError: A step was done by another command.
     """
     return [step for chain in chains for step in chain if not _is_done(step, folder)]
 
@@ -78,11 +78,11 @@ def run_steps(
         chains: Steps of one chain run one after the other, chains side by side.
         folder: For marks and logs; made if missing.
         at_once: Chains at the same time.
-        stop: Asked all the time. Once it is true, the commands that run get SIGTERM, on which a
+        stop: Asked again and again. Once it is true, the running commands get SIGTERM, on which a
             training saves, and no other is started. A KeyboardInterrupt after that kills them.
 
     Raises:
-        StepFailedError: A step failed; those that were running are finished first.
+        StepFailedError: A step failed; the steps beside it were finished first.
         StoppedError: ``stop`` was true before the end.
         OutputError: The folder cannot be written.
     """
@@ -134,21 +134,21 @@ class _Runner:
         if code != 0 and self.stopping:
             raise StoppedError(f"stopped in {step.name}; the same command goes on from there.")
         if code != 0:
-            words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-            last = f": {' / '.join(words)}" if words else ""
-            raise StepFailedError(f"{step.name} ended with {code}{last} (see {log})")
-        write_atomically(self.folder / f"{step.name}.json", json.dumps(step.remembered))
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            last = f": {' / '.join(lines)}" if lines else ""
+            raise StepFailedError(f"{step.name} ended with exit code {code}{last} (see {log})")
+        write_atomically(self.folder / f"{step.name}.json", json.dumps(step.mark))
 
     @property
     def stopping(self) -> bool:
-        """Whether no command shall be started, and those that run shall end."""
+        """Whether running commands are to end, and no other is to start."""
         return self.killing.is_set() or self.stop()
 
     def _run_once(self, step: Step, log: Path) -> int:
         """Run a command to its end, passing a stop on to it; return its exit code."""
         with log.open("wb") as output:
             try:
-                # A session of its own: what a terminal sends comes to it once, through us.
+                # In a new session signals of the terminal reach it once, through this process.
                 process = subprocess.Popen(
                     (*step.command, *step.further),
                     stdin=subprocess.DEVNULL,
@@ -159,22 +159,22 @@ class _Runner:
             except OSError as error:
                 raise StepFailedError(
                     f"{step.name}: {step.command[0]} cannot be started ({error.strerror}); "
-                    "give a program that is there."
+                    "give a program that exists."
                 ) from error
-            told = False
+            terminated = False
             while True:
                 try:
                     return process.wait(POLL_SECONDS)
                 except subprocess.TimeoutExpired:
                     if self.killing.is_set():
                         _kill(process)
-                    elif not told and self.stopping:
+                    elif not terminated and self.stopping:
                         process.terminate()
-                        told = True
+                        terminated = True
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a command that SIGTERM did not end; on SIGINT one with steps of its own kills these."""
+    """End a command that SIGTERM did not end; SIGINT makes it kill the steps that it runs."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(KILL_SECONDS)
@@ -191,11 +191,11 @@ def _is_done(step: Step, folder: Path) -> bool:
         before = [str(word) for word in json.loads(mark.read_text(encoding="utf-8"))]
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
         raise StepFailedError(
-            f"{mark}: damaged ({error}); remove it, and the step is made again."
+            f"{mark}: is damaged ({error}); remove it, and the step is done again."
         ) from error
-    if before != step.remembered:
+    if before != step.mark:
         raise StepFailedError(
-            f"{mark}: this step was made by `{shlex.join(before)}`, now it would be "
-            f"`{shlex.join(step.remembered)}`; give the same arguments, or another --out."
+            f"{mark}: this step was done by `{shlex.join(before)}`, and now it would be "
+            f"`{shlex.join(step.mark)}`; give the same arguments, or another --out."
         )
     return True

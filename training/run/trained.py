@@ -1,4 +1,4 @@
-"""Reading a checkpoint as a trained model: which file a path means, and which of its weights."""
+"""A checkpoint taken as a trained model: which file a path means, and which weights are taken."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .checkpoints import Checkpoint, list_checkpoints
 def find_checkpoint(path: Path) -> Path:
     """Return the checkpoint file that ``path`` means: itself, or the newest of a run's folder."""
     for folder in (path / "checkpoints", path):
-        found = list_checkpoints(folder)
-        if found:
-            return found[-1]
+        checkpoints = list_checkpoints(folder)
+        if checkpoints:
+            return checkpoints[-1]
     return path
 
 
 def trained_tensors(
     checkpoint: Checkpoint, recipe: Recipe, ema: bool | None = None
 ) -> tuple[dict[str, Tensor], bool]:
-    """Choose the weights to judge and to export.
+    """Choose the weights to measure and to export.
 
     Args:
         checkpoint: Of a training run.
@@ -35,14 +35,14 @@ def trained_tensors(
         The tensors of the model, and whether they are the averaged ones.
 
     Raises:
-        ConfigError: Averaged weights are asked for but the run kept none.
+        ConfigError: Averaged weights are asked for, but the run kept none.
     """
     if ema is None:
         ema = recipe.ema.decay is not None
     tensors = checkpoint.group("ema" if ema else "model")
     if not tensors:
         raise ConfigError(
-            f"{checkpoint.path}: holds no averaged weights because ema.decay was not set; "
+            f"{checkpoint.path}: holds no averaged weights, as its recipe has no ema.decay; "
             "leave out --ema."
         )
     return tensors, ema

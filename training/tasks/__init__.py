@@ -1,1 +1,1 @@
-"""What is trained: pretraining, fine-tuning, and how each is tested."""
+"""What a step of pretraining or fine-tuning does, and how each is tested."""

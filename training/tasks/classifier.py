@@ -1,9 +1,9 @@
-"""A model with a classifier on its video feature: its update, and the folder it is kept in.
+"""A model with a classifier on its video feature: its update, and the folder that keeps it.
 
 A fine-tuned model is a model folder like any other (``model.safetensors``, ``config.json``), so
-that it can be embedded with and compared; beside these stand ``classifier.safetensors``, the FC
-layer, and ``classes.json``, which names the classes and says what the model was fine-tuned from,
-on and how.
+that it can embed videos and be compared. Beside these, ``classifier.safetensors`` is the FC layer,
+and ``classes.json`` names the classes, the model that was fine-tuned, the labelled set and the
+recipe.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Classifier(nn.Module):
     """A fresh FC layer on the video feature of a model; all layers are trained.
 
     Args:
-        backbone: The model. Its projection takes no part and stays as it is.
+        backbone: The model. Its projection is unused and stays as it is.
         classes: Number of classes.
-        freeze_batchnorm: Keep BatchNorm in eval mode, whatever the mode of the rest.
+        freeze_batchnorm: Keep BatchNorm in eval mode, whatever the mode of the other layers.
 
     Source:
         Paper, Section 4.1 (fine-tuning): the 512-d video feature, one FC layer.
@@ -84,12 +84,12 @@ def supervised_step(
 ) -> dict[str, Tensor]:
     """Leave in ``.grad`` the gradient of the mean cross-entropy over the global batch.
 
-    But for rounding, and BatchNorm's statistics in training mode, it does not depend on how the
-    batch is spread over processes and chunks.
+    Except by rounding, and by BatchNorm's statistics in training mode, the result is the same
+    however the batch is spread over processes and chunks.
 
     Args:
-        model: Not wrapped. Gradients there are dropped first.
-        chunks: This process's share, (b,3,T,H,W) float each; equally many clips on each process.
+        model: Not wrapped. Gradients that it has are dropped first.
+        chunks: This process's share, (b,3,T,H,W) float each; as many clips as on other processes.
         targets: int64 (B,), classes of the clips of all chunks, on their device.
         world: This process among its peers.
         autocast_dtype: ``torch.bfloat16`` to run the network in mixed precision, or None.
@@ -98,10 +98,10 @@ def supervised_step(
         ``loss`` and ``accuracy``: 0-d tensors, means over the global batch, equal on all ranks.
     """
     model.zero_grad(set_to_none=True)
-    wanted = targets.split([len(chunk) for chunk in chunks])
+    truths = targets.split([len(chunk) for chunk in chunks])
     sums = torch.zeros(2, dtype=torch.float32, device=targets.device)
     with GradientMean(model.parameters(), world.size) as mean:
-        for i, (clips, truth) in enumerate(zip(chunks, wanted, strict=True)):
+        for i, (clips, truth) in enumerate(zip(chunks, truths, strict=True)):
             with torch.autocast(clips.device.type, autocast_dtype, enabled=bool(autocast_dtype)):
                 logits = model(clips)
             loss = F.cross_entropy(logits, truth, reduction="sum") / len(targets)
@@ -123,7 +123,7 @@ class ClassifierRecord:
     """What ``classes.json`` says.
 
     Args:
-        classes: Names; the position is the row of the FC layer.
+        classes: Names; the position of a name is its row of the FC layer.
         start: The model that was fine-tuned.
         data: The labelled set.
         recipe: As ``FinetuneRecipe.to_dict`` gives it.
@@ -144,8 +144,8 @@ class ClassifierRecord:
 def save_classifier(model: Classifier, record: ClassifierRecord, folder: Path) -> None:
     """Write a fine-tuned model into ``folder``, float32.
 
-    ``classes.json`` goes last and holds the hashes of the others, so that no mixed set of files
-    can be loaded.
+    ``classes.json`` is written last and holds the hashes of the others, so that files of different
+    trainings are never loaded together.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -183,20 +183,20 @@ def load_classifier(folder: Path) -> tuple[Classifier, ClassifierRecord]:
 
     Raises:
         ModelNotFoundError: The folder holds no fine-tuned model.
-        WeightsError: A file is damaged, or does not belong to the others.
+        WeightsError: A file is damaged, or belongs to another training than the others.
         ConfigError: ``classes.json`` or ``config.json`` cannot be read.
     """
     record = _read_record(folder)
     backbone = CCLModel.from_pretrained(folder)
     path = folder / CLASSIFIER_NAME
-    for file, wanted in (
+    for file, sha256 in (
         (folder / WEIGHTS_NAME, record.model_sha256),
         (path, record.classifier_sha256),
     ):
-        if not file.is_file() or file_sha256(file) != wanted:
+        if not file.is_file() or file_sha256(file) != sha256:
             raise WeightsError(
-                f"{file}: missing, damaged or of another fine-tuning than {RECORD_NAME} beside "
-                f"it, which wants sha256 {wanted}; copy the folder again, or fine-tune again."
+                f"{file}: is missing, damaged or of another fine-tuning than {RECORD_NAME} beside "
+                f"it, by which its sha256 is {sha256}; copy the folder again, or fine-tune again."
             )
     with torch.random.fork_rng(devices=[]):
         model = Classifier(backbone, len(record.classes))
@@ -208,16 +208,17 @@ def _read_record(folder: Path) -> ClassifierRecord:
     path = folder / RECORD_NAME
     if not path.is_file():
         raise ModelNotFoundError(
-            f"{folder}: no fine-tuned model ({RECORD_NAME} is missing); give the --out folder of "
-            "a finished 'python -m training.finetune'."
+            f"{folder}: holds no fine-tuned model ({RECORD_NAME} is missing); give the --out "
+            "folder of a finished 'python -m training.finetune'."
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: not JSON ({error}); copy the folder again.") from error
+        raise WeightsError(f"{path}: is not JSON ({error}); copy the folder again.") from error
     version = values.pop("schema", None) if isinstance(values, dict) else None
     if version != RECORD_VERSION:
         raise WeightsError(
-            f"{path}: version {version!r}, this program reads {RECORD_VERSION}; fine-tune again."
+            f"{path}: is of version {version!r}, and this program reads {RECORD_VERSION}; "
+            "fine-tune again."
         )
     return parse_dataclass(ClassifierRecord, values, str(path))

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ccl_hub.config import parse_dataclass
 from ccl_hub.errors import ConfigError
@@ -18,18 +19,10 @@ from ..clips.source import ClipSource, SplitSource, cached_frames
 from ..distributed.world import World, start_world
 from ..evaluation.labelled_sets import EvaluationSet, data_record, open_evaluation_sets
 from ..evaluation.models import NamedModel, load_models
-from ..evaluation.results import Results, write_results
+from ..evaluation.results import ModelRecord, Results, write_results
 from ..recipes.finetuning import FinetuneRecipe, read_finetune_recipe
 from ..recipes.toml import apply_changes
-from ..run import checkpoints
-from ..run.folder import (
-    StopFlag,
-    choose_checkpoint,
-    only_run_in,
-    require_same_start,
-    set_precision,
-    write_recipe,
-)
+from ..run.folder import StopFlag, choose_checkpoint, only_run_in, set_precision
 from ..run.logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from ..run.loop import Loop, Outcome, check_batch
 from .classifier import ClassifierRecord, load_classifier, save_classifier
@@ -59,7 +52,7 @@ class FinetuneOptions:
 
     @property
     def all_changes(self) -> tuple[str, ...]:
-        """The changes, with those that have a short form last."""
+        """The changes, followed by those of ``--metric`` and ``--average``."""
         short = {"test.metric": self.metric, "test.average": self.average}
         return (*self.changes, *(f"{key}={value}" for key, value in short.items() if value))
 
@@ -68,7 +61,7 @@ def finetune_all(options: FinetuneOptions) -> tuple[list[Results], Outcome]:
     """Fine-tune every model on every set with every seed, until one run is stopped.
 
     Raises:
-        CCLError: As :func:`finetune`; or a name is not that of a recipe, model or set.
+        CCLError: As :func:`finetune`; or a recipe, model or set cannot be found.
     """
     recipe = read_finetune_recipe(options.recipe or DEFAULT_RECIPE, options.all_changes)
     out = options.out or Path()
@@ -76,7 +69,7 @@ def finetune_all(options: FinetuneOptions) -> tuple[list[Results], Outcome]:
     runs = len(options.model) * len(options.data) * len(seeds)
     if runs > 1 and options.resume not in (None, "auto"):
         raise ConfigError(
-            f"--resume {options.resume} is one checkpoint for {runs} runs; give auto."
+            f"--resume {options.resume} is one checkpoint for {runs} runs; give --resume auto."
         )
     if recipe.log.curves:
         require_drawing()
@@ -105,14 +98,14 @@ def finetune_all(options: FinetuneOptions) -> tuple[list[Results], Outcome]:
 def _starts(
     options: FinetuneOptions, recipe: FinetuneRecipe, seeds: Sequence[int]
 ) -> Iterator[tuple[NamedModel, EvaluationSet, int]]:
-    """Yield what each run starts from; the record's seed tells the runs of a row apart."""
+    """Yield what each run starts from; the seed in its record distinguishes the runs of a row."""
     for seed in seeds:
         for named in load_models(options.model, (seed,)):
             record = named.record
             if record.seed is None or len(seeds) > 1:
                 record = dataclasses.replace(record, seed=seed)
             for labelled in _open_sets(options.data, recipe, named):
-                # A model of its own for each set: training changes it.
+                # A copy for each set, as training changes the model.
                 yield NamedModel(copy.deepcopy(named.model), record), labelled, seed
 
 
@@ -132,7 +125,7 @@ def _slug(*parts: str) -> str:
 
 
 def test_again(folder: Path, options: FinetuneOptions) -> list[Results]:
-    """Test the model of a finished run on the test splits of sets, with its own settings.
+    """Test the model of a finished run on the test splits of sets, with the settings of the run.
 
     Args:
         folder: Of the run.
@@ -156,15 +149,8 @@ def test_again(folder: Path, options: FinetuneOptions) -> list[Results]:
         model.to(world.device)
         for labelled in sets:
             figures = judge(model, SplitSource(labelled, "test"), recipe, world)
-            result = Results(
-                kind="finetune",
-                model=record.start,
-                data=data_record(labelled),
-                measurements=figures.measurements,
-                settings={"recipe": recipe.to_dict(), "trained_on": record.data.name},
-                confusion=figures.confusion,
-                group=options.group,
-            )
+            settings = {"recipe": recipe.to_dict(), "trained_on": record.data.name}
+            result = _results(record.start, labelled, figures, settings, group=options.group)
             if options.results is not None and world.is_main:
                 logger.info("wrote %s", write_results(result, options.results))
             results.append(result)
@@ -177,9 +163,27 @@ def _require_classes(labelled: EvaluationSet, classes: Sequence[str], folder: Pa
         return
     differing = sorted(set(present) ^ set(classes)) or ["their order"]
     raise ConfigError(
-        f"{labelled.videos.name}: has {len(present)} classes, the model of {folder} "
+        f"{labelled.videos.name}: has {len(present)} classes, and the model of {folder} has "
         f"{len(classes)}; they differ in {', '.join(differing[:3])}. "
-        "Test on a set with the classes it was trained on."
+        "Give a set with the classes that the model was trained on."
+    )
+
+
+def _results(
+    start: ModelRecord,
+    labelled: EvaluationSet,
+    figures: Figures,
+    settings: dict[str, Any],
+    **more: Any,
+) -> Results:
+    return Results(
+        kind="finetune",
+        model=start,
+        data=data_record(labelled),
+        measurements=figures.measurements,
+        settings=settings,
+        confusion=figures.confusion,
+        **more,
     )
 
 
@@ -197,7 +201,7 @@ def finetune(
 
     Args:
         recipe: What to do.
-        named: What to go on from; its model is changed.
+        named: The model to start from; training changes it.
         labelled: The set.
         folder: For checkpoints, logs and the final model.
         world: This process among its peers.
@@ -205,11 +209,11 @@ def finetune(
         resume: ``"auto"``, the path of a checkpoint, or None for a fresh run.
 
     Returns:
-        Whether the run came to its end, and what it measured; None of a stopped run.
+        Whether the run came to its end, and its results; a stopped run has none.
 
     Raises:
         CCLError: Recipe, data, world or checkpoint are damaged or do not fit each other.
-        NonFiniteError: The loss or a gradient is not finite.
+        NonFiniteError: The loss or a gradient is NaN or infinite.
         OutputError: The folder cannot be written.
     """
     recipe = fitted(recipe, named)
@@ -220,20 +224,15 @@ def finetune(
     source = ClipSource(recipe, frames, world.device)
     task = Finetuning(recipe, named.model, source, train, test, world)
     loop = Loop(task, recipe, source, folder, world, stop or StopFlag())
-    if checkpoint is not None:
-        loop.restore(checkpoint)
-    require_same_start(loop.step, world)
-    with only_run_in(folder, world):
-        if world.is_main:
-            checkpoints.remove_leftovers(folder / "checkpoints")
-            write_recipe(recipe, folder)
+    loop.start_from(checkpoint)
+    with only_run_in(folder, recipe, world):
         outcome = loop.run()
         lines = read_log(folder / LOG_NAME)
         if world.is_main and recipe.log.curves:
             draw_curves(lines, folder / CURVES_NAME, f"{named.record.label}, {recipe.name}")
         if outcome is Outcome.SAVED:
             return outcome, None
-        figures = Figures.from_dict(loop.metrics["test"])
+        figures = parse_dataclass(Figures, loop.metrics["test"], "the figures of the test")
         if world.is_main:
             record = ClassifierRecord(
                 labelled.videos.classes,
@@ -250,34 +249,22 @@ def finetune(
         "processes": world.size,
         "device": world.device.type,
     }
-    result = Results(
-        kind="finetune",
-        model=named.record,
-        data=data_record(labelled),
-        measurements=figures.measurements,
-        settings=settings,
-        confusion=figures.confusion,
-        curves=epoch_curves(lines),
-    )
-    return outcome, result
+    curves = epoch_curves(lines)
+    return outcome, _results(named.record, labelled, figures, settings, curves=curves)
 
 
 def fitted(recipe: FinetuneRecipe, named: NamedModel) -> FinetuneRecipe:
-    """Return the recipe with the model's preprocessing.
-
-    Args:
-        recipe: As read.
-        named: The model it is used with.
+    """Return the recipe with the preprocessing of the model.
 
     Raises:
-        ConfigError: Its clips would be larger than the model's.
+        ConfigError: The clips of the recipe would be larger than those of the model.
     """
     recipe = dataclasses.replace(recipe, preprocessing=named.model.preprocessing)
     largest = recipe.preprocessing.crop_px
     if recipe.crop_px > largest:
         raise ConfigError(
-            f"clip.crop_px is {recipe.crop_px}, the crop of {named.record.label} is {largest}; "
-            "allowed: at most that."
+            f"clip.crop_px is {recipe.crop_px}, and the crop of {named.record.label} is "
+            f"{largest}; allowed: at most {largest}."
         )
     return recipe
 
@@ -289,8 +276,8 @@ def epoch_curves(lines: Sequence[dict]) -> dict[str, list[float]]:
         lines: As :func:`training.run.logs.read_log` gives them.
 
     Returns:
-        ``loss`` and ``training accuracy``, means over each epoch; and each figure of the test,
-        one value for each time it was made, where that was more than once.
+        ``loss`` and ``training accuracy``, means over each epoch; and each figure of the test, if
+        the run was tested more than once, with one value for each time.
     """
     of_epochs: dict[int, list[dict]] = defaultdict(list)
     tests: dict[str, list[float]] = defaultdict(list)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,44 +14,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ccl_hub import CCLModel
-from ccl_hub.config import Preprocessing, parse_dataclass
+from ccl_hub.config import Preprocessing
 from ccl_hub.errors import TrainingError
 from ccl_hub.transforms import to_clips
 
 from ..clips.loader import Batch
-from ..clips.source import ClipSource, SplitSource
+from ..clips.source import ClipSource
 from ..clips.uniform import read_uniform_clips
-from ..distributed.world import World, broadcast_model, synchronise_batchnorm
+from ..distributed.world import World
 from ..evaluation.classification import average_clips, confusion_matrix, measure
 from ..evaluation.results import Confusion, Measurement
 from ..frames.packed import FrameSource
 from ..recipes.finetuning import FinetuneRecipe
 from ..run.checkpoints import Checkpoint
 from ..run.logs import RunLog
-from ..run.optimizer import new_optimizer
+from ..run.optimizer import new_optimizer, prepared
 from .classifier import Classifier, supervised_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Figures of one test, and its confusion matrix."""
+    """The figures of one test, and its confusion matrix."""
 
     measurements: tuple[Measurement, ...]
     confusion: Confusion
 
     @property
     def by_metric(self) -> dict[str, float]:
-        """Values by metric."""
-        return {one.metric: one.value for one in self.measurements}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, for a checkpoint."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Figures:
-        """Rebuild from :meth:`to_dict`."""
-        return parse_dataclass(cls, values, "the figures of the test")
+        """The figures by their metric."""
+        return {measurement.metric: measurement.value for measurement in self.measurements}
 
 
 class Finetuning:
@@ -70,7 +61,6 @@ class Finetuning:
     """
 
     kind = "finetune"
-    views = 1
 
     def __init__(
         self,
@@ -90,16 +80,11 @@ class Finetuning:
         }
         torch.manual_seed(recipe.seed)
         model = Classifier(backbone, len(train.videos.classes), recipe.network.freeze_batchnorm)
-        self.model = model.to(world.device)
-        broadcast_model(self.model, world)
-        if recipe.optim.sync_batchnorm:
-            synchronise_batchnorm(self.model, world)
-        if recipe.precision.compile:
-            self.model.compile()
+        self.model = prepared(model, recipe, world)
         self.optimizer = new_optimizer(recipe.optim, self.model)
 
     def begin(self) -> None:
-        """Nothing comes before the first step."""
+        """Leave the model as it is: its first step needs no preparation."""
 
     def gradient(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Leave the gradient of the global batch in ``.grad``; return loss and accuracy."""
@@ -109,20 +94,20 @@ class Finetuning:
         return supervised_step(self.model, chunks, targets, self.world, autocast)
 
     def updated(self, step: int) -> None:
-        """Nothing follows an update."""
+        """Keep nothing of an update: model and optimizer hold all of it."""
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return nothing: model and optimizer are all there is."""
+        """Return nothing: model and optimizer are all that changes."""
         return {}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put back nothing."""
+        """Restore nothing: there are no further tensors."""
 
     def measure(self, log: RunLog, step: int, metrics: dict[str, Any]) -> None:
-        """Test the network on all processes together."""
-        tested = judge(self.model, self.test, self.recipe, self.world)
-        log.write("validation", step, {"test": tested.by_metric})
-        metrics["test"] = tested.to_dict()
+        """Test the network, on all processes together."""
+        figures = judge(self.model, self.test, self.recipe, self.world)
+        log.write("validation", step, {"test": figures.by_metric})
+        metrics["test"] = dataclasses.asdict(figures)
 
 
 def judge(model: Classifier, test: FrameSource, recipe: FinetuneRecipe, world: World) -> Figures:
@@ -156,30 +141,30 @@ def judge(model: Classifier, test: FrameSource, recipe: FinetuneRecipe, world: W
 def probabilities_of(
     model: Classifier, source: FrameSource, recipe: FinetuneRecipe, world: World
 ) -> np.ndarray:
-    """Return the class probabilities of every video, float64 (V,C); as :func:`judge`."""
+    """Return the class probabilities of every video, float64 (V,C); arguments as :func:`judge`."""
     device = world.device
     bf16 = recipe.precision.autocast == "bf16"
-    found = torch.zeros(len(source), model.fc.out_features, dtype=torch.float64)
-    own = range(world.rank, len(source), world.size)
-    for videos, clips in _batches(source, own, recipe, model.backbone.preprocessing):
+    probabilities = torch.zeros(len(source), model.fc.out_features, dtype=torch.float64)
+    share = range(world.rank, len(source), world.size)
+    for videos, clips in _batches(source, share, recipe, model.backbone.preprocessing):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(_shrunk(clips.to(device), recipe.crop_px))  # (M,C)
         of_clips = logits.double().softmax(1).cpu().numpy()
         ids = np.repeat(videos, recipe.test.clips)  # rising, so that averages keep the order
-        found[videos] = torch.from_numpy(average_clips(of_clips, ids))
+        probabilities[videos] = torch.from_numpy(average_clips(of_clips, ids))
     if world.size > 1:
-        dist.all_reduce(found)  # on the CPU, so through gloo
-    return found.numpy()
+        dist.all_reduce(probabilities)  # on the CPU, so through gloo; other shares are zeros here
+    return probabilities.numpy()
 
 
 def _batches(
     source: FrameSource, videos: range, recipe: FinetuneRecipe, preprocessing: Preprocessing
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield whole videos' clips, read ahead: (V,) rising positions and (V*clips,3,T,H,W)."""
+    """Yield the clips of whole videos, read ahead: (V,) rising positions, (V*clips,3,T,H,W)."""
     clips = recipe.test.clips
-    together = max(1, recipe.test.batch_clips // clips)
-    read = read_uniform_clips(source, videos, preprocessing, clips, recipe.data.workers)
-    while group := list(islice(read, together)):
+    batch_videos = max(1, recipe.test.batch_clips // clips)
+    readings = read_uniform_clips(source, videos, preprocessing, clips, recipe.data.workers)
+    while group := list(islice(readings, batch_videos)):
         frames = torch.cat([to_clips(video.images[video.index], preprocessing) for video in group])
         yield np.array([video.video for video in group]), frames
 
@@ -194,7 +179,7 @@ def _shrunk(clips: Tensor, crop_px: int) -> Tensor:
     return small.unflatten(0, (len(clips), -1)).transpose(1, 2)  # (M,3,T,crop,crop)
 
 
-def _targets(source: SplitSource | FrameSource) -> Tensor:
+def _targets(source: FrameSource) -> Tensor:
     """Return the class positions of all videos, int64 (N,).
 
     Raises:
@@ -211,6 +196,6 @@ def _targets(source: SplitSource | FrameSource) -> Tensor:
     if len(videos.classes) < 2:
         raise TrainingError(
             f"{videos.name}: has the class {', '.join(videos.classes)} alone; "
-            "a classifier needs two or more."
+            "give videos of two or more classes."
         )
     return torch.from_numpy(targets)

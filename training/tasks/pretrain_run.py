@@ -8,15 +8,7 @@ from pathlib import Path
 from ..clips.source import open_source
 from ..distributed.world import start_world
 from ..recipes.pretraining import Recipe, as_begun
-from ..run import checkpoints
-from ..run.folder import (
-    StopFlag,
-    choose_checkpoint,
-    only_run_in,
-    require_same_start,
-    set_precision,
-    write_recipe,
-)
+from ..run.folder import StopFlag, choose_checkpoint, only_run_in, set_precision
 from ..run.logs import CURVES_NAME, LOG_NAME, draw_curves, read_log, require_drawing
 from ..run.loop import Loop, Outcome, check_batch
 from .pretraining import Pretraining
@@ -25,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome:
-    """Train as ``recipe`` says.
+    """Pretrain a model by a recipe.
 
     Args:
         recipe: What to do.
@@ -37,7 +29,7 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
 
     Raises:
         CCLError: Recipe, data, world or checkpoint are damaged or do not fit each other.
-        NonFiniteError: The loss or a gradient is not finite.
+        NonFiniteError: The loss or a gradient is NaN or infinite.
         OutputError: The folder cannot be written.
     """
     stop = StopFlag()
@@ -51,17 +43,11 @@ def pretrain(recipe: Recipe, folder: Path, resume: str | None = None) -> Outcome
         source = open_source(recipe, world.device)
         check_batch(recipe.optim, len(source), world)
         loop = Loop(Pretraining(recipe, source, world), recipe, source, folder, world, stop)
-        if checkpoint is not None:
-            loop.restore(checkpoint)
-        require_same_start(loop.step, world)
-        with only_run_in(folder, world), stop.listening():
-            if world.rank == 0:
-                checkpoints.remove_leftovers(folder / "checkpoints")
-                write_recipe(recipe, folder)
+        loop.start_from(checkpoint)
+        with only_run_in(folder, recipe, world), stop.listening():
             outcome = loop.run()
         if stop.signal_name:
             logger.info("stopped by %s", stop.signal_name)
-        if world.rank == 0 and recipe.log.curves:
-            lines = read_log(folder / LOG_NAME)
-            draw_curves(lines, folder / CURVES_NAME, recipe.name)
+        if world.is_main and recipe.log.curves:
+            draw_curves(read_log(folder / LOG_NAME), folder / CURVES_NAME, recipe.name)
     return outcome

@@ -12,12 +12,12 @@ from ccl_hub import CCLModel
 
 from ..clips.loader import Batch
 from ..clips.source import ClipSource
-from ..distributed.world import World, backward_step, broadcast_model, synchronise_batchnorm
+from ..distributed.world import World, backward_step, broadcast_model
 from ..recipes.pretraining import Recipe
 from ..run.checkpoints import Checkpoint
 from ..run.ema import EmaWeights
 from ..run.logs import RunLog
-from ..run.optimizer import new_optimizer
+from ..run.optimizer import new_optimizer, prepared
 from .validation import Validator
 
 
@@ -31,7 +31,7 @@ class Pretraining:
 
     Raises:
         CCLError: The validation sets are damaged or do not fit.
-        TrainingError: SyncBatchNorm is asked for on CPUs.
+        TrainingError: The recipe asks for SyncBatchNorm on CPUs.
     """
 
     kind = "pretrain"
@@ -39,9 +39,8 @@ class Pretraining:
     def __init__(self, recipe: Recipe, source: ClipSource, world: World) -> None:
         self.recipe, self.source, self.world = recipe, source, world
         self.origin: dict[str, Any] = {}  # the recipe decides the initial weights
-        self.views = recipe.data.views
         torch.manual_seed(recipe.seed)
-        self.model = _new_model(recipe, world)
+        self.model = prepared(initial_model(recipe), recipe, world)
         self.optimizer = new_optimizer(recipe.optim, self.model)
         self.ema = (
             EmaWeights(self.model, recipe.ema.decay) if recipe.ema.decay is not None else None
@@ -51,7 +50,7 @@ class Pretraining:
 
     @property
     def trained(self) -> CCLModel:
-        """The weights to judge and to export: the average where there is one."""
+        """The weights to measure and to export: the average where one is kept."""
         return self.ema.model if self.ema else self.model
 
     def begin(self) -> None:
@@ -61,13 +60,13 @@ class Pretraining:
         with self.source.batches(0, 0, self.world) as batches:
             chunk = self.source.augmented_chunks(next(batches), self.recipe.crop_px(0.0))[0]
         clips = chunk[0] if isinstance(chunk, tuple) else chunk  # (b,3,T,H,W)
-        trunk = copy.deepcopy(self.model.trunk).train()  # keeps the running statistics as they are
+        trunk = copy.deepcopy(self.model.trunk).train()  # a copy: running statistics stay
         with torch.no_grad():
             maps = trunk(clips.transpose(1, 2).flatten(0, 1))  # (b*T,D,h,w)
         self.model.head.start_calibrated(maps)
         broadcast_model(self.model, self.world)
         if self.ema:
-            self.ema.load_state_dict(self.model.state_dict())
+            self.ema.model.load_state_dict(self.model.state_dict())
 
     def gradient(self, batch: Batch, progress: float) -> dict[str, Tensor | float]:
         """Leave the gradient of the objective in ``.grad``; return its terms."""
@@ -79,22 +78,22 @@ class Pretraining:
         return {**losses, "crop_px": crop_px}
 
     def updated(self, step: int) -> None:
-        """Let the average follow."""
+        """Move the average towards the weights."""
         if self.ema:
             self.ema.update(self.model, step)
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the average."""
-        return {"ema": self.ema.state_dict()} if self.ema else {}
+        return {"ema": self.ema.model.state_dict()} if self.ema else {}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Put back the average."""
+        """Restore the average."""
         if self.ema:
-            self.ema.load_state_dict(checkpoint.group("ema"))
+            self.ema.model.load_state_dict(checkpoint.group("ema"))
 
     def measure(self, log: RunLog, step: int, metrics: dict[str, Any]) -> None:
-        """Measure retrieval, on rank 0; once also that of the untrained network."""
-        if self.world.rank != 0:
+        """Measure retrieval on rank 0, and that of the untrained network once."""
+        if not self.world.is_main:
             return
         if self.recipe.validation.random_init and "random_init" not in metrics:
             untrained = self.validator.measure(self._untrained())
@@ -113,19 +112,8 @@ class Pretraining:
 
 
 def initial_model(recipe: Recipe) -> CCLModel:
-    """Build the untrained network from torch's current random state, as the recipe asks."""
+    """Build the recipe's untrained network from the current random state of torch."""
     model = CCLModel(recipe.model_config)
-    if recipe.temporal_init != "random":  # a calibrated one goes on from here with a first batch
+    if recipe.temporal_init != "random":  # "calibrated" goes on from here with a first batch
         model.head.start_as_identity()
     return model
-
-
-def _new_model(recipe: Recipe, world: World) -> CCLModel:
-    """Build the model as the recipe asks, in training mode."""
-    model = initial_model(recipe).to(world.device)
-    broadcast_model(model, world)  # the same bits, whatever another machine's torch has drawn
-    if recipe.optim.sync_batchnorm:
-        synchronise_batchnorm(model, world)
-    if recipe.precision.compile:
-        model.compile()
-    return model.train()

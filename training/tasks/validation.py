@@ -2,8 +2,8 @@
 
 Three questions per set, each in the 512-d features and in the 128-d space of the loss: does a test
 clip find training clips of its class (V=>V); does a frame find the clip that holds it among all
-test clips (F=>V); does a clip find one of its own frames among all test frames (V=>F). For the
-latter two a milder column counts any clip or frame of the same video.
+test clips (F=>V); does a clip find one of its frames among all test frames (V=>F)? For the latter
+two a milder column counts any clip or frame of the same video.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ccl_hub.errors import ConfigError
 
 from ..evaluation.features import SetFeatures, features_of
 from ..evaluation.retrieval import questions, top_k_accuracy
-from ..frames.packed import FrameSource, FrameStore, require_same_frames
+from ..frames.packed import FrameSource, open_store
 from ..frames.rendered import RenderedVideos
 from ..recipes.pretraining import Recipe
 
@@ -43,11 +43,9 @@ class Validator:
     def __init__(self, recipe: Recipe) -> None:
         self._section = recipe.validation
         self._bf16 = recipe.precision.autocast == "bf16"
-        self.sets: list[FrameSource] = []
-        for path in self._section.packs:
-            store = FrameStore(path)
-            require_same_frames(store, recipe.preprocessing)
-            self.sets.append(store)
+        self.sets: list[FrameSource] = [
+            open_store(path, recipe.preprocessing) for path in self._section.packs
+        ]
         if self._section.rendered:
             videos = RenderedVideos(self._section.rendered, recipe.preprocessing, seed=1)
             self.sets.append(videos)
@@ -55,14 +53,14 @@ class Validator:
         if len(set(names)) != len(names):
             raise ConfigError(
                 f"validation sets are named {', '.join(names)}; tables need different names, "
-                "so pack each set under a name of its own."
+                "so pack each set under another name."
             )
         for labelled in self.sets:
             for split in ("train", "test"):
                 labelled.videos.select(split)
 
     def measure(self, model: CCLModel) -> dict[str, Table]:
-        """Return ``set -> space -> question -> k -> accuracy in [0, 1]``; restores the mode."""
+        """Return ``set -> space -> question -> k -> accuracy in [0, 1]``; the mode is restored."""
         tables = {}
         for source in self.sets:
             features = features_of(
@@ -81,7 +79,7 @@ def retrieval_table(features: SetFeatures, source: FrameSource) -> Table:
 
     Args:
         features: Of every clip of the set.
-        source: Gives the videos' classes and splits.
+        source: Gives the classes and splits of the videos.
 
     Returns:
         ``space -> question -> k -> accuracy in [0, 1]``; spaces are ``features`` (512-d) and

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -61,6 +62,13 @@ CASES = {
 }
 
 
+def free_port() -> int:
+    """Return a port of this machine on which processes can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def tiny_model(seed: int = 0, **architecture: object) -> CCLModel:
     """An R18+1 with 8 to 16 channels, its BatchNorm statistics and projections those of the data.
 
@@ -99,11 +107,11 @@ def update(case: Case, world: World) -> dict[str, Tensor]:
 
 def outcome(model: CCLModel, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gather losses and gradients, take a plain SGD step and add the state after it."""
-    found = {f"loss/{name}": value for name, value in losses.items()}
-    found |= {f"grad/{name}": p.grad.clone() for name, p in model.named_parameters()}
+    tensors = {f"loss/{name}": value for name, value in losses.items()}
+    tensors |= {f"grad/{name}": p.grad.clone() for name, p in model.named_parameters()}
     torch.optim.SGD(model.parameters(), lr=LEARNING_RATE).step()
-    found |= {f"state/{name}": value for name, value in model.state_dict().items()}
-    return {name: value.contiguous() for name, value in found.items()}
+    tensors |= {f"state/{name}": value for name, value in model.state_dict().items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
 
 
 def collectives(world: World) -> dict[str, Tensor]:

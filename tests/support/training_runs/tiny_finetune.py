@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import tiny_run
 import torch
 
 from ccl_hub import CCLModel
@@ -48,23 +46,8 @@ def arguments(model: Path, out: Path, *extra: str, changes: tuple[str, ...] = ()
 
 
 def call(*words: str) -> SimpleNamespace:
-    """Run the command in this process; give exit code, stdout and stderr."""
-    output, errors = io.StringIO(), io.StringIO()
-    handler = logging.StreamHandler(errors)
-    root, threads = logging.getLogger(), torch.get_num_threads()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
-            code = finetune.main(words)
-    except SystemExit as stopped:  # argparse
-        code = stopped.code
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        torch.set_num_threads(threads)
-    return SimpleNamespace(returncode=code, stdout=output.getvalue(), stderr=errors.getvalue())
+    """Run the command in this process; return exit code, stdout and stderr."""
+    return tiny_run.call(finetune.main, words)
 
 
 # A run that sends itself a signal at the n-th gradient.
@@ -93,29 +76,12 @@ def disturbed_command(number: str, nth: int, words: list[str]) -> list[str]:
     return [sys.executable, "-c", DISTURB, number, str(nth), *words]
 
 
-class TintedVideos:
-    """Rendered videos in which each class has a colour of its own: a tiny network can tell them.
+class TintedVideos(RenderedVideos):
+    """Rendered videos in which each class has another colour: a tiny network can tell them."""
 
-    Everything but the pixels is that of :class:`RenderedVideos`.
-    """
-
-    def __init__(self, count: int, preprocessing: Preprocessing) -> None:
-        self._rendered = RenderedVideos(count, preprocessing)
-        self.videos, self.names = self._rendered.videos, self._rendered.names
-        self.frames_of, self.seconds = self._rendered.frames_of, self._rendered.seconds
-        self.duration, self.frame_size = self._rendered.duration, self._rendered.frame_size
-        self.fingerprint = self._rendered.fingerprint
-
-    def __len__(self) -> int:
-        return len(self._rendered)
-
-    def read(self, video, indices, out=None):
+    def read(self, video, indices):
         """Return frames, uint8 RGB (k, h, w, 3)."""
-        frames = self._rendered.read(video, indices)
-        place = self.videos.targets()[video]
-        colour = np.array([255 * (place >> bit & 1) for bit in range(3)])
-        tinted = (0.25 * frames + 0.75 * colour).astype(np.uint8)
-        if out is None:
-            return tinted
-        out[...] = tinted
-        return out
+        frames = super().read(video, indices)
+        target = self.videos.targets()[video]
+        colour = np.array([255 * (target >> bit & 1) for bit in range(3)])
+        return (0.25 * frames + 0.75 * colour).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A training run of seconds, on rendered videos, as a real process."""
+"""A training run of seconds, on rendered videos, in this process or another."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,18 +60,18 @@ from training import pretrain
 from training.run import loop
 from training.tasks import pretraining as trainer
 
-number, place, nth = getattr(signal, sys.argv[1]), sys.argv[2], int(sys.argv[3])
+number, moment, nth = getattr(signal, sys.argv[1]), sys.argv[2], int(sys.argv[3])
 owner, name = {
     "before the gradient": (trainer, "backward_step"),
     "after the update": (trainer.EmaWeights, "update"),
     "after the log": (loop.RunLog, "write"),
-}[place]
+}[moment]
 original, calls = getattr(owner, name), 0
 
 def disturbing(*arguments):
     global calls
     calls += 1
-    if calls == nth and place == "before the gradient":
+    if calls == nth and moment == "before the gradient":
         os.kill(os.getpid(), number)
     result = original(*arguments)
     if calls == nth:
@@ -80,35 +81,42 @@ def disturbing(*arguments):
 setattr(owner, name, disturbing)
 sys.exit(pretrain.main(sys.argv[4:]))
 """
-PLACES = ("before the gradient", "after the update", "after the log")
+MOMENTS = ("before the gradient", "after the update", "after the log")
 
 
-def disturbed_command(out: Path, number: str, place: str, nth: int, *extra: str) -> list[str]:
+def disturbed_command(out: Path, number: str, moment: str, nth: int, *extra: str) -> list[str]:
     """The command of a tiny run that gets signal ``number`` at the nth step it makes."""
     rest = arguments(out, *extra)
-    return [sys.executable, "-c", DISTURB, number, place, str(nth), *rest]
+    return [sys.executable, "-c", DISTURB, number, moment, str(nth), *rest]
 
 
 def run(out: Path, *extra: str, changes: tuple[str, ...] = ()) -> SimpleNamespace:
-    """Run it to its end in this process, which saves the imports; give exit code and stderr."""
-    errors = io.StringIO()
+    """Run it to its end in this process; return exit code, stdout and stderr."""
+    return call(pretrain.main, arguments(out, *extra, changes=changes))
+
+
+def call(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> SimpleNamespace:
+    """Run a command in this process, which saves the imports; return code, stdout and stderr."""
+    output, errors = io.StringIO(), io.StringIO()
     handler = logging.StreamHandler(errors)
     root, threads = logging.getLogger(), torch.get_num_threads()
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        with contextlib.redirect_stderr(errors):
-            code = pretrain.main(arguments(out, *extra, changes=changes))
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(output):
+            code = main(words)
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
         torch.set_num_threads(threads)
-    return SimpleNamespace(returncode=code, stderr=errors.getvalue())
+    return SimpleNamespace(returncode=code, stdout=output.getvalue(), stderr=errors.getvalue())
 
 
 def final_tensors(out: Path) -> dict[str, torch.Tensor]:
-    """Everything the newest checkpoint holds."""
+    """Everything that the newest checkpoint holds."""
     return read_checkpoint(list_checkpoints(out / "checkpoints")[-1]).tensors
 
 

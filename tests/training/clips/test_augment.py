@@ -126,7 +126,7 @@ def test_boxes_lie_inside_the_frame_and_keep_to_area_and_ratio(seed, area, low, 
     assert (width - 1) / height <= high
 
 
-def test_every_frame_of_a_clip_is_treated_alike():
+def test_every_frame_of_a_clip_is_augmented_alike():
     frames = clips_of(1, 1).expand(4, 8, -1, -1, -1)
     result = augment(frames, Augment("strong"), [1, 2, 3, 4])
     for frame in range(1, 8):
@@ -187,9 +187,9 @@ def test_blur_is_the_gaussian_of_torchvision_inside_the_frame():
     sharp = pixels(augment(frames, config, [1, 2]))
     blurred = pixels(augment(frames, dataclasses.replace(config, blur=1.0), [1, 2]))
     expected = reference.gaussian_blur(sharp.transpose(1, 2).flatten(0, 1), [15, 15], [1.5, 1.5])
-    found = blurred.transpose(1, 2).flatten(0, 1)
+    blurred = blurred.transpose(1, 2).flatten(0, 1)
     inner = (..., slice(8, -8), slice(8, -8))
-    torch.testing.assert_close(found[inner], expected[inner], atol=2e-2, rtol=0)
+    torch.testing.assert_close(blurred[inner], expected[inner], atol=2e-2, rtol=0)
 
 
 def jittered(name, value):
@@ -255,9 +255,9 @@ def test_gpu_gives_the_result_of_the_cpu():
     frames = clips_of(6, 4)
     for config in (Augment("paper"), Augment("paper", crop_px=56), Augment("strong")):
         seeds = [1, 2, 3, 4, 5, 6]
-        found = augment(frames.cuda(), config, seeds)
-        assert found.device.type == "cuda"
-        torch.testing.assert_close(found.cpu(), augment(frames, config, seeds), atol=1e-4, rtol=0)
+        clips = augment(frames.cuda(), config, seeds)
+        assert clips.device.type == "cuda"
+        torch.testing.assert_close(clips.cpu(), augment(frames, config, seeds), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def test_bad_settings_are_refused(values, message):
 
 def test_bad_calls_are_refused():
     frames = clips_of()
-    with pytest.raises(InputError, match="3 seeds for 2 clips"):
+    with pytest.raises(InputError, match="there are 3 seeds for 2 clips"):
         augment(frames, Augment(), [1, 2, 3])
-    with pytest.raises(InputError, match=r"expected uint8 \(B, T, h, w, 3\)"):
+    with pytest.raises(InputError, match=r"give uint8 \(B, T, h, w, 3\)"):
         augment(frames.float(), Augment(), 0)
     with pytest.raises(InputError, match="uint8"):
         augment(frames[0], Augment(), 0)
@@ -291,8 +291,8 @@ def test_short_side_frames_are_cropped_in_their_own_size():
     columns = torch.arange(228, dtype=torch.uint8).view(1, 1, 1, 228, 1)
     frames = columns.expand(60, 1, 128, 228, 3)
     square = Preprocessing(resize="short_side")
-    found = pixels(augment(frames, Augment("paper"), range(60), square)).round()
-    lefts = found[:, 0, 0, 0, 0]
-    assert torch.equal(found[:, 0, 0, 5, 111], lefts + 111)
+    clips = pixels(augment(frames, Augment("paper"), range(60), square)).round()
+    lefts = clips[:, 0, 0, 0, 0]
+    assert torch.equal(clips[:, 0, 0, 5, 111], lefts + 111)
     assert lefts.min() < 15
     assert lefts.max() > 100

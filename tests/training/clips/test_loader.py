@@ -16,6 +16,7 @@ from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, TrainingError
 from training.clips.loader import ClipLoader, EpochSampler, ResidentFrames, clip_seeds, draw_clips
 from training.data.datasets import VideoItem, VideoList
+from training.frames.packed import FrameSource
 
 HEIGHT, WIDTH = 4, 6
 CLIP = Preprocessing(clip_frames=4, frame_interval_seconds=0.08, frame_choice="nearest")
@@ -24,25 +25,18 @@ GOLDEN_ORDER = [11, 2, 1, 6, 3, 0, 8, 4, 9, 7, 5, 10]
 GOLDEN_SEEDS = [3166315632783659728, 2276710284198385660]
 
 
-class CountedFrames:
-    """Videos whose every pixel says which video and frame it is; no decoder needed."""
+class CountedFrames(FrameSource):
+    """Videos in which every pixel tells its video and frame; no decoder is needed."""
 
     def __init__(self, count=20, frames=30, rate=25.0, fault=None):
         items = tuple(VideoItem(f"video{i}", Path(f"video{i}")) for i in range(count))
         self.videos = VideoList("counted", items)
-        self.names = [item.id for item in items]
         self._frames, self._rate = frames, rate
         self.fault = fault or {}
         self.reads = []
 
-    def __len__(self):
-        return len(self.videos)
-
-    def frames_of(self, video):
-        return self._frames + video % 3
-
     def seconds(self, video):
-        return np.arange(self.frames_of(video)) / self._rate
+        return np.arange(self._frames + video % 3) / self._rate
 
     def duration(self, video):
         return self.frames_of(video) / self._rate
@@ -50,7 +44,7 @@ class CountedFrames:
     def frame_size(self, video):
         return self.fault.get(("size", video), (HEIGHT, WIDTH))
 
-    def read(self, video, indices, out=None):
+    def read(self, video, indices):
         self.reads.append(video)
         if video in self.fault:
             raise self.fault[video]
@@ -117,10 +111,10 @@ def test_orders_differ_between_epochs_and_seeds_and_are_golden():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"global_batch": 21}, "batch 21 with 20 videos; a batch needs 1 to as many"),
-        ({"global_batch": 0}, "batch 0 with 20 videos"),
-        ({"world": 3}, "batch 8 cannot be divided among 3 processes; choose a multiple of 3"),
-        ({"rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"global_batch": 21}, "batch is 21 with 20 videos; allowed: 1 to 20"),
+        ({"global_batch": 0}, "batch is 0 with 20 videos"),
+        ({"world": 3}, "batch 8 cannot be divided among 3 processes; give a multiple of 3"),
+        ({"rank": 2, "world": 2}, "rank is 2 of 2 processes"),
     ],
 )
 def test_impossible_samplers_are_refused(change, message):
@@ -131,7 +125,7 @@ def test_impossible_samplers_are_refused(change, message):
 
 def test_steps_out_of_range_are_refused():
     sampler = EpochSampler(20, 0, 0, 8)
-    with pytest.raises(TrainingError, match="step 2; the epoch has 2 steps"):
+    with pytest.raises(TrainingError, match="step is 2; allowed: 0 to 1"):
         sampler.step_ids(2)
 
 
@@ -145,13 +139,13 @@ def test_batches_hold_the_frames_drawn_for_their_videos():
         assert batch.frames.dtype == torch.uint8
         assert np.array_equal(batch.video_ids, sampler.step_ids(batch.step))
         assert batch.names == [f"video{i}" for i in batch.video_ids]
-        for place, video in enumerate(batch.video_ids):
+        for position, video in enumerate(batch.video_ids):
             drawn = draw_clips(store, int(video), CLIP, seed=3, epoch=1, views=2)
-            pixels = batch.frames[:, place]
+            pixels = batch.frames[:, position]
             assert (pixels[..., 0] == int(video)).all()
             assert np.array_equal(pixels[:, :, 0, 0, 1].numpy(), drawn)
             assert not np.array_equal(drawn[0], drawn[1])
-            assert np.array_equal(batch.seeds[:, place], clip_seeds(3, 1, int(video), 2))
+            assert np.array_equal(batch.seeds[:, position], clip_seeds(3, 1, int(video), 2))
     assert len({int(s) for batch in batches for s in batch.seeds.ravel()}) == 36
 
 
@@ -166,9 +160,9 @@ def test_clips_are_drawn_by_the_frame_choice():
     on_screen = dataclasses.replace(CLIP, frame_choice="on_screen")
     loader = ClipLoader(store, EpochSampler(20, 3, 1, 20), on_screen)
     batch = next(iter(loader))
-    place = batch.video_ids.tolist().index(4)
+    position = batch.video_ids.tolist().index(4)
     expected = draw_clips(store, 4, on_screen, **{**some, "views": 1})
-    np.testing.assert_array_equal(batch.frames[0, place, :, 0, 0, 1].numpy(), expected[0])
+    np.testing.assert_array_equal(batch.frames[0, position, :, 0, 0, 1].numpy(), expected[0])
     loader.close()
 
 
@@ -177,8 +171,8 @@ def test_clips_are_drawn_by_the_frame_choice():
 def test_clips_do_not_depend_on_threads(workers, prefetch):
     sampler = EpochSampler(20, 0, 2, 4)
     expected = load(CountedFrames(), sampler)
-    found = load(CountedFrames(), sampler, workers=workers, prefetch_batches=prefetch)
-    assert same(found, expected)
+    batches = load(CountedFrames(), sampler, workers=workers, prefetch_batches=prefetch)
+    assert same(batches, expected)
 
 
 def test_clips_do_not_depend_on_the_number_of_processes():
@@ -206,8 +200,8 @@ def test_clips_change_from_epoch_to_epoch():
     second = load(CountedFrames(frames=200), EpochSampler(20, 0, 1, 20))[0]
     order = [np.argsort(batch.video_ids) for batch in (first, second)]
     a, b = (
-        batch.frames[:, torch.from_numpy(place)]
-        for batch, place in zip((first, second), order, strict=True)
+        batch.frames[:, torch.from_numpy(positions)]
+        for batch, positions in zip((first, second), order, strict=True)
     )
     assert torch.equal(a[..., 0], b[..., 0])
     assert (a[..., 1] != b[..., 1]).any(dim=-1).any(dim=-1).any(dim=-1).all()
@@ -225,9 +219,9 @@ def test_resident_frames_give_the_clips_of_the_store():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_frames_resident_on_a_gpu_stay_there():
     sampler = EpochSampler(20, 0, 0, 4)
-    found = load(ResidentFrames(CountedFrames(), "cuda"), sampler)
-    assert {batch.frames.device.type for batch in found} == {"cuda"}
-    moved = [dataclasses.replace(batch, frames=batch.frames.cpu()) for batch in found]
+    batches = load(ResidentFrames(CountedFrames(), "cuda"), sampler)
+    assert {batch.frames.device.type for batch in batches} == {"cuda"}
+    moved = [dataclasses.replace(batch, frames=batch.frames.cpu()) for batch in batches]
     assert same(moved, load(CountedFrames(), sampler))
     pinned = load(CountedFrames(), sampler, workers=2, pin_memory=True)
     assert all(batch.frames.is_pinned() for batch in pinned)
@@ -240,7 +234,7 @@ def test_frames_that_do_not_fit_are_refused_before_loading(monkeypatch):
     monkeypatch.setattr(module, "_free_ram_bytes", lambda: 10_000)
     store = CountedFrames()
     with pytest.raises(
-        TrainingError, match=r"GB of frames do not fit into .* free on cpu; choose"
+        TrainingError, match=r"GB of frames do not fit into .* free on cpu; give a smaller"
     ):
         ResidentFrames(store)
     assert store.reads == []
@@ -302,10 +296,10 @@ def test_a_loader_serves_again_from_its_start():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"views": 0}, "views 0"),
+        ({"views": 0}, "views is 0"),
         ({"workers": -1}, "workers -1"),
         ({"prefetch_batches": 0}, "prefetch_batches 0"),
-        ({"start_step": 6}, "start_step 6; allowed: 0 to 5"),
+        ({"start_step": 6}, "start_step is 6; allowed: 0 to 5"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
@@ -314,5 +308,5 @@ def test_bad_settings_are_refused(change, message):
 
 
 def test_sampler_and_store_must_agree():
-    with pytest.raises(TrainingError, match="a sampler of 19 videos for 20 videos"):
+    with pytest.raises(TrainingError, match="the sampler is of 19 videos, but the store has 20"):
         load(CountedFrames(), EpochSampler(19, 0, 0, 4))

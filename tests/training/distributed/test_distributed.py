@@ -7,13 +7,21 @@ reference is plain autograd over the whole batch, written out here.
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-from distributed_program import BATCH, CASES, Case, all_clips, outcome, tiny_model, update
+from distributed_program import (
+    BATCH,
+    CASES,
+    Case,
+    all_clips,
+    free_port,
+    outcome,
+    tiny_model,
+    update,
+)
 from project import ROOT
 from safetensors.torch import load_file
 from torch import nn
@@ -32,22 +40,9 @@ from training.objective import CycleContrast, Objective
 
 PROGRAM = ROOT / "tests" / "support" / "training_runs" / "distributed_program.py"
 LIMIT_SECONDS = 240
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLIPS = torch.zeros(2, 3, 3, 32, 32)
 FROZEN = [n for n, c in CASES.items() if not c.training and not c.autocast]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors: more threads would only wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def launch(arguments, folder):
@@ -194,7 +189,7 @@ def test_collectives(ranks):
 
 def test_synchronised_batchnorm_on_cpus_is_refused(ranks):
     for facts in ranks[1]:
-        expected = "" if facts["size"] == 1 else "SyncBatchNorm needs CUDA, this process computes"
+        expected = "" if facts["size"] == 1 else "SyncBatchNorm needs CUDA, but this process"
         assert facts["sync_batchnorm"].startswith(expected)
         assert bool(facts["sync_batchnorm"]) == (facts["size"] > 1)
 
@@ -223,7 +218,7 @@ def test_unequal_shares_are_one_clear_line(tmp_path):
     expected = "error: processes got unequal shares, as [clips, chunks, views, frames]: "
     assert set(lines) == {
         expected + "rank 0: [2, 1, 1, 3], rank 1: [3, 1, 1, 3]; use a batch that the number of "
-        "processes divides, and drop the last, smaller one."
+        "processes divides, and drop a last, smaller batch."
     }
 
 
@@ -343,18 +338,14 @@ def test_batch_that_does_not_divide_is_one_clear_line():
         local_batch(0, World())
 
 
-@pytest.mark.parametrize("chunks", [[], [(1, 2, 3)], "mixed"])
+@pytest.mark.parametrize("chunks", [[], [(CLIPS,) * 3], [CLIPS, (CLIPS,) * 2]])
 def test_bad_chunks_are_refused(chunks):
-    clips = all_clips(1)[0]
-    given = {0: [], 1: [(clips,) * 3]}[len(chunks)] if chunks != "mixed" else [clips, (clips,) * 2]
     with pytest.raises(TrainingError, match="allowed: at least one chunk, all of 1 or all of 2"):
-        backward_step(tiny_model(), Objective(), given, World())
+        backward_step(tiny_model(), Objective(), chunks, World())
 
 
 def test_float16_autocast_is_refused():
-    with pytest.raises(
-        TrainingError, match=r"autocast in torch\.float16; allowed: torch\.bfloat16"
-    ):
+    with pytest.raises(TrainingError, match=r"dtype is torch\.float16; allowed: torch\.bfloat16"):
         backward_step(tiny_model(), Objective(), all_clips(1), World(), torch.float16)
 
 

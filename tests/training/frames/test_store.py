@@ -1,4 +1,4 @@
-"""Reading stores: packed, resident, and straight from files; and what is refused."""
+"""Sources of frames: packed, resident, rendered and straight from files; and refusals."""
 
 import json
 import logging
@@ -18,19 +18,14 @@ from training.frames.codec import encode_frame, pillow_jpeg, torchvision_jpeg
 from training.frames.files import VideoFolderStore
 from training.frames.packed import FrameStore
 from training.frames.packing import pack
+from training.frames.rendered import RenderedVideos
 
 
 def test_frames_come_in_the_order_asked_for(packed):
     store = FrameStore(packed)
-    wanted = [7, 0, 7, 11, 3]
-    assert numbers(store.read(2, wanted)) == [47, 40, 47, 51, 43]
-    out = np.zeros((5, 128, 171, 3), np.uint8)
-    assert store.read(2, wanted, out) is out
-    np.testing.assert_array_equal(out, store.read(2, wanted))
-    three = np.zeros((3, 128, 171, 3), np.uint8)
-    np.testing.assert_array_equal(store.read(1, [1, 2, 3], three), store.read(1, [1, 2, 3]))
+    assert numbers(store.read(2, [7, 0, 7, 11, 3])) == [47, 40, 47, 51, 43]
     for bad in ([12], [-1]):
-        with pytest.raises(TrainingError, match=r"2.mp4: frame -?\d+ asked for, it has 12"):
+        with pytest.raises(TrainingError, match=r"2.mp4: has no frame -?\d+; give 0 to 11"):
             store.read(2, bad)
 
 
@@ -39,8 +34,8 @@ def test_damaged_frames_name_video_and_store(videos, tmp_path):
     store = FrameStore(tmp_path)
     frame = store.encoded(1, 4)
     whole = (tmp_path / "shard-00000.arrow").read_bytes()
-    place = whole.index(frame.tobytes())
-    broken = whole[:place] + bytes(len(frame)) + whole[place + len(frame) :]
+    start = whole.index(frame.tobytes())
+    broken = whole[:start] + bytes(len(frame)) + whole[start + len(frame) :]
     (tmp_path / "shard-00000.arrow").write_bytes(broken)
     damaged = FrameStore(tmp_path)
     assert numbers(damaged.read(1, [3])) == [23]
@@ -56,10 +51,10 @@ def test_stores_of_another_kind_are_refused(packed, tmp_path):
     with pytest.raises(TrainingError, match=r"store.json is missing.*python -m training.pack"):
         FrameStore(tmp_path)
     write(version=99)
-    with pytest.raises(TrainingError, match="store version 99, this version reads 1"):
+    with pytest.raises(TrainingError, match="store version 99, this program reads 1"):
         FrameStore(tmp_path)
     write(codec="webp")
-    with pytest.raises(TrainingError, match="codec 'webp'; allowed are"):
+    with pytest.raises(TrainingError, match="codec is 'webp'; allowed: jpeg or raw"):
         FrameStore(tmp_path)
     write(preprocessing={"size": 3})
     with pytest.raises(TrainingError, match="unknown key 'size'"):
@@ -107,11 +102,8 @@ def test_videos_can_be_read_without_packing(videos, packed):
         assert files.duration(video) == store.duration(video)
         np.testing.assert_array_equal(files.seconds(video), store.seconds(video))
         assert files.frame_size(video) == store.frame_size(video)
-        wanted = [9, 2, 2, 11]
-        assert numbers(files.read(video, wanted)) == numbers(store.read(video, wanted))
-    out = np.zeros((2, 128, 171, 3), np.uint8)
-    assert files.read(0, [3, 1], out) is out
-    assert numbers(out) == [3, 1]
+        indices = [9, 2, 2, 11]
+        assert numbers(files.read(video, indices)) == numbers(store.read(video, indices))
 
 
 def test_problems_found_when_packing_are_logged_on_opening(tmp_path, caplog):
@@ -154,15 +146,26 @@ def test_resident_frames_equal_the_store(packed):
         np.testing.assert_array_equal(
             resident.read(video, [5, 1, 5]), store.read(video, [5, 1, 5])
         )
-    places = resident.flat_indices(4, [[0, 1], [2, 3]])
-    assert resident.gather(places).shape == (2, 2, 128, 171, 3)
-    assert numbers(resident.gather(places)[1].numpy()) == [82, 83]
+    positions = resident.flat_indices(4, [[0, 1], [2, 3]])
+    assert resident.gather(positions).shape == (2, 2, 128, 171, 3)
+    assert numbers(resident.gather(positions)[1].numpy()) == [82, 83]
     small = ResidentFrames(store, size_px=(64, 86))
     assert small.frame_size(0) == (64, 86)
     assert numbers(small.read(3, [2])) == [62]
     assert small.fingerprint() != store.fingerprint()
-    with pytest.raises(TrainingError, match=r"0.mp4: frames 3 to 12 asked for, it has 12"):
+    with pytest.raises(TrainingError, match=r"0.mp4: has no frames 3 to 12; give 0 to 11"):
         resident.flat_indices(0, [3, 12])
+
+
+def test_rendered_videos_are_a_function_of_their_number():
+    one, same = RenderedVideos(8, Preprocessing()), RenderedVideos(16, Preprocessing())
+    assert np.array_equal(one.read(3, [0, 29]), same.read(3, [0, 29]))
+    assert not np.array_equal(one.read(3, [0]), one.read(3, [12]))
+    assert not np.array_equal(one.read(3, [0]), RenderedVideos(8, Preprocessing(), 1).read(3, [0]))
+    assert one.fingerprint() != same.fingerprint()
+    assert one.frame_size(0) == (128, 171)
+    with pytest.raises(TrainingError, match=r"rendered-00003: has no frames .*; give 0 to 29"):
+        one.read(3, [0, 30])
 
 
 def test_the_benchmark_runs_and_writes_its_figures(packed, videos, tmp_path):

@@ -126,7 +126,7 @@ def test_set_changes_values_of_every_kind_in_order(tmp_path):
         ("[[stages]]\nuntil = 1.0\ncrop_px = 16", r"crop_px is 16; allowed: 32 to 512"),
         ("[precision]\nautocast = 'fp8'", r"autocast is 'fp8'; allowed: 'none' or 'bf16'"),
         ("[objective]\npreset = 'best'", r"preset is 'best'; allowed: 'paper' or 'tuned'"),
-        ("[data\n", r"mine\.toml: not TOML"),
+        ("[data\n", r"mine\.toml: is not TOML"),
     ],
 )
 def test_bad_recipes_get_one_clear_line(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""Parts of a long job: once each, side by side, and stopped together."""
+"""Steps of a long job: once each, side by side, and stopped together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def never() -> bool:
     return False
 
 
-def test_a_part_that_saved_before_its_end_is_gone_on_with_and_then_not_made_again(tmp_path):
+def test_a_step_that_saved_before_its_end_runs_again_until_it_is_done(tmp_path):
     count = tmp_path / "count"
     program = (
         "import pathlib, sys; p = pathlib.Path(sys.argv[1]); n = len(p.read_text()) if p.exists() "
@@ -35,7 +35,7 @@ def test_a_part_that_saved_before_its_end_is_gone_on_with_and_then_not_made_agai
     assert missing_steps([[one]], tmp_path / "done") == []
 
 
-def test_arguments_that_are_not_said_make_no_other_step(tmp_path):
+def test_further_arguments_leave_a_step_done(tmp_path):
     write = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(sys.argv[2])"
     plain = step("step", write, str(tmp_path / "out"))
     more = Step(plain.name, plain.command, ("more",))
@@ -44,7 +44,7 @@ def test_arguments_that_are_not_said_make_no_other_step(tmp_path):
     assert missing_steps([[plain]], tmp_path / "done") == []
 
 
-def test_what_comes_after_a_failed_part_is_left_and_what_ran_beside_it_is_finished(tmp_path):
+def test_after_a_failed_step_none_is_started_and_those_beside_it_are_finished(tmp_path):
     wait = (
         "import pathlib, sys, time\n"
         "while not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.02)\n"
@@ -56,12 +56,14 @@ def test_what_comes_after_a_failed_part_is_left_and_what_ran_beside_it_is_finish
         [step("a", fail, flag), step("after a", "")],
         [step("b", wait, flag), step("after b", "")],
     ]
-    with pytest.raises(StepFailedError, match=r"a ended with 1: so it ends \(see .*a\.log\)"):
+    with pytest.raises(
+        StepFailedError, match=r"a ended with exit code 1: so it ends \(see .*a\.log\)"
+    ):
         run_steps(chains, tmp_path / "done", 2, never)
     assert sorted(path.name for path in (tmp_path / "done").glob("*.json")) == ["b.json"]
 
 
-def test_a_program_that_is_not_there_is_one_clear_line(tmp_path):
+def test_a_missing_program_is_one_clear_line(tmp_path):
     with pytest.raises(StepFailedError, match=r"x: no-such-launcher cannot be started \(No such"):
         run_steps([[Step("x", ("no-such-launcher",))]], tmp_path, 1, never)
 
@@ -93,8 +95,8 @@ def test_an_interrupt_while_stopping_kills_what_does_not_end(tmp_path):
     assert not (tmp_path / "x.json").exists()
 
 
-def test_a_killed_job_of_parts_kills_its_own(tmp_path):
-    """Its step once stayed behind, writing into the folder while the next call began."""
+def test_a_killed_job_kills_its_steps(tmp_path):
+    """Its step once went on writing into the folder while the next call began."""
     inner = (
         "import os, pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"

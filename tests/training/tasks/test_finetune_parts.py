@@ -28,15 +28,7 @@ from training.tasks.finetune_runs import epoch_curves
 from training.tasks.finetuning import judge, probabilities_of
 
 SHIPPED = sorted(path.stem for path in FINETUNE_RECIPES.glob("*.toml"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors: more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +81,15 @@ def test_a_video_is_judged_by_the_mean_softmax_of_its_uniform_clips(model, worke
     source = SplitSource(RenderedVideos(24, SMALL), "test")
     changes = (f"data.workers={workers}", "test.clips=3", "test.batch_clips=7", "clip.crop_px=0")
     recipe = replace(read_finetune_recipe("smoke", changes), preprocessing=SMALL)
-    found = probabilities_of(classifier, source, recipe, World())
-    assert found.shape == (8, 5)
+    probabilities = probabilities_of(classifier, source, recipe, World())
+    assert probabilities.shape == (8, 5)
     for video in range(len(source)):
         plan = sample_eval(source.seconds(video), source.duration(video), SMALL, clips=3)
         frames = torch.from_numpy(np.stack([source.read(video, row) for row in plan.indices]))
         with torch.no_grad():
             output = classifier.backbone(to_clips(frames, SMALL)).video
         expected = classifier.fc(output).softmax(1).mean(0)
-        np.testing.assert_allclose(found[video], expected.detach().numpy(), atol=1e-5)
+        np.testing.assert_allclose(probabilities[video], expected.detach().numpy(), atol=1e-5)
 
 
 def test_smaller_clips_are_the_shrunk_crop_and_the_mode_is_restored(model):

@@ -12,9 +12,9 @@ from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.errors import ConfigError, TrainingError
 from training.evaluation.features import SetFeatures
+from training.frames import packed
 from training.frames.rendered import RenderedVideos
 from training.recipes.pretraining import read_recipe
-from training.tasks import validation
 from training.tasks.validation import Validator, retrieval_table
 
 SMALL = Preprocessing(clip_frames=3, resize_height_px=40, resize_width_px=48, crop_px=32)
@@ -78,10 +78,10 @@ def test_sets_that_cannot_be_used_are_refused(monkeypatch):
         store.folder = path
         return store
 
-    monkeypatch.setattr(validation, "FrameStore", opened)
+    monkeypatch.setattr(packed, "FrameStore", opened)
     with pytest.raises(ConfigError, match="sets are named rendered, rendered; tables need"):
         Validator(recipe)
-    monkeypatch.setattr(validation, "FrameStore", lambda path: opened(path, SMALL))
+    monkeypatch.setattr(packed, "FrameStore", lambda path: opened(path, SMALL))
     with pytest.raises(ConfigError, match="packed with resize_height_px = 40, but the recipe"):
         Validator(recipe)
     with pytest.raises(TrainingError, match="no video of split 'test'"):
