@@ -1,1 +1,1 @@
-"""What serves maintainers; no part of the product."""
+"""Programs for maintainers, from a clone alone."""

@@ -3,8 +3,8 @@
     python -m tools.import_time OLD_TREE NEW_TREE [--runs 15]
 
 Times ``import ccl_hub`` and ``ccl-embed --help`` by ``python -X importtime``, the trees in turn,
-so that a busy machine is unfair to neither. Prints a Markdown table: the time of all imports
-together, median over the runs, and how many modules were imported.
+so that a busy machine slows both alike. Prints a Markdown table: the time of all imports
+together, as the median over the runs, and how many modules were imported.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _measure(tree: Path, command: Sequence[str]) -> tuple[float, int]:
         text=True,
         check=True,
     )
-    times = [int(found) for found in _SELF_MICROSECONDS.findall(done.stderr)]
-    return sum(times) / 1e6, len(times)
+    microseconds = [int(text) for text in _SELF_MICROSECONDS.findall(done.stderr)]
+    return sum(microseconds) / 1e6, len(microseconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A file in parts of a limited size, with the hashes of all: to carry what is too large in one.
+"""A file in parts of a limited size, with their hashes: to carry what is too large in one piece.
 
     cat NAME.part-* > NAME && sha256sum --check SHA256SUMS
 
@@ -19,11 +19,11 @@ SUMS_NAME = "SHA256SUMS"
 
 
 def split_file(path: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[Path]:
-    """Write the parts of a file and their hashes into a folder of their own.
+    """Write the parts of a file and their hashes into a folder for them alone.
 
     Args:
         path: The file.
-        folder: Made if missing; parts that are there, of any file, are removed.
+        folder: Made if missing; parts that it holds, of any file, are removed.
         part_bytes: Size of every part but the last, at least 1.
 
     Returns:
@@ -33,7 +33,7 @@ def split_file(path: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[P
         OutputError: The folder cannot be written.
     """
     make_folder(folder)
-    (folder / SUMS_NAME).unlink(missing_ok=True)  # first: half a set of parts has no list
+    (folder / SUMS_NAME).unlink(missing_ok=True)  # first, so that half a set of parts has no list
     for old in folder.glob("*.part-*"):
         old.unlink()
     count = max(1, -(-path.stat().st_size // part_bytes))
@@ -43,17 +43,13 @@ def split_file(path: Path, folder: Path, part_bytes: int = PART_BYTES) -> list[P
         for number in range(count):
             part = folder / f"{path.name}.part-{number:0{digits}}"
             data = file.read(part_bytes)
-            _write(part, data)
+            write_atomically(part, data)
             parts.append(part)
             lines.append(f"{hashlib.sha256(data).hexdigest()}  {part.name}")
     lines.append(f"{file_sha256(path)}  {path.name}")
     head = f"# cat {path.name}.part-* > {path.name} && sha256sum --check {SUMS_NAME}\n"
-    _write(folder / SUMS_NAME, (head + "\n".join(lines) + "\n").encode())
+    write_atomically(folder / SUMS_NAME, head + "\n".join(lines) + "\n")
     return parts
-
-
-def _write(path: Path, data: bytes) -> None:
-    write_atomically(path, data)
 
 
 def join_parts(folder: Path, target_folder: Path) -> Path:
@@ -67,21 +63,21 @@ def join_parts(folder: Path, target_folder: Path) -> Path:
         The file.
 
     Raises:
-        TrainingError: The list is missing or no such list, or a part is missing or damaged.
+        TrainingError: The list or a part is missing or damaged.
         OutputError: The file cannot be written.
     """
-    *sums, (wanted, name) = _read_sums(folder / SUMS_NAME)
+    *sums, (sha256, name) = _read_sums(folder / SUMS_NAME)
     digest = hashlib.sha256()
     target = make_folder(target_folder) / name
 
     def write(file: BinaryIO) -> None:
-        for part_wanted, part_name in sums:
+        for part_sha256, part_name in sums:
             part = folder / part_name
             data = part.read_bytes() if part.is_file() else b""
-            _require(part, part_wanted, hashlib.sha256(data).hexdigest())
+            _require(part, part_sha256, hashlib.sha256(data).hexdigest())
             digest.update(data)
             file.write(data)
-        _require(target, wanted, digest.hexdigest())
+        _require(target, sha256, digest.hexdigest())
 
     write_atomically(target, write)
     return target
@@ -90,7 +86,9 @@ def join_parts(folder: Path, target_folder: Path) -> Path:
 def _read_sums(path: Path) -> list[tuple[str, str]]:
     """Return hash and name of every part, and of the whole file last."""
     if not path.is_file():
-        raise TrainingError(f"{path}: missing; it says which parts belong together, bring it too.")
+        raise TrainingError(
+            f"{path}: is missing, and says which parts belong together; bring it too."
+        )
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     sums = []
     for line in lines:
@@ -98,13 +96,13 @@ def _read_sums(path: Path) -> list[tuple[str, str]]:
             digest, _, name = line.partition("  ")
             sums.append((digest, name))
     if len(sums) < 2 or any(not name or Path(name).name != name for _, name in sums):
-        raise TrainingError(f"{path}: no list of the parts of one file; write the parts again.")
+        raise TrainingError(f"{path}: does not list the parts of one file; write the parts again.")
     return sums
 
 
-def _require(path: Path, wanted: str, seen: str) -> None:
-    if wanted != seen:
+def _require(path: Path, expected: str, seen: str) -> None:
+    if seen != expected:
         raise TrainingError(
-            f"{path}: missing or damaged, its sha256 is {seen} and should be {wanted}; "
+            f"{path}: is missing or damaged, as its sha256 is {seen} and should be {expected}; "
             "bring this part again."
         )

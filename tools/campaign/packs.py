@@ -28,25 +28,25 @@ def pack_apart(
     preprocessing: Preprocessing,
     stop: Callable[[], bool],
 ) -> None:
-    """Pack training data and labelled sets that have no file in common, each unless it is packed.
+    """Pack training data and labelled sets, which must have no file in common; skip packed sets.
 
     Args:
         data: Videos to train on: a folder or a list.
         evaluation: Labelled sets: folders of classes, or lists.
-        folder: Each set is packed into a folder of its name in here.
+        folder: Holds a folder for each set, of the name of the set.
         preprocessing: The resize.
         stop: Asked after every video; True ends the packing, and whole shards are kept.
 
     Raises:
         ConfigError: A labelled video is in the training data too.
         StoppedError: ``stop`` was true before the end.
-        TrainingError: Videos are missing, or the folder holds the packing of others.
+        TrainingError: Videos are missing, or the folder holds a packing of others.
         OutputError: It cannot be written.
     """
     options = PackOptions(preprocessing)
     training = list_videos(data, "folder" if data.is_dir() else "manifest")
     labelled = [
-        list_videos(place, "classes" if place.is_dir() else "manifest") for place in evaluation
+        list_videos(path, "classes" if path.is_dir() else "manifest") for path in evaluation
     ]
     for videos in labelled:
         _require_apart(training, videos)
@@ -67,8 +67,9 @@ def _require_apart(training: VideoList, labelled: VideoList) -> None:
         same = trained.get(file_sha256(item.path)) if item.path.is_file() else None
         if same is not None:
             raise ConfigError(
-                f"{labelled.name}: {item.id} has the same bytes as {same} of {training.name}; "
-                "what is measured on must not be trained on: take it out of one of the two."
+                f"{labelled.name}: {item.id} has the same bytes as {same} of {training.name}, and "
+                "a model must not be measured on what it was trained on; remove it from one of "
+                "the two."
             )
 
 
@@ -84,13 +85,13 @@ def _is_packed(folder: Path, videos: VideoList, options: PackOptions) -> bool:
 def _pack(folder: Path, videos: VideoList, options: PackOptions, stop: Callable[[], bool]) -> None:
     """Pack a list, to its end or until a stop; whole shards are kept."""
 
-    def look_at_the_clock(count: int) -> None:
+    def check_stop(count: int) -> None:
         if stop():
             raise StoppedError(f"stopped packing {videos.name}; the same command goes on.")
 
-    look_at_the_clock(0)  # before processes start
+    check_stop(0)  # before processes start
     workers = os.cpu_count() or 1
-    report = pack(videos, folder, options, workers=workers, progress=look_at_the_clock)
+    report = pack(videos, folder, options, workers=workers, progress=check_stop)
     logger.info(
         "%s: %d videos, %d frames, %d left out",
         *(folder, report.videos, report.frames, report.failed),

@@ -1,4 +1,4 @@
-"""From videos to a finished checkpoint in stages that stop before their time is over.
+"""From videos to a finished checkpoint, in stages that stop before their time is over.
 
     python -m tools.campaign STAGE --data VIDEOS --eval SET[,SET] --out OUT --minutes M
 
@@ -7,14 +7,14 @@ Run the stages in this order, each again until it answers 0:
 ``prepare``  packs the videos to train on and the labelled sets
 ``check``    trains for half a minute and times a step and a forward pass (``OUT/check.md``)
 ``sweep``    Tables 2, 3 and 7 at equal time for each row (``OUT/sweep.md``)
-``train``    the long run, ``--train-minutes`` in all; what the sweep found best by ``--set``
+``train``    the long run, ``--train-minutes`` in all; give the sweep's best settings by ``--set``
 ``finish``   exports fp16 weights, measures them beside random rows, writes ``OUT/report``
 
-Everything a stage has made is under OUT, and what is worth carrying elsewhere is also under
-``OUT/parts``, in parts of at most 16 MB: ``state`` (logs, tables, results), ``checkpoint`` and
-``weights``. Where OUT holds nothing but ``parts``, a stage starts by joining them; only
-``prepare`` must be run again there. Exit codes: 0 the stage is done; 1 a step of it failed; 2
-wrong arguments or data; 75 stopped by time or signal: the same command goes on; 130 interrupted.
+Everything that a stage makes is under OUT, and ``OUT/parts`` has what is worth carrying elsewhere,
+in parts of at most 16 MB: ``state`` (logs, tables, results), ``checkpoint`` and ``weights``. Where
+OUT holds ``parts`` alone, a stage starts by joining them, and only ``prepare`` must run again.
+Exit codes: 0 the stage is done; 1 a step of it failed; 2 wrong arguments or data; 75 stopped by
+time or signal: the same command goes on; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .state import DONE, RUN, newest_checkpoint, restore, write_parts
 logger = logging.getLogger("tools.campaign")
 
 EXIT_INTERRUPTED = 130
-SAVING_SHARE, SAVING_SECONDS = 0.15, 40.0  # of the time, kept for saving: the smaller counts
+SAVING_SHARE, SAVING_SECONDS = 0.15, 40.0  # the time for saving: the smaller of the two
 MODEL_NAME = "ccl_r18_mini"
 # Changes and rows of the sweep's ablations, by name.
 ARMS = {
@@ -58,7 +58,7 @@ ARMS = {
     "two-views": (("data.views=2",), "lv-lf-p,tuned"),
     "two-views-paper-penalty": (("data.views=2", "objective.penalty_reduction=sum"), "tuned"),
 }
-# What --scale tiny changes: seconds on a CPU, to try every stage.
+# The changes of --scale tiny: every stage is tried within seconds on a CPU.
 TINY = (
     "data.cache=none",
     "data.workers=1",
@@ -74,12 +74,12 @@ TINY_ARMS = {"one-view": (("data.views=1",), "random,tuned")}
 
 @dataclass(frozen=True)
 class Plan:
-    """What the command line says; places are absolute, all else is inside ``out``.
+    """What the command line says; paths are absolute, and everything else is inside ``out``.
 
     Args:
         data: Videos to train on: a folder or a list.
         evaluation: Labelled sets: folders of classes, or lists.
-        out: For everything that is made.
+        out: The folder for everything that a stage makes.
         recipe: As :mod:`training.pretrain` takes it.
         changes: ``section.key=value`` texts on top of it.
         tiny: Smallest sizes.
@@ -103,15 +103,15 @@ class Plan:
     @property
     def sets(self) -> list[str]:
         """The packed labelled sets, from ``out``."""
-        return [f"packs/{place.stem}" for place in self.evaluation]
+        return [f"packs/{path.stem}" for path in self.evaluation]
 
     @property
     def all_changes(self) -> list[str]:
-        """The data, the sizes of ``--scale``, and the changes asked for, which win."""
+        """The data, the sizes of ``--scale``, and last the changes of ``--set``, which win."""
         return [f"data.pack=packs/{self.data.stem}", *(TINY if self.tiny else ()), *self.changes]
 
     def recipe_arguments(self, *more: str) -> list[str]:
-        """Recipe and ``--set`` of a training program; ``more`` has the last word."""
+        """Recipe and ``--set`` of a training program; ``more`` comes last and wins."""
         changes = [*self.all_changes, *more]
         return [self.recipe, *(text for change in changes for text in ("--set", change))]
 
@@ -121,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     start = time.monotonic()
     stage, plan, minutes = parse_arguments(arguments)
-    kept_seconds = min(SAVING_SECONDS, SAVING_SHARE * 60 * minutes)
-    end = start + 60 * minutes - kept_seconds
-    killing = max(end + kept_seconds / 2, start + 1)
+    saving_seconds = min(SAVING_SECONDS, SAVING_SHARE * 60 * minutes)
+    end = start + 60 * minutes - saving_seconds
+    killing = max(end + saving_seconds / 2, start + 1)
     signalled = StopFlag()
     try:
         with _only_stage_in(plan.out), signalled.listening():
@@ -140,9 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedError as error:
         return _fail(str(error), EXIT_SAVED)
     except KeyboardInterrupt:  # the time is over, or a second Ctrl-C
-        over = time.monotonic() >= killing
-        _fail("what ran did not stop and was killed; the same command goes on.", 0)
-        return EXIT_SAVED if over else EXIT_INTERRUPTED
+        code = EXIT_SAVED if time.monotonic() >= killing else EXIT_INTERRUPTED
+        return _fail("a step did not stop and was killed; the same command goes on.", code)
     except CCLError as error:
         return _fail(str(error), EXIT_BAD_INPUT)
     logger.info("%s: done after %.0f s", stage, time.monotonic() - start)
@@ -163,7 +162,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Plan, float]:
     parser.add_argument(
         "--eval", required=True, help="labelled sets, folders of classes or lists, by commas"
     )
-    parser.add_argument("--out", type=Path, required=True, help="for everything that is made")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all that it makes")
     parser.add_argument("--minutes", type=float, required=True, help="of this call, at most")
     parser.add_argument("--recipe", default="mini_gpu", help="as for pretrain [%(default)s]")
     add_change_argument(parser)
@@ -173,8 +172,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Plan, float]:
     parser.add_argument("--trained-on", default="", help="the training data in one line")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     options = parser.parse_args(arguments)
-    evaluation = tuple(Path(place).absolute() for place in options.eval.split(","))
-    names = [place.stem for place in (options.data, *evaluation)]
+    evaluation = tuple(Path(text).absolute() for text in options.eval.split(","))
+    names = [path.stem for path in (options.data, *evaluation)]
     if len(set(names)) < len(names):
         parser.error(f"--data and --eval are named {', '.join(names)}; they must differ")
     recipe = Path(options.recipe)
@@ -195,9 +194,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Plan, float]:
 
 @contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise KeyboardInterrupt after a time, which kills what has not ended when told to.
+    """Raise KeyboardInterrupt after a time, which kills steps that a stop has not ended.
 
-    A training does not stop while it measures.
+    A training that measures stops only afterwards.
     """
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
@@ -210,9 +209,9 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def _only_stage_in(folder: Path) -> Iterator[None]:
-    """Hold the folder and work in it, so that no command names a place outside of it.
+    """Hold the folder and work in it, so that every path of a command is inside it.
 
-    A finished step is known by its command, and the folder may be at another place by then.
+    A finished step is known by its command, and the folder may have been moved since.
     """
     code = str(Path(__file__).resolve().parents[2])
     before = os.environ.get("PYTHONPATH")
@@ -221,7 +220,7 @@ def _only_stage_in(folder: Path) -> Iterator[None]:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (code, before)))
             yield
     except FolderInUseError as error:
-        raise ConfigError(f"{folder}: another stage is at work here; wait for it.") from error
+        raise ConfigError(f"{folder}: another stage is running here; wait for it.") from error
     finally:
         os.environ.pop("PYTHONPATH", None)
         if before is not None:
@@ -229,9 +228,9 @@ def _only_stage_in(folder: Path) -> Iterator[None]:
 
 
 def _kept(recipe: str) -> str:
-    """Keep a recipe that is a file with all else, and return its name from there.
+    """Copy a recipe that is a file into the working folder, and return its name there.
 
-    Its content is part of the name: a finished step is known by its command.
+    The name depends on the content, as a finished step is known by its command.
     """
     if not os.path.isabs(recipe):  # noqa: PTH117 - a name
         return recipe
@@ -245,7 +244,7 @@ Stop = Callable[[], bool]
 
 
 def _run(steps: Sequence[Step], stop: Stop) -> None:
-    """Run the steps that are not done, one after the other."""
+    """Run the steps that are not yet done, one after the other."""
     run_steps([steps], Path(DONE), 1, stop)
 
 
@@ -257,7 +256,7 @@ def _step(name: str, module: str, *arguments: str) -> Step:
 
 
 def prepare(plan: Plan, stop: Stop) -> None:
-    """Pack what is not packed yet; refuse sets that share a file with the training data."""
+    """Pack what is not yet packed; refuse sets that share a file with the training data."""
     recipe = read_recipe(plan.recipe, plan.all_changes)
     pack_apart(plan.data, plan.evaluation, Path("packs"), recipe.preprocessing, stop)
 
@@ -282,7 +281,7 @@ def check(plan: Plan, stop: Stop) -> None:
 
 
 def _training_lines(plan: Plan) -> str:
-    """Say how the short training went: does the loss fall, how fast is it, what lies resident."""
+    """Describe the short training: whether the loss falls, its speed, and the resident frames."""
     lines = [x for x in read_log(Path("runs/check") / LOG_NAME) if x["kind"] == "train"]
     tenth = max(1, len(lines) // 10)
 
@@ -320,7 +319,7 @@ def sweep(plan: Plan, stop: Stop) -> None:
     for name, (changes, rows) in arms.items():
         folder = f"sweep/{name}"
         recipe = plan.recipe_arguments(*changes, *_budget(plan.sweep_seconds))
-        data = [text for place in plan.sets for text in ("--data", place)]
+        data = [text for pack in plan.sets for text in ("--data", pack)]
         run = [*recipe, *data, "--rows", rows, "--seeds", "0", "--out", folder]
         run += ["--evaluation", " ".join(_measuring(plan))]
         report = [f"{folder}/results", "--out", f"{folder}/report", "--title", f"Sweep: {name}"]
@@ -334,7 +333,7 @@ def sweep(plan: Plan, stop: Stop) -> None:
 def train(plan: Plan, stop: Stop) -> None:
     """Go on with the long run."""
     _require_packs(plan)
-    packs = ", ".join(f'"{place}"' for place in plan.sets)
+    packs = ", ".join(f'"{pack}"' for pack in plan.sets)
     recipe = plan.recipe_arguments(f"validation.packs=[{packs}]", *_budget(plan.train_seconds))
     _run([_step("train", "training.pretrain", *recipe, "--out", RUN, "--resume", "auto")], stop)
 
@@ -344,13 +343,13 @@ def finish(plan: Plan, stop: Stop) -> None:
     _require_packs(plan)
     newest = newest_checkpoint(plan.out)
     if newest is None:
-        raise ConfigError(f"{RUN}: there is no checkpoint yet; run the stage 'train' before.")
-    name = newest.stem  # steps are named by it: a later checkpoint is exported and measured again
+        raise ConfigError(f"{RUN}: holds no checkpoint yet; run the stage 'train' first.")
+    name = newest.stem  # part of the steps' names, so that a later checkpoint has its own steps
     export = [str(Path(RUN) / "checkpoints" / newest.name), "--out", "model"]
     export += ["--name", MODEL_NAME, "--licence", "apache-2.0", "--trained-on", plan.trained_on]
     models = [f"{MODEL_NAME}=model", "random-init", "random-init-identity"]
     rows = [text for model in models for text in ("--model", model)]
-    data = [text for place in plan.sets for text in ("--data", place)]
+    data = [text for pack in plan.sets for text in ("--data", pack)]
     seeds = "0" if plan.tiny else "0,1,2"
     measure = [*rows, *data, "--seeds", seeds, *_measuring(plan), "--out", "results"]
     report = ["results", "--runs", RUN, "--out", "report", "--title", MODEL_NAME]
@@ -370,15 +369,15 @@ def _budget(seconds: float) -> tuple[str, str]:
 
 
 def _measuring(plan: Plan) -> list[str]:
-    """How the evaluations shall measure: as the paper, but for rehearsals."""
+    """Return the arguments of evaluations: clips as in the paper, or fewer with --scale tiny."""
     clips = "2" if plan.tiny else "10"
     return ["--clips", clips, "--precision", "bf16", "--workers", "8", "--cache", "cache"]
 
 
 def _require_packs(plan: Plan) -> None:
-    for place in (f"packs/{plan.data.stem}", *plan.sets):
-        if not (Path(place) / "store.json").is_file():
-            raise ConfigError(f"{plan.out / place}: not packed; run the stage 'prepare' before.")
+    for pack in (f"packs/{plan.data.stem}", *plan.sets):
+        if not (Path(pack) / "store.json").is_file():
+            raise ConfigError(f"{plan.out / pack}: is not packed; run the stage 'prepare' first.")
 
 
 def _write(name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What of a campaign is carried to another machine, in parts."""
+"""The parts of a campaign that are carried to another machine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 RUN = "runs/long"
 PARTS, DONE, STATE_NAME = "parts", "done", "state.tar.gz"
-# Whole files under ``parts``, and the folders they come from.
-PLACES = {"checkpoint": f"{RUN}/checkpoints", "weights": "model"}
-LARGE = {"packs", PARTS, "cache", "tensorboard"}  # folders that are not state
+# Whole files under ``parts``, and the folders that they come from.
+FOLDERS = {"checkpoint": f"{RUN}/checkpoints", "weights": "model"}
+LARGE = {"packs", PARTS, "cache", "tensorboard"}  # folders that state leaves out
 
 
 def newest_checkpoint(out: Path) -> Path | None:
     """Return the newest checkpoint of the long run."""
-    found = list_checkpoints(out / RUN / "checkpoints")
-    return found[-1] if found else None
+    checkpoints = list_checkpoints(out / RUN / "checkpoints")
+    return checkpoints[-1] if checkpoints else None
 
 
 def write_parts(out: Path) -> None:
@@ -63,21 +63,21 @@ def _state_files(out: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in name.parts)
         large = path.suffix == ".safetensors" or name.name == STATE_NAME
         if path.is_file() and not hidden and not large and not LARGE & {*name.parts[:-1]}:
-            if not _leads_nowhere(path):
+            if not _is_unmeasured(path):
                 yield name
 
 
-def _leads_nowhere(path: Path) -> bool:
-    """Whether it marks a training of the sweep that is still to be measured.
+def _is_unmeasured(path: Path) -> bool:
+    """Whether a file marks a training of the sweep that is still to be measured.
 
-    Its weights stay behind, so elsewhere it must be trained again.
+    Its weights are left behind, so on another machine it must be trained again.
     """
     row = path.name.removesuffix("-pretrain.json")
     return row != path.name and not (path.parent / f"{row}-probe.json").is_file()
 
 
 def restore(out: Path) -> None:
-    """Join what :func:`write_parts` wrote, in a folder where no stage has been at work yet.
+    """Join what :func:`write_parts` wrote, in a folder in which no stage has run yet.
 
     Args:
         out: Folder of the campaign.
@@ -88,14 +88,16 @@ def restore(out: Path) -> None:
     """
     if (out / DONE).exists() or not (out / PARTS / "state" / SUMS_NAME).is_file():
         return
-    for name, place in PLACES.items():
+    for name, folder in FOLDERS.items():
         if (out / PARTS / name).is_dir():
-            join_parts(out / PARTS / name, out / place)
-    state = join_parts(out / PARTS / "state", out)  # last: it makes the folder of what is done
+            join_parts(out / PARTS / name, out / folder)
+    state = join_parts(out / PARTS / "state", out)  # last, as it holds the marks of what is done
     try:
         with tarfile.open(state) as archive:
             archive.extractall(out, filter="data")
     except tarfile.TarError as error:
-        raise TrainingError(f"{state}: unusable ({error}); bring the parts again.") from error
+        raise TrainingError(
+            f"{state}: cannot be unpacked ({error}); bring the parts again."
+        ) from error
     state.unlink()
-    logger.info("%s: went on from its parts", out)
+    logger.info("%s: restored from its parts", out)

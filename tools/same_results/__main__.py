@@ -10,9 +10,9 @@ stopped and resumed), export, fine-tuning, linear probe, retrieval and an ablati
 goes on with what OLD_TREE left: its trainings, its job and its ablation. Inputs are the example of
 the README, clips that are rendered here, and every file below the folders of ``--videos``.
 
-Prints a line for every item, "same", "DIFFERS" with the first difference, or "only in" one of
-them, and a closing count. Exit codes: 0 everything is the same; 1 something differs or failed;
-2 wrong arguments. What may differ is named, with the reason, in :data:`.compare.VARIES`.
+Prints a line for every item: "same", "DIFFERS" with the first difference, or "only in" one of the
+trees; then how many of each. Exit codes: 0 everything is the same; 1 something differs or failed;
+2 wrong arguments. :data:`.compare.VARIES` names what may differ, with the reason.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def main(words: Sequence[str] | None = None) -> int:
             parser.error(f"{folder}: holds no ccl_hub; give the root of a checkout.")
     for folder in options.videos:
         if not folder.is_dir():
-            parser.error(f"--videos {folder}: not a folder.")
+            parser.error(f"--videos {folder}: is not a folder; give one.")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         if any(options.out.iterdir()):
-            parser.error(f"--out {options.out}: not empty; give a new folder.")
+            parser.error(f"--out {options.out}: is not empty; give a new folder.")
         return compare_trees(options.old, options.new, options.videos, options.out.resolve())
     with tempfile.TemporaryDirectory() as out:
         return compare_trees(options.old, options.new, options.videos, Path(out).resolve())
@@ -88,8 +88,8 @@ def compare_trees(old: Path, new: Path, videos: Sequence[Path], out: Path) -> in
         f"{counts['same']} items same, {counts['DIFFERS']} differ, "
         f"{counts['only in']} only in one tree, {len(failures)} steps failed"
     )
-    everything = sum(counts.values())
-    return 0 if everything == counts["same"] > 0 and not failures else EXIT_DIFFERENT
+    all_same = sum(counts.values()) == counts["same"] > 0
+    return 0 if all_same and not failures else EXIT_DIFFERENT
 
 
 if __name__ == "__main__":

@@ -54,14 +54,14 @@ def _files(folder: Path) -> set[str]:
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any], file: str) -> str | None:
-    """Return what differs first between two files as :func:`read` gives them, None if nothing."""
+    """Return the first difference of two files as :func:`read` gives them, or None."""
     for name in [*old, *(name for name in new if name not in old)]:
         if any(re.search(pattern, f"{file}: {name}") for pattern in VARIES):
             continue
         if name not in old or name not in new:
             return f"{name or 'it'} is only in the {'new' if name in new else 'old'} one"
         if not _equal(old[name], new[name]):
-            return f"{name or 'value'}: {_told(old[name], new[name])}"
+            return f"{name or 'value'}: {_difference(old[name], new[name])}"
     return None
 
 
@@ -72,15 +72,15 @@ def _equal(old: Any, new: Any) -> bool:
     return type(old) is type(new) and bool(old == new)
 
 
-def _told(old: Any, new: Any) -> str:
-    """Say how two values differ, in a line."""
+def _difference(old: Any, new: Any) -> str:
+    """Describe in one line how two values differ."""
     if not (isinstance(old, np.ndarray) and isinstance(new, np.ndarray)):
         return f"{old!r:.80} became {new!r:.80}"
     if (old.dtype, old.shape) != (new.dtype, new.shape):
         return f"{old.dtype}{list(old.shape)} became {new.dtype}{list(new.shape)}"
     different = np.flatnonzero(old.reshape(-1) != new.reshape(-1))
     if not len(different):
-        return "equal values of other bits"
+        return "equal values with other bits"
     first = different[0]
     text = f"{old.reshape(-1)[first]} became {new.reshape(-1)[first]}"
     return f"[{first}] {text}, {len(different)} of {old.size} differ"
@@ -103,7 +103,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_card(path: Path) -> dict[str, Any]:
-    """A model card: what its YAML head says, however it is quoted, and the lines below."""
+    """Read a model card: the values of its YAML head, however they are quoted, and its text."""
     text = path.read_text(encoding="utf-8")
     if not text.startswith("---\n"):  # Markdown without a head, such as a table
         return {"text": text}
@@ -112,7 +112,7 @@ def _read_card(path: Path) -> dict[str, Any]:
 
 
 def _read_lines(path: Path) -> dict[str, Any]:
-    """Lines of JSON, or of text."""
+    """Read lines of JSON, or of text."""
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     return {name: value for n, line in enumerate(lines) for name, value in _flat(f"{n}", line)}
 
@@ -164,7 +164,7 @@ def _read_sqlite(path: Path) -> dict[str, Any]:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Give the leaves of a value with their full names; a text that is JSON is looked into."""
+    """Give the leaves of a value with their full names; a text that is JSON is parsed first."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             value = json.loads(value)

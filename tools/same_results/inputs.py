@@ -1,4 +1,4 @@
-"""The videos that both trees get: rendered once, by neither of them."""
+"""The videos that both trees get: rendered once, without the code of either."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _render(
     format: str | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
-    """Write a video of moving plaids, 160 x 120 at 25 frames/s or at the given ``ticks`` (ms)."""
+    """Write a video of moving plaids, 160 x 120 at 25 frames/s, or at ``ticks`` in ms."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unit = Fraction(1, 1000) if ticks else Fraction(1, 25)
     with av.open(str(path), "w", format=format) as container:

@@ -1,8 +1,8 @@
-"""Run by :mod:`.steps` on one tree: what a user's own program computes, into files of ``.``.
+"""Run by :mod:`.steps` on one tree: what a user's program computes, into files of ``.``.
 
     python -P probe.py TREE VIDEOS EXAMPLE IMAGE
 
-Only names that are public in every tree are used, but for those of :data:`MOVED`.
+Every name used here is public in every tree, except those of :data:`MOVED`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from ccl_hub.errors import CCLError, MediaError
 from ccl_hub.sampling import Sampling, sample_train
 from ccl_hub.video import VideoReader, load_image
 
-MOVED = {"golden": ("ccl_hub.publish.golden", "ccl_hub.golden")}  # the newest place first
+MOVED = {"golden": ("ccl_hub.publish.golden", "ccl_hub.golden")}  # the newest name first
 MODEL = "ccl_r18_mini"
 
 
 def moved(name: str) -> ModuleType:
-    """Return a module from wherever this tree has it."""
-    for place in MOVED[name]:
+    """Return a module by the name that it has in this tree."""
+    for full_name in MOVED[name]:
         try:
-            return importlib.import_module(place)
+            return importlib.import_module(full_name)
         except ModuleNotFoundError:
             continue
-    raise ModuleNotFoundError(f"{name}: in none of {', '.join(MOVED[name])}")
+    raise ModuleNotFoundError(f"{name}: this tree has none of {', '.join(MOVED[name])}")
 
 
 def write_json(path: str, value: Any) -> None:
-    """Write a value; what JSON does not know is written as text."""
+    """Write a value as JSON; values of other types are written as text."""
     Path(path).write_text(json.dumps(value, indent=1, sort_keys=True, default=str))
 
 
@@ -59,7 +59,7 @@ def times() -> dict[str, tuple[np.ndarray, float]]:
 
 
 def sampling_plans() -> None:
-    """Which frames make which clips, for both rules, all ways to sample, and training."""
+    """Write the frames of every clip, for both rules, all ways to sample, and training."""
     plans = {}
     for rule in ("nearest", "on_screen"):
         preprocessing = dataclasses.replace(Preprocessing(), frame_choice=rule)
@@ -79,7 +79,7 @@ def sampling_plans() -> None:
 
 
 def decoded(videos: Path) -> None:
-    """What the reader says of every file, and the hash of every frame as it is resized."""
+    """Write what the reader tells of every file, and the hash of every resized frame."""
     facts: dict[str, Any] = {}
     for path in sorted(path for path in videos.rglob("*") if path.is_file()):
         name = str(path.relative_to(videos))
@@ -100,7 +100,7 @@ def decoded(videos: Path) -> None:
 
 
 def in_memory(model: CCLModel, image: Path) -> None:
-    """Frames and images that are arrays already, and the network itself."""
+    """Embed frames and images that are arrays already, and run the network itself."""
     import torch
 
     pixels = load_image(image, model.preprocessing)[0]  # (H,W,3)
@@ -128,7 +128,7 @@ def in_memory(model: CCLModel, image: Path) -> None:
 
 
 def whole_videos(model: CCLModel, example: Path, videos: Path) -> None:
-    """Every way to read back what ``embed`` and ``embed_many`` give."""
+    """Write what ``embed`` and ``embed_many`` return, in every format."""
     result = model.embed(example, every_seconds=0.5)
     for suffix in (".npz", ".safetensors"):
         result.save(Path(f"saved{suffix}"))
@@ -142,8 +142,8 @@ def whole_videos(model: CCLModel, example: Path, videos: Path) -> None:
     np.savez("embed_many.npz", **arrays)
 
 
-def other_doors(tree: Path) -> None:
-    """The ways of torch.hub and transformers to the same model."""
+def other_loaders(tree: Path) -> None:
+    """Load the same model by torch.hub and by transformers, and run it."""
     import torch
 
     clips = torch.randn((1, 3, 8, 112, 112), generator=torch.Generator().manual_seed(1))
@@ -155,11 +155,11 @@ def other_doors(tree: Path) -> None:
         )
     with torch.inference_mode():
         outputs = {name: model(clips).video.numpy() for name, model in models.items()}
-    np.savez("other_doors.npz", **outputs)
+    np.savez("other_loaders.npz", **outputs)
 
 
 def errors() -> None:
-    """The tree of errors: name, parents, code."""
+    """Write the tree of errors: names, parents, codes."""
     kinds = [CCLError]
     for kind in kinds:
         kinds += kind.__subclasses__()
@@ -172,9 +172,9 @@ def errors() -> None:
 
 def main(tree: Path, videos: Path, example: Path, image: Path) -> None:
     """Write everything into the working folder."""
-    place = Path(ccl_hub.__file__).resolve()
-    if not place.is_relative_to(tree):
-        raise SystemExit(f"ccl_hub was imported from {place}, not from {tree}.")
+    path = Path(ccl_hub.__file__).resolve()
+    if not path.is_relative_to(tree):
+        raise SystemExit(f"ccl_hub was imported from {path}, not from {tree}.")
     model = CCLModel.from_pretrained(MODEL, device="cpu")
     model.save_pretrained(Path("saved"))
     Path("golden").mkdir()
@@ -183,7 +183,7 @@ def main(tree: Path, videos: Path, example: Path, image: Path) -> None:
     decoded(videos)
     in_memory(model, image)
     whole_videos(model, example, videos)
-    other_doors(tree)
+    other_loaders(tree)
     errors()
 
 

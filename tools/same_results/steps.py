@@ -1,4 +1,4 @@
-"""What is run on each tree: commands, each in a process of its own, and :mod:`.probe`."""
+"""The steps that run on each tree: commands, each in a new process, and :mod:`.probe`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Tree:
         self._check(step, code, exits)
 
     def script(self, step: str, name: str, *words: object, exits: Sequence[int] = (0,)) -> None:
-        """Run a command of this tree's own pyproject.toml: ccl-embed or ccl-hub."""
+        """Run a command that pyproject.toml of this tree names: ccl-embed or ccl-hub."""
         self.python(step, "-c", ENTRY, name, self._scripts[name], *words, exits=exits)
 
     def module(self, step: str, name: str, *words: object) -> None:
@@ -130,19 +130,19 @@ class Tree:
 
     def _check(self, step: str, code: int, exits: Sequence[int]) -> None:
         if code not in exits:
-            said = (self.work / "logs" / step).read_text(errors="replace").strip()
-            last = said.rpartition("\n")[2]
-            self.failures.append(f"{step}: exit code {code}: {last}")
+            log = (self.work / "logs" / step).read_text(errors="replace").strip()
+            last_line = log.rpartition("\n")[2]
+            self.failures.append(f"{step}: exit code {code}: {last_line}")
 
 
 def run_all(tree: Tree, inputs: Inputs, earlier: Path) -> list[str]:
     """Run every step in ``tree.work``; return the failures.
 
     Args:
-        tree: What to run.
-        inputs: On what.
+        tree: The tree to run.
+        inputs: The videos to run it on.
         earlier: The finished folder of the old tree, whose job, trainings and ablation this tree
-            goes on with; the old tree goes on with its own.
+            goes on with; the old tree goes on with those of ``tree.work``.
     """
     tree.python("probe", PROBE, tree.path, inputs.every, inputs.example, inputs.image)
     _single_videos(tree, inputs)
@@ -221,7 +221,7 @@ def _evaluation(tree: Tree, inputs: Inputs, earlier: Path) -> None:
     settings = _settings(*TINY, *SMALL_FRAMES, "data.rendered=24", "schedule.epochs=2")
     ablation = ("smoke", *settings, "--data", "rendered:24", "--rows", "random,lv", "--seeds", "0")
     tree.module("ablation", "training.ablation", *ablation, "--out", "ablation")
-    # Its parts know the command that made them, --out included, so it goes on in the same place.
+    # Its steps are known by their commands, --out included, so it goes on in the same folder.
     (tree.work / "ablation").rename(tree.work / "ablation-new")
     shutil.copytree(earlier / "ablation-new", tree.work / "ablation")
     tree.module("ablation-goes-on", "training.ablation", *ablation, "--out", "ablation")
