@@ -207,7 +207,7 @@ def test_a_model_that_gives_nan_is_refused_with_the_video_and_not_cached(tmp_pat
 def test_a_reader_that_fails_ends_the_embedding(monkeypatch):
     videos = RenderedVideos(30, SMALL)
 
-    def read(video, indices, out=None):
+    def read(video, indices):
         raise InputError(f"video {video} is broken")
 
     monkeypatch.setattr(videos, "read", read)
