@@ -20,8 +20,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
-# Some shells start what runs in the background without Ctrl-C, and so would what tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# Shells start what runs in the background deaf to Ctrl-C, and so would tests what they start.
+for number in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

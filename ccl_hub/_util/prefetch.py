@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+SOON_SECONDS = 0.05
 
 
 def in_order(
@@ -38,15 +40,20 @@ def in_order(
         yield from map(function, items)
         return
     waiting: deque[Future[Result]] = deque()
+    call = None
     pool = ThreadPoolExecutor(threads, name)
     try:
         for call in _calls(pool, function, items):
             waiting.append(call)
+            # While the next item is sought, the only one so far must not wait for it.
+            if when_ready and len(waiting) == 1:
+                wait(waiting, SOON_SECONDS)
             while len(waiting) > ahead or (when_ready and waiting and waiting[0].done()):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
+        call = None  # an error's traceback knows this frame, and would keep what holds the error
         pool.shutdown(cancel_futures=True)
 
 
@@ -58,6 +65,10 @@ def _calls(
         for item in items:
             yield pool.submit(function, item)
     except Exception as error:
-        failed: Future[Result] = Future()
-        failed.set_exception(error)
-        yield failed
+        yield _failed(error)
+
+
+def _failed(error: Exception) -> Future[Result]:
+    call: Future[Result] = Future()
+    call.set_exception(error)
+    return call

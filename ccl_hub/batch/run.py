@@ -133,8 +133,16 @@ def embed_batch(
     options: BatchOptions,
 ) -> Generator[BatchItem, None, None]:
     """Embed videos with engines already made; see :func:`embed_many`."""
-    with closing(embed_patiently(paths, engines, sampling, options)) as items:
+    with closing(embed_patiently(_paths(paths), engines, sampling, options)) as items:
         yield from (item for item in items if item is not None)
+
+
+def _paths(paths: Iterable[str | Path]) -> Iterator[str | Path]:
+    """Refuse None among paths, which would move the results of all that follow."""
+    for index, path in enumerate(paths):
+        if path is None:
+            raise InputError(f"path {index} is None; leave out rows that name no file.")
+        yield path
 
 
 def embed_patiently(

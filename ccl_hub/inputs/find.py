@@ -84,6 +84,10 @@ def common_root(inputs: Sequence[str | Path], lists: Sequence[Path] = ()) -> Pat
     return VideoSearch(inputs, lists).root
 
 
+BEGUN_AT_ONCE = 64
+"""Inputs and lists that :meth:`VideoSearch.check` leaves begun."""
+
+
 class VideoSearch:
     """The videos of some inputs, each folder and list of which is read once.
 
@@ -127,7 +131,17 @@ class VideoSearch:
         Raises:
             InputError: There is no input, or one without a video.
         """
-        self._begun = [chain([next(paths)], paths) for paths in self._sources()]
+        begun: list[Iterator[str]] = []
+        for paths, unread in zip(self._sources(), self._sources(), strict=True):
+            first = next(paths)
+            # Each that has begun holds a list open, or the names of a folder.
+            some = len(begun) < BEGUN_AT_ONCE
+            begun.append(chain([first], paths) if some else unread)
+        self._begun = begun
+
+    def forget(self) -> None:
+        """Let :meth:`videos` begin with what is there then."""
+        self._begun = None
 
     def first(self, count: int) -> list[Path]:
         """Return the first paths, with which :meth:`videos` begins."""

@@ -96,7 +96,8 @@ class Destination:
             match = _LABEL.fullmatch(path.name)
             if match:
                 index, count = map(int, filter(None, match.groups()))
-                shards.add(Shard(index, count))
+                if index < count:  # else it is nobody's
+                    shards.add(Shard(index, count))
         return shards
 
     def parts(self) -> Iterator[Path]:

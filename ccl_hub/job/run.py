@@ -92,7 +92,8 @@ def run_job(
     settings = _settings(engines[0], sampling, options, destination)
     summary = JobSummary(destination.path)
     with open_state(
-        destination, options.shard, settings, options.overwrite, inputs.choose_root
+        *(destination, options.shard, settings, options.overwrite),
+        *(inputs.choose_root, inputs.search.forget),  # hours may pass: then what is there is old
     ) as state:
 
         def tell(event: VideoEvent) -> None:

@@ -68,6 +68,7 @@ def open_state(
     settings: dict[str, Any],
     overwrite: bool,
     choose_root: Callable[[Path | None], Path],
+    waits: Callable[[], None] = lambda: None,
 ) -> Iterator[JobState]:
     """Claim a destination for a shard, waiting for another run of the same shard to end.
 
@@ -78,6 +79,7 @@ def open_state(
         overwrite: Remove everything that was made with other settings instead of refusing.
         choose_root: (root of earlier runs, or None) -> the folder from which videos are named,
             which must also be the same unless the earlier one is gone.
+        waits: Called if another run has to end first.
 
     Raises:
         OutputError: The destination cannot be written, is in use by a run with another number of
@@ -88,7 +90,15 @@ def open_state(
     make_folder(destination.path)
     state = make_folder(destination.state)
     check_writable(destination.failures(shard))
-    with only_writer(state, destination.lock(shard).name, lambda: _say_waiting(destination)):
+
+    def say_waiting() -> None:
+        logger.warning(
+            "%s: another run is writing the same shard here; waiting for it to end.",
+            destination.path,
+        )
+        waits()
+
+    with only_writer(state, destination.lock(shard).name, say_waiting):
         for path in make_folder(destination.temporary(shard)).iterdir():
             remove_file(path)  # a killed run has left it
         with only_writer(state, "lock-settings", lambda: None):
@@ -117,12 +127,6 @@ def _read_settings(destination: Destination) -> dict[str, Any] | None:
     if not isinstance(settings, dict):
         raise OutputError(f"{path}: holds no JSON object; remove {destination.state}.")
     return settings
-
-
-def _say_waiting(destination: Destination) -> None:
-    logger.warning(
-        "%s: another run is writing the same shard here; waiting for it to end.", destination.path
-    )
 
 
 def _claim(

@@ -17,10 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from ccl_hub.errors import TrainingError
-from ccl_hub.inputs.extensions import VIDEO_EXTENSIONS
 from ccl_hub.inputs.walk import walk
 
 MANIFEST_COLUMNS = ("path", "id", "class", "group", "split", "source", "frames", "seconds")
+
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .3gp .wmv .flv .ogv .gif".split()
+)
+"""Of a data set's videos. Fewer than ``ccl-embed`` reads: the small twins that cameras write
+beside each video must not become videos of their own, nor what was begun see other data."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def video_files(folder: Path) -> list[Path]:
 
     Hidden files and folders (a leading dot) are left out; links to folders are not followed.
     """
-    return [Path(path) for path in walk(str(folder), frozenset(VIDEO_EXTENSIONS))]
+    return [Path(path) for path in walk(str(folder), VIDEO_SUFFIXES)]
 
 
 def from_folder(folder: str | Path, classes: bool | None = None) -> VideoList:

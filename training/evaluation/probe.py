@@ -97,7 +97,8 @@ def probe(
         Section 4.3, Tables 5 and 6.
     """
     train, test = (features.of_split(labelled, split) for split in ("train", "test"))
-    classifier, settings = _fit(train, labelled, how)
+    with threadpool_limits(torch.get_num_threads()):  # scikit-learn would take every core
+        classifier, settings = _fit(train, labelled, how)
     probabilities = classifier.probabilities(_vectors(test, how.feature))  # (M,C)
     averaged = average_clips(probabilities, test.video_ids)  # (V,C)
     truth = labelled.videos.targets()[np.unique(test.video_ids)]
@@ -146,7 +147,6 @@ def measure_probe(options: EvaluationOptions, how: Probe) -> list[Results]:
     """
 
     def measure_set(features: SetFeatures, labelled: EvaluationSet, _: torch.device) -> Measured:
-        with threadpool_limits(options.threads):  # those of scikit-learn; torch has its own
-            return probe(features, labelled, how)[1]
+        return probe(features, labelled, how)[1]
 
     return evaluate(options, "linear-probe", measure_set)

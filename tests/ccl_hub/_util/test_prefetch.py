@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -54,6 +56,48 @@ def test_an_error_of_the_items_comes_after_the_results_before_it() -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(LookupError, match="ends here"):
         next(results)
+
+
+@pytest.mark.parametrize("of", ["items", "function"])
+def test_what_failed_keeps_nothing_alive(of: str) -> None:
+    """A reader that fails closes its file, also where nobody collects garbage."""
+
+    class Held:
+        pass
+
+    held = Held()
+    alive = weakref.ref(held)
+
+    def items(held: Held) -> Iterator[int]:
+        yield 1
+        if of == "items":
+            raise LookupError("the list ends here")
+        yield 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        results = in_order(lambda number: 1 // number, items(held), threads=2, ahead=4)
+        with pytest.raises((LookupError, ZeroDivisionError)):
+            list(results)
+        del held, results
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_the_only_result_does_not_wait_for_the_next_item() -> None:
+    """Finding the second video may take minutes."""
+    asked = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        asked.set()
+        yield 1
+
+    results = in_order(lambda number: number, items(), threads=2, ahead=8, when_ready=True)
+    assert next(results) == 0 and not asked.is_set()
+    results.close()
 
 
 def test_a_result_that_is_ready_need_not_wait_for_the_next_item() -> None:

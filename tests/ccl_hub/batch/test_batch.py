@@ -250,6 +250,15 @@ def test_paths_are_read_as_they_are_needed(model: CCLModel, videos: list[Path]) 
     assert children() == []
 
 
+def test_a_row_without_a_path_is_an_error_and_moves_no_result(
+    model: CCLModel, videos: list[Path]
+) -> None:
+    items = embed_many([videos[0], None, videos[1]], model, clips=1)
+    assert next(items).index == 0
+    with pytest.raises(InputError, match="path 1 is None; leave out"):
+        list(items)
+
+
 def test_no_paths_no_processes(model: CCLModel) -> None:
     before = held()
     assert list(embed_many([], model)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -65,6 +66,16 @@ def tree(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     return folder
+
+
+@contextlib.contextmanager
+def killed_at_last(group: int) -> Iterator[None]:
+    """Let nothing of a process group outlive a test that fails: some hang for ten minutes."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 class Terminal:
@@ -186,15 +197,16 @@ def test_a_signal_leaves_a_job_that_goes_on(
     out = tmp_path / name
     arguments = (folder, "--model", model, "--clips", 1, "--out", out, "--json")
     run = program.start(*arguments, "--deadline", 300, path=(tmp_path,))
-    while len(run.videos) < 20:  # the last are told of with the next one, which hangs
-        assert run.poll() is None, run.stderr
-        time.sleep(0.01)
-    time.sleep(0.5)
-    if number == signal.SIGINT:
-        os.killpg(run.pid, number)  # as a terminal does
-    else:
-        os.kill(run.pid, number)
-    run.wait(timeout_seconds=20)
+    with killed_at_last(run.pid):
+        while len(run.videos) < 20:  # the last are told of with the next one, which hangs
+            assert run.poll() is None, run.stderr
+            time.sleep(0.01)
+        time.sleep(0.5)
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # as a terminal does
+        else:
+            os.kill(run.pid, number)
+        run.wait(timeout_seconds=20)
     if number == signal.SIGINT:
         assert run.code == 130
         hint = "ccl-embed: stopped by the user; run the same command again to go on.\n"
@@ -226,11 +238,12 @@ def test_a_signal_in_a_process_of_its_own(tmp_path: Path, model: Path) -> None:
         start_new_session=True,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
-        for _ in range(2):
-            assert json.loads(process.stdout.readline())["state"] == "done"
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=30) == 130
-        assert process.stderr.read().count("\n") == 1
+        with killed_at_last(process.pid):
+            for _ in range(2):
+                assert json.loads(process.stdout.readline())["state"] == "done"
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=30) == 130
+            assert process.stderr.read().count("\n") == 1
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
@@ -250,7 +263,8 @@ def test_a_reader_that_goes_away_leaves_a_job_that_goes_on(tmp_path: Path, model
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
-        assert (process.stderr.read(), process.wait(timeout=60)) == ("", 1)
+        with killed_at_last(process.pid):
+            assert (process.wait(timeout=60), process.stderr.read()) == (1, "")
     done = fresh(folder, "--model", model, "--clips", 1, "--out", tmp_path / "x")
     assert done.returncode == 0 and len(outputs(tmp_path / "x")) == 12
 

@@ -18,9 +18,11 @@ from ccl_hub.errors import InputError
 from ccl_hub.inputs import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    VideoSearch,
     common_root,
     find_videos,
 )
+from ccl_hub.inputs.find import BEGUN_AT_ONCE
 from ccl_hub.video import VideoReader
 
 
@@ -322,3 +324,23 @@ def test_each_video_comes_once_and_in_the_same_order(tmp_path: Path) -> None:
     expected = ["a/y.mp4", "a/x.mp4", "z.mp4", "new.mp4"]
     assert ids(*given, lists=[table, table]) == expected
     assert ids(*given, lists=[table, table]) == expected
+
+
+def test_a_search_that_was_checked_goes_on_or_is_forgotten(tmp_path: Path) -> None:
+    """Of many inputs only some stay begun; after hours of waiting what is there counts."""
+    folders = []
+    for number in range(BEGUN_AT_ONCE + 3):
+        folders.append(tmp_path / f"{number:03d}")
+        folders[-1].mkdir()
+        (folders[-1] / "a.mp4").touch()
+    search = VideoSearch(folders)
+    search.check()
+    (folders[0] / "b.mp4").touch()
+    (folders[-1] / "b.mp4").touch()
+    first, last = folders[0].name, folders[-1].name
+    ids = [video.id for video in search.videos()]
+    assert ids == sorted([*(f"{folder.name}/a.mp4" for folder in folders), f"{last}/b.mp4"])
+    search.check()
+    (folders[0] / "c.mp4").touch()
+    search.forget()
+    assert f"{first}/c.mp4" in [video.id for video in search.videos()]

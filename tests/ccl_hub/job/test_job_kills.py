@@ -179,13 +179,21 @@ def change_some(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "every", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["each", "late"]
+    ("every", "apart"),
+    [
+        pytest.param(True, 4, id="some"),
+        pytest.param(True, 1, id="each", marks=pytest.mark.slow),
+        pytest.param(False, 1, id="late", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 def test_killed_between_any_two_steps_of_writing(
-    tmp_path: Path, program: Program, name: str, every: bool
+    tmp_path: Path, program: Program, name: str, every: bool, apart: int
 ) -> None:
-    """The job has an earlier run behind it, so that outputs are replaced and removed, too."""
+    """The job has an earlier run behind it, so that outputs are replaced and removed, too.
+
+    It is killed before every step, or before one of each ``apart`` steps.
+    """
     read = rows if name.endswith(".parquet") else outputs
     folder = tmp_path / "in"
     folder.mkdir()
@@ -203,7 +211,7 @@ def test_killed_between_any_two_steps_of_writing(
     steps, after = int((tmp_path / "steps").read_text()), read(tmp_path / name)
     assert steps > 20 and len(after) == (10 if read is rows else 6)  # one is failures.csv
 
-    for nth in range(1, steps + 1):
+    for nth in range(1, steps + 1, apart):
         for path in start.iterdir():
             shutil.rmtree(tmp_path / path.name)
             shutil.copytree(path, tmp_path / path.name)
