@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -356,3 +357,35 @@ class Program:
     def run(self, *arguments: object, **named: object) -> Run:
         """Start a run and wait for its end."""
         return self.start(*arguments, **named).wait()
+
+
+DAMAGES = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "zeroed": lambda data: bytes(len(data)),
+    "flipped": lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:],
+    "emptied": lambda data: b"",
+    "deleted": lambda data: None,
+}
+
+
+def damage(path: Path, how: str) -> None:
+    """Change a file in one of the :data:`DAMAGES`; its time of change tells nothing."""
+    data = DAMAGES[how](path.read_bytes())
+    stamp = path.stat().st_mtime_ns
+    if data is None:
+        path.unlink()
+        return
+    path.write_bytes(data)
+    os.utime(path, ns=(stamp, stamp))  # nothing but the content tells
+
+
+def manifest(out: Path) -> Path:
+    """Return the database of a destination with one shard."""
+    return Destination.at(out).state / "manifest-0-of-1.sqlite"
+
+
+def change(out: Path, query: str, *values: object) -> None:
+    """Change what a destination knows."""
+    with sqlite3.connect(manifest(out)) as database:
+        database.execute(query, values)
+    database.close()

@@ -22,23 +22,11 @@ from embed_jobs import (
     Program,
     ids,
     outputs,
-    save_model,
     tiny_folder,
     write_tiny,
 )
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks, and sends signals")
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with Program(tmp_path_factory.mktemp("program")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 def fresh(

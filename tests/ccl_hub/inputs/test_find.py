@@ -11,6 +11,7 @@ from typing import Any
 
 import av.error
 import pytest
+from found_videos import fault, ids, make
 from media import Recipe, write_video
 
 from ccl_hub.config import Preprocessing
@@ -24,23 +25,6 @@ from ccl_hub.inputs import (
 )
 from ccl_hub.inputs.find import BEGUN_AT_ONCE
 from ccl_hub.video import VideoReader
-
-
-def make(folder: Path, *files: str) -> Path:
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-def ids(*inputs: str | Path, **more: Any) -> list[str]:
-    return [video.id for video in find_videos(inputs, **more)]
-
-
-def fault(*inputs: str | Path, **more: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        list(find_videos(inputs, **more))
-    return str(caught.value)
 
 
 def test_a_folder_gives_its_visible_videos_sorted_by_path(tmp_path: Path) -> None:

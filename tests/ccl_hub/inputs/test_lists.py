@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from found_videos import fault, ids, make
 
 from ccl_hub.errors import InputError
 from ccl_hub.inputs import (
@@ -22,27 +23,10 @@ from ccl_hub.inputs.lists import LONGEST_LINE_BYTES, listed_paths
 MARK = "~[0-9a-f]{8}"
 
 
-def make(folder: Path, *files: str) -> Path:
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-def ids(*inputs: str | Path, **more: Any) -> list[str]:
-    return [video.id for video in find_videos(inputs, **more)]
-
-
 def listed(path: Path, content: str | bytes) -> list[str]:
     """Write a list and return what is in it, relative to its folder where it is below."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return [os.path.relpath(name, path.parent) for name in listed_paths(path)]
-
-
-def fault(*inputs: str | Path, **more: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        list(find_videos(inputs, **more))
-    return str(caught.value)
 
 
 def test_a_text_list_is_one_path_a_line_as_it_is(tmp_path: Path) -> None:

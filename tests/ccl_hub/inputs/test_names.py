@@ -8,9 +8,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any
 
 import pytest
+from found_videos import ids, make
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,17 +22,6 @@ from ccl_hub.inputs import (
 from ccl_hub.inputs.names import LONGEST_OUTPUT_BYTES, output_name, video_id
 
 MARK = "~[0-9a-f]{8}"
-
-
-def make(folder: Path, *files: str) -> Path:
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-def ids(*inputs: str | Path, **more: Any) -> list[str]:
-    return [video.id for video in find_videos(inputs, **more)]
 
 
 def test_an_id_outside_the_root_is_not_that_of_a_video_inside() -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +31,6 @@ from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError
 from ccl_hub.job import JobOptions
 from ccl_hub.sampling import Sampling
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 4)
-
 
 both = pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 
@@ -174,12 +167,6 @@ PEAK = (
 )
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with Program(tmp_path_factory.mktemp("program")) as started:
-        yield started
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 @both
@@ -202,11 +189,6 @@ def test_memory_does_not_grow_with_the_videos_that_are_done(
 
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, and names of POSIX")
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
 
 
 @both

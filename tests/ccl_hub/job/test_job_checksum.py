@@ -27,12 +27,6 @@ from ccl_hub.decoding.messages import Job
 from ccl_hub.decoding.pool import DecodePool
 from ccl_hub.job.options import JobInputs
 
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 4)
-
-
 both = pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 
 
@@ -82,11 +76,6 @@ def test_checksum_repairs_outputs_too(tmp_path: Path, small: Path) -> None:
 
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links, and names of POSIX")
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
 
 
 def state(out: Path) -> Path:

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from embed_jobs import (
     FAULTY_READER,
+    change,
     engines,
     ids,
     job,
@@ -31,7 +31,6 @@ from ccl_hub.decoding.messages import Job
 from ccl_hub.decoding.pool import DecodePool
 from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError
-from ccl_hub.job.destination import Destination
 from ccl_hub.sampling import Sampling
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
@@ -203,11 +202,6 @@ def test_a_truncated_video_is_never_plain_success(tmp_path: Path, name: str) -> 
     assert done.summary.all_done and done.now == ["cut.mkv"]
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 4)
-
-
 both = pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 
 
@@ -262,21 +256,6 @@ def test_a_missing_file_is_a_first_failure_too(tmp_path: Path, small: Path) -> N
     gone = [tmp_path / "gone.mp4", tmp_path / "gone2.mp4"]
     done = job([*gone, small], tmp_path / "feats", root=tmp_path, fail_fast=True)
     assert done.summary.stopped and done.codes == {"gone.mp4": "not_found"}, done.codes
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
-
-
-def manifest(out: Path) -> Path:
-    return Destination.at(out).state / "manifest-0-of-1.sqlite"
-
-
-def change(out: Path, query: str, *values: object) -> None:
-    with sqlite3.connect(manifest(out)) as database:
-        database.execute(query, values)
-    database.close()
 
 
 def test_an_incomplete_video_is_tried_again_only_if_asked(videos: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from embed_jobs import (
     job,
     outputs,
     rows,
-    save_model,
     small_parts,
     tiny_folder,
     write_tiny,
@@ -29,17 +27,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
 
 
 COUNT = 200
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with Program(tmp_path_factory.mktemp("program")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

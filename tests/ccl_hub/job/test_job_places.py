@@ -18,7 +18,6 @@ from embed_jobs import (
     job,
     outputs,
     small_parts,
-    tiny_folder,
 )
 
 from ccl_hub._util.folder_lock import is_held, only_writer
@@ -26,12 +25,6 @@ from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with Program(tmp_path_factory.mktemp("program")) as started:
-        yield started
 
 
 @pytest.fixture
@@ -101,11 +94,6 @@ def test_a_full_disk_is_a_clean_error_and_the_next_run_goes_on(
     assert not list(little_disk.rglob("*.tmp"))
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 4)
-
-
 def test_a_destination_that_is_a_file_is_a_clear_error(tmp_path: Path, small: Path) -> None:
     for name in ("feats", "feats.parquet"):
         (tmp_path / name).write_text("mine")
@@ -147,11 +135,6 @@ def test_looking_at_a_lock_is_not_taken_for_a_run(tmp_path: Path) -> None:
         assert not entered.wait(0.2), "it is held"
     assert entered.wait(5) and not told, "held for a moment only, which is no news"
     assert not is_held(tmp_path / "lock")
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
 
 
 def test_a_dataset_behind_a_link_keeps_its_state_where_it_is(videos: Path, tmp_path: Path) -> None:

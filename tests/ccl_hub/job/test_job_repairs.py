@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from embed_jobs import (
+    DAMAGES,
     ages,
+    damage,
     ids,
     job,
     outputs,
@@ -21,30 +23,6 @@ from ccl_hub.errors import OutputError
 from ccl_hub.job.destination import Destination
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
-
-
-DAMAGES = {
-    "truncated": lambda data: data[: len(data) // 2],
-    "zeroed": lambda data: bytes(len(data)),
-    "flipped": lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:],
-    "emptied": lambda data: b"",
-    "deleted": lambda data: None,
-}
-
-
-def damage(path: Path, how: str) -> None:
-    data = DAMAGES[how](path.read_bytes())
-    stamp = path.stat().st_mtime_ns
-    if data is None:
-        path.unlink()
-        return
-    path.write_bytes(data)
-    os.utime(path, ns=(stamp, stamp))  # nothing but the content tells
-
-
-@pytest.fixture(scope="module")
-def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 6)
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -81,11 +59,6 @@ def test_damaged_settings_are_a_clear_error(tmp_path: Path) -> None:
         (out / ".ccl" / "settings.json").write_text(text)
         with pytest.raises(OutputError, match=r"settings\.json: .*remove"):
             job(folder, out)
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
 
 
 both = pytest.mark.parametrize("name", ["feats", "feats.parquet"])

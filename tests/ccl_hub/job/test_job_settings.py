@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from embed_jobs import (
     ages,
+    change,
     engines,
     ids,
     job,
@@ -27,14 +27,8 @@ from ccl_hub.embed.embeddings import Embeddings
 from ccl_hub.errors import InputError, OutputError
 from ccl_hub.inputs.shards import Shard
 from ccl_hub.job import parquet
-from ccl_hub.job.destination import Destination
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
-
-
-@pytest.fixture(scope="module")
-def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 6)
 
 
 @pytest.mark.parametrize("name", ["feats", "feats.parquet"])
@@ -71,9 +65,9 @@ def test_other_settings_in_the_same_place_are_refused_and_name_both(
         cases["level is 'clip' there, 'video' now"] = {"level": "video", "use": ours}
     else:
         cases["format is 'npz' there, 'npy' now"] = {"suffix": ".npy", "use": ours}
-    for message, change in cases.items():
+    for message, other in cases.items():
         with pytest.raises(InputError) as caught:
-            job(one, out, **change)
+            job(one, out, **other)
         assert message in str(caught.value) and "--overwrite" in str(caught.value)
     assert ages(out) == whole
     assert job(one, out, use=ours).now == []
@@ -145,21 +139,6 @@ def test_a_dataset_that_lost_its_state_is_not_mixed_with_another_number_of_shard
     with pytest.raises(InputError, match="made by runs of 1 shards, this is one of 2"):
         job(six, out, shard=Shard(0, 2))
     assert set(ids(out).values()) == {1} and len(ids(out)) == 6
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
-
-
-def manifest(out: Path) -> Path:
-    return Destination.at(out).state / "manifest-0-of-1.sqlite"
-
-
-def change(out: Path, query: str, *values: object) -> None:
-    with sqlite3.connect(manifest(out)) as database:
-        database.execute(query, values)
-    database.close()
 
 
 @pytest.mark.parametrize("hostile", ["absolute", "../beside.npz", "foreign.npz"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from embed_jobs import (
     job,
     outputs,
     rows,
-    save_model,
     tiny_folder,
     write_tiny,
 )
@@ -37,17 +35,6 @@ def slow(self, event):
     add(self, event)
 JobSummary.add = slow
 """
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    with Program(tmp_path_factory.mktemp("program")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +121,6 @@ def test_runs_without_shards_after_shards_take_over_what_is_done(tmp_path: Path)
     }
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 4)
-
-
 both = pytest.mark.parametrize("name", ["feats", "feats.parquet"])
 
 
@@ -157,11 +139,6 @@ def test_a_shard_of_nothing_is_done(tmp_path: Path, small: Path) -> None:
     one = [small / "000.mp4"]
     counts = [job(one, tmp_path / "x", shard=Shard(i, 2)).summary.counts["done"] for i in (0, 1)]
     assert sorted(counts) == [0, 1]
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
 
 
 def test_the_newest_word_on_a_video_counts_whatever_the_number_of_shards(

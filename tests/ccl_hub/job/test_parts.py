@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from embed_jobs import (
+    DAMAGES,
     ages,
+    damage,
     ids,
     job,
     known,
@@ -22,30 +24,6 @@ from ccl_hub.job import parts
 from ccl_hub.job.manifest import Manifest, Part, Row
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills process groups")
-
-
-DAMAGES = {
-    "truncated": lambda data: data[: len(data) // 2],
-    "zeroed": lambda data: bytes(len(data)),
-    "flipped": lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:],
-    "emptied": lambda data: b"",
-    "deleted": lambda data: None,
-}
-
-
-def damage(path: Path, how: str) -> None:
-    data = DAMAGES[how](path.read_bytes())
-    stamp = path.stat().st_mtime_ns
-    if data is None:
-        path.unlink()
-        return
-    path.write_bytes(data)
-    os.utime(path, ns=(stamp, stamp))  # nothing but the content tells
-
-
-@pytest.fixture(scope="module")
-def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("small"), 6)
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -77,11 +55,6 @@ def test_every_video_of_a_part_made_anew_to_the_same_bytes_keeps_the_part(tmp_pa
     assert len(job(folder, out).now) == 3
     assert rows(out) == before
     assert job(folder, out).now == []
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> Path:
-    return tiny_folder(tmp_path / "in", 3)
 
 
 def test_the_same_video_after_its_part_was_written_anew(
