@@ -132,11 +132,11 @@ class VideoSearch:
             InputError: There is no input, or one without a video.
         """
         begun: list[Iterator[str]] = []
-        for paths, unread in zip(self._sources(), self._sources(), strict=True):
+        for source, paths in zip(self._everything, self._sources(), strict=True):
             first = next(paths)
             # Each that has begun holds a list open, or the names of a folder.
             some = len(begun) < BEGUN_AT_ONCE
-            begun.append(chain([first], paths) if some else unread)
+            begun.append(chain([first], paths) if some else self._paths(source))
         self._begun = begun
 
     def forget(self) -> None:
@@ -168,10 +168,14 @@ class VideoSearch:
         begun, self._begun = self._begun, None
         if begun is not None:
             return begun
-        return [
-            *(located.paths(self._endings) for located in self._inputs),
-            *(listed_paths(path) for path in self._lists),
-        ]
+        return [self._paths(source) for source in self._everything]
+
+    @property
+    def _everything(self) -> list[_Located | Path]:
+        return [*self._inputs, *self._lists]
+
+    def _paths(self, source: _Located | Path) -> Iterator[str]:
+        return listed_paths(source) if isinstance(source, Path) else source.paths(self._endings)
 
 
 class _Located(NamedTuple):
