@@ -7,7 +7,9 @@ over the blocks makes codecs predict and reorder as they do on real video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -95,6 +97,17 @@ class Recipe:
         return (np.array(self.ticks) - self.ticks[0]) / 1000
 
 
+@contextmanager
+def _scheduled_as_before() -> Iterator[None]:
+    """Undo what SVT-AV1 does to a thread of root: real-time priority, which starves all others."""
+    try:
+        yield
+    finally:
+        if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@_scheduled_as_before()
 def write_video(folder: Path, recipe: Recipe) -> Path:
     """Encode a recipe into a folder and return the path."""
     path = folder / recipe.name
