@@ -224,7 +224,9 @@ def test_metadata_that_is_not_utf8_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "zero", "link to zero", "loop"])
-def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_opened(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.mp4"
     if kind == "folder":
         path.mkdir()
@@ -233,7 +235,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     elif kind == "socket":
         path = Path("x.sock")
         with socket.socket(socket.AF_UNIX) as server:
-            os.chdir(tmp_path)
+            monkeypatch.chdir(tmp_path)  # the name of a socket must be short
             server.bind(str(path))
     elif kind == "zero":
         path = Path("/dev/zero")
