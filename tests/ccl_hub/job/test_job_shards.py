@@ -35,6 +35,19 @@ def slow(self, event):
     add(self, event)
 JobSummary.add = slow
 """
+# Executed in a run, so that it stops behind its first video until a file is there.
+HELD = """
+import time
+from pathlib import Path
+from ccl_hub.job.events import JobSummary
+add, told = JobSummary.add, []
+def held(self, event):
+    told.append(event)
+    while len(told) > 1 and not Path({go!r}).exists():
+        time.sleep(0.01)
+    add(self, event)
+JobSummary.add = held
+"""
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +83,16 @@ def test_shards_at_once_share_the_videos(
 ) -> None:
     out = tmp_path / name
     arguments = (many, "--model", model, "--clips", 1, "--out", out, "--json", "--workers", 1)
-    runs = [
-        program.start(*arguments, "--shard", f"{index}/3", before=SLOWLY) for index in range(3)
-    ]
+    go = tmp_path / "go"
+    held = HELD.format(go=str(go))
+    runs = [program.start(*arguments, "--shard", f"{index}/3", before=held) for index in range(3)]
     while not runs[0].videos:
         assert runs[0].poll() is None, runs[0].stderr
         time.sleep(0.01)
     other = program.run(*arguments, "--shard", "0/2")
     assert other.code == 1, other.stderr
     assert "a run with another number of shards is writing here" in other.stderr
+    go.touch()
     for run in runs:
         assert run.wait().code == 0, run.stderr
         assert "waiting" not in run.stderr

@@ -247,8 +247,9 @@ def test_a_flaky_file_system_in_the_actors(
 
     long, missing = media["long"], media["missing"]
     items = [{"path": f"flaky://{p}"} for p in (f"1{long}", f"3{long}", f"0{missing}")]
-    by_value = ray.cloudpickle.register_pickle_by_value
-    by_value(sys.modules[__name__])
+    own = [sys.modules[name] for name in (__name__, make_flaky.__module__)]
+    for module in own:  # the actors do not have the folders of the tests
+        ray.cloudpickle.register_pickle_by_value(module)
     try:
         dataset = ray.data.from_items(items).map_batches(
             Embedder,
@@ -258,7 +259,8 @@ def test_a_flaky_file_system_in_the_actors(
         )
         rows = dataset.take_all()
     finally:
-        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+        for module in own:
+            ray.cloudpickle.unregister_pickle_by_value(module)
     by_path = {row["path"]: [r for r in rows if r["path"] == row["path"]] for row in rows}
     same_rows(by_path[f"flaky://1{long}"], "long")
     assert [r["code"] for r in by_path[f"flaky://3{long}"]] == ["unreadable"]
