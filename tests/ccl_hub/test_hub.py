@@ -77,7 +77,6 @@ def test_the_cache_serves_while_the_hub_is_away(hub: Hub, client: Client, wanted
     hub.faults.silent.set()
 
 
-@pytest.mark.slow
 def test_branches_commits_and_what_moves_in_between(hub: Hub, client: Client) -> None:
     repository = hub.repositories[NAME]
     first, files = commit(hub), repository.commits[commit(hub)]
@@ -130,7 +129,6 @@ def test_names_are_pinned_and_their_organisation_can_be_named(
     assert kind == "InputError" and "CCL_HUB_ORG is 'some/one'" in text
 
 
-@pytest.mark.slow
 def test_an_unpublished_name_can_be_had_from_an_organisation_that_has_it(
     hub: Hub, client: Client, wanted: tuple
 ) -> None:

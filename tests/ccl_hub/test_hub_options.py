@@ -73,7 +73,6 @@ def ask(client: Client, name: str = NAME, sockets: bool = True, **keywords: Any)
 # Each keyword ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_token_is_sent_withheld_or_insisted_on(hub: Hub, client: Client, top: tuple) -> None:
     assert ask(client, token=False)[0] == "ModelNotFoundError"
     assert client.load(NAME, None, (), True, {"token": False}, HF_TOKEN=SECRET)[0] != "loaded"
@@ -89,7 +88,6 @@ def test_a_token_is_sent_withheld_or_insisted_on(hub: Hub, client: Client, top: 
     )
 
 
-@pytest.mark.slow
 def test_a_cache_folder_is_used_for_everything(
     hub: Hub, client: Client, tmp_path: Path, top: tuple
 ) -> None:
@@ -116,7 +114,6 @@ def test_local_files_only_asks_nothing_of_the_hub(hub: Hub, client: Client, top:
     assert "local_files_only" in text and hub.requests == []
 
 
-@pytest.mark.slow
 def test_a_forced_download_fetches_what_is_there(hub: Hub, client: Client, top: tuple) -> None:
     at = f"{NAME}@{hub.repositories[NAME].branches['main']}"
     assert ask(client, token=SECRET) == top
@@ -160,7 +157,6 @@ def test_a_pickle_in_the_subfolder_is_named(hub: Hub, client: Client) -> None:
     assert kind == "WeightsError" and f"pickle ({INNER}/pytorch_model.bin)" in text
 
 
-@pytest.mark.slow
 def test_names_of_the_registry_take_them_too(hub: Hub, client: Client, top: tuple) -> None:
     keywords = {"token": SECRET, "cache_dir": client.cache / "own"}
     known, settings = (entry(hub, "someone"),), {"CCL_HUB_ORG": "someone"}
@@ -207,7 +203,6 @@ def command(hub: Hub, tmp_path: Path, program: str, *arguments: object) -> Any:
     )
 
 
-@pytest.mark.slow
 def test_the_commands_take_them_and_show_no_token(hub: Hub, tmp_path: Path) -> None:
     options = ["--subfolder", INNER, "--cache-dir", tmp_path / "own"]
     out = tmp_path / "x.npz"

@@ -155,7 +155,6 @@ def test_a_pt2_holds_no_pickle(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.slow
 def test_a_file_that_gives_other_numbers_is_not_written(
     kind: str, model: CCLModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,7 +228,6 @@ def test_two_processes_that_build_at_once_leave_a_whole_model(
     assert not list(home.iterdir()), "OpenVINO's telemetry writes there"
 
 
-@pytest.mark.slow
 def test_a_network_that_differs_too_much_is_not_kept(
     model: CCLModel, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,8 +159,9 @@ def output(process: subprocess.Popen[str]) -> str:
     return out
 
 
-@pytest.mark.parametrize("way", ["script", "-c", "stdin"])
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "way", ["script", *(pytest.param(way, marks=pytest.mark.slow) for way in ("-c", "stdin"))]
+)
 def test_a_program_without_main_guard(tmp_path: Path, videos: list[Path], way: str) -> None:
     """Run where files are named as modules that workers import."""
     (tmp_path / "program").mkdir()

@@ -98,7 +98,6 @@ def test_what_is_not_done_is_told(
     assert again.code == 2 and again.facts[-1]["kept"] == 6, "only what was not found is tried"
 
 
-@pytest.mark.slow
 def test_quiet_says_nothing_and_fail_fast_stops(
     tmp_path: Path, program: Program, model: Path, videos: Path
 ) -> None:
@@ -212,7 +211,6 @@ def test_a_pipe_among_the_outputs_stays(
     assert done.stderr.count("\n") == 1 and (out / place).is_fifo()
 
 
-@pytest.mark.slow
 def test_other_settings_are_wrong_usage(
     tmp_path: Path, program: Program, model: Path, videos: Path
 ) -> None:
@@ -264,7 +262,6 @@ def test_inputs(
     assert ids_of(run) == sorted(expected)
 
 
-@pytest.mark.slow
 def test_shards_of_torchrun(tmp_path: Path, program: Program, tree: Path) -> None:
     options = (tree, "--out", tmp_path / "x.parquet", "--json", "--shard", "auto")
     found = []

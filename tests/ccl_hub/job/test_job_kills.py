@@ -168,7 +168,7 @@ def change_some(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("every", "apart"),
     [
-        pytest.param(True, 4, id="some"),
+        pytest.param(True, 6, id="some"),
         pytest.param(True, 1, id="each", marks=pytest.mark.slow),
         pytest.param(False, 1, id="late", marks=pytest.mark.slow),
     ],

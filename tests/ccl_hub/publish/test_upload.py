@@ -107,7 +107,6 @@ def test_one_commit_with_everything_and_the_entry_to_pin_it(
     assert client.load("ccl_tiny", None, (entry,), CCL_HUB_ORG="someone") == wanted
 
 
-@pytest.mark.slow
 def test_a_second_publication_replaces_the_first(hub: Hub, client: Client, folder: Path) -> None:
     first, _ = client.run(send, folder, **WRITER)
     (folder / golden.GOLDEN_NAME).unlink()  # those of the first must not stay beside the second
@@ -122,7 +121,6 @@ def test_a_second_publication_replaces_the_first(hub: Hub, client: Client, folde
     assert len(repository.messages) == 3
 
 
-@pytest.mark.slow
 def test_private_branch_and_dry_run(hub: Hub, client: Client, folder: Path) -> None:
     done, text = client.run(send_options, folder, {"dry_run": True}, **WRITER)
     assert done.revision == "" and hub.requests == [] and done.sha256 in text
@@ -136,7 +134,6 @@ def test_private_branch_and_dry_run(hub: Hub, client: Client, folder: Path) -> N
     assert Client(hub, client.cache / "other").load(NAME, "next")[0] == "ModelNotFoundError"
 
 
-@pytest.mark.slow
 def test_push_from_memory(hub: Hub, client: Client) -> None:
     done = client.run(push_half, **WRITER)
     files = hub.repositories[NAME].commits[done.revision]
@@ -343,7 +340,6 @@ def test_who_may_not_write_is_told_what_is_needed(hub: Hub, client: Client, fold
     assert done.revision, "the token that is given is the one that is sent"
 
 
-@pytest.mark.slow
 def test_a_public_repository_does_not_become_private_in_silence(
     hub: Hub, client: Client, folder: Path
 ) -> None:
