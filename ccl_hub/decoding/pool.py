@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -269,18 +270,19 @@ def _start(settings: DecodeSettings) -> _Worker:
         os.set_handle_inheritable(handle, True)
         inherited = {"close_fds": False}
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, str(handle), memory.token],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # stdout belongs to data
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(_module_folders()),
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-            },
-            **inherited,
-        )
+        with _ctrl_c_blocked():
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _PROGRAM, str(handle), memory.token],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # stdout belongs to data
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(_module_folders()),
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
+                **inherited,
+            )
     except BaseException:
         ours.close()
         memory.buffer.close()
@@ -292,6 +294,19 @@ def _start(settings: DecodeSettings) -> _Worker:
     worker = _Worker(process, ours, ring)
     worker.send(settings)
     return worker
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Block Ctrl-C in this thread and in what it starts, which ignores it by itself only later."""
+    if sys.platform == "win32":
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _module_folders() -> list[str]:
