@@ -100,6 +100,10 @@ def engines_for(
     The arguments are those of :func:`ccl_hub.embed_many`, of whose ``options`` ``threads`` and
     ``batch_clips`` count here. At most ``most`` devices are used; ``calibration`` are the videos
     for :func:`ccl_hub.backends.make_engine`.
+
+    Raises:
+        InputError: An argument is not allowed, or the device or backend is not there; says what is.
+        ModelError: The model cannot be loaded.
     """
     is_torch = backend in TORCH_BACKENDS
     threads = 0 if is_torch else options.thread_count  # torch's are set lane by lane

@@ -189,8 +189,8 @@ def _embed_set(
 
 def _joined(videos: Sequence[UniformClips]) -> tuple[Tensor, Tensor]:
     """Return images and index, as :class:`UniformClips` has them, of several videos together."""
-    starts = np.cumsum([0, *(len(video.images) for video in videos)])
-    index = [video.index + int(start) for video, start in zip(videos, starts, strict=False)]
+    starts = np.cumsum([0, *(len(video.images) for video in videos[:-1])])
+    index = [video.index + int(start) for video, start in zip(videos, starts, strict=True)]
     return torch.cat([video.images for video in videos]), torch.cat(index)
 
 
