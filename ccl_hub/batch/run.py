@@ -102,7 +102,7 @@ def engines_for(
     for :func:`ccl_hub.backends.make_engine`.
 
     Raises:
-        InputError: An argument is not allowed, or the device or backend is not there; says what is.
+        InputError: An argument is not allowed, or there is no such device or backend.
         ModelError: The model cannot be loaded.
     """
     is_torch = backend in TORCH_BACKENDS
