@@ -62,7 +62,7 @@ def read(labelled: EvaluationSet, video: int, model: CCLModel, clips: int) -> tu
 
 def embed(engine: Engine, plan: ClipPlan, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return clip vectors (W,D) and frame vectors (W,T,D)."""
-    windows, size = WindowAssembler(plan.indices, engine.shift), engine.batch_frames
+    windows, size = WindowAssembler(plan.indices, engine.clip_head), engine.batch_frames
     parts = [windows.add(engine(frames[i : i + size])) for i in range(0, len(frames), size)]
     return np.concatenate([p.clips for p in parts]), np.concatenate([p.frames for p in parts])
 
@@ -132,7 +132,7 @@ def speeds(
     for turn in range(rounds + 1):
         for name, engine in engines.items():
             network = per_second(engine)
-            clips = per_second(lambda x, e=engine: WindowAssembler(rows, e.shift).add(e(x)))
+            clips = per_second(lambda x, e=engine: WindowAssembler(rows, e.clip_head).add(e(x)))
             if turn:
                 found[name].append((network, clips / length))
     return found

@@ -234,11 +234,11 @@ class _Instant:
     """A network that answers at once: what is left is decoding."""
 
     def __init__(self, engine: Engine) -> None:
-        self.model, self.info, self.shift = engine.model, engine.info, engine.shift
+        self.model, self.info, self.clip_head = engine.model, engine.info, engine.clip_head
         self.batch_frames, self.calls_at_once = engine.batch_frames, engine.calls_at_once
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
-        dim = len(self.shift)
+        dim = len(self.clip_head.shift)
         return FrameMaps(torch.zeros(len(frames), dim), torch.zeros(len(frames), 1, 3, dim))
 
 
@@ -267,7 +267,7 @@ class _Recorder:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.model, self.info, self.shift = engine.model, engine.info, engine.shift
+        self.model, self.info, self.clip_head = engine.model, engine.info, engine.clip_head
         self.batch_frames, self.calls_at_once = engine.batch_frames, engine.calls_at_once
         self.blocks: list[np.ndarray] = []
 

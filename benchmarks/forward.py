@@ -83,7 +83,7 @@ def _rates(
     for name, engine in engines.items():
 
         def embed(engine: TorchEngine = engine) -> object:
-            return WindowAssembler(indices, engine.shift).add(engine.run(resident))
+            return WindowAssembler(indices, engine.clip_head).add(engine.run(resident))
 
         work["engine" + name] = (embed, batch)
         work["graph" + name] = (lambda engine=engine: engine.run(resident), batch)

@@ -42,34 +42,87 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """The "R18+1" network (paper, Table 1) and its projection head (paper, Sections 3.1 and 4.1).
+class TrunkShape:
+    """What a trunk is like to what uses it.
 
     Args:
-        stage_channels: Output channels of res2..res5; conv1 has ``stage_channels[0]``.
-        stage_blocks: Basic blocks in each of res2..res5.
+        channels: Output channels of its stages; the last is the dimension D of embeddings.
+        blocks: Blocks in each stage that has any.
+        stride: Side of a frame over the side of its feature map.
+        smallest_side_px: Smallest height and width of a frame.
+    """
+
+    channels: tuple[int, ...]
+    blocks: tuple[int, ...]
+    stride: int
+    smallest_side_px: int = 32
+
+
+TRUNK_SHAPES = {
+    # res2..res5 of ResNet-18 without max-pool (paper, Table 1); conv1 has the first's channels.
+    "resnet18": TrunkShape((64, 128, 256, 512), (2, 2, 2, 2), stride=16),
+    # Seven stages, the 1x1 convolution after them, and the features; the stem has twice the first.
+    "efficientnet_lite0": TrunkShape(
+        (16, 24, 40, 80, 112, 192, 320, 1280, 512), (1, 2, 2, 3, 3, 4, 1), stride=32
+    ),
+}
+"""The trunks by name; :mod:`ccl_hub.network.architecture` has their modules."""
+
+OUTPUTS = ("pooled", "whitened")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The network: trunk (paper, Table 1), conv6, projection head (paper, Sections 3.1 and 4.1).
+
+    Args:
+        stage_channels: Output channels of the trunk's stages, see :data:`TRUNK_SHAPES`; the
+            trunk's own if empty.
+        stage_blocks: Blocks in each stage that has any; the trunk's own if empty.
         projection_hidden: Hidden width of the projection; 256 is inferred from the paper's 12.1 M.
         projection_dim: Dimension of the space in which the loss acts (paper: 128).
         projection_norm: BatchNorm after the hidden layer of the projection (paper: none).
         projection_shared: One projection for frames and videos (paper) or one each.
+        trunk: ``"resnet18"`` (paper) or ``"efficientnet_lite0"``.
+        output: What a vector is: ``"pooled"``, the mean over space (and time) alone (paper), or
+            ``"whitened"``, that through a linear map fitted to the training corpus.
     """
 
-    stage_channels: tuple[int, ...] = (64, 128, 256, 512)
-    stage_blocks: tuple[int, ...] = (2, 2, 2, 2)
+    stage_channels: tuple[int, ...] = ()
+    stage_blocks: tuple[int, ...] = ()
     projection_hidden: int = 256
     projection_dim: int = 128
     projection_norm: bool = False
     projection_shared: bool = True
+    trunk: str = "resnet18"
+    output: str = "pooled"
 
     def __post_init__(self) -> None:
-        require(len(self.stage_channels) == 4, "stage_channels", self.stage_channels, "4 widths")
-        require(len(self.stage_blocks) == 4, "stage_blocks", self.stage_blocks, "4 counts")
-        for name in ("stage_channels", "stage_blocks"):
+        for name, allowed in (("trunk", TRUNK_SHAPES), ("output", OUTPUTS)):
             value = getattr(self, name)
+            require(value in allowed, name, value, " or ".join(map(repr, allowed)))
+        shape = self.trunk_shape
+        for name, usual in (("stage_channels", shape.channels), ("stage_blocks", shape.blocks)):
+            value = getattr(self, name) or usual
+            require(len(value) == len(usual), name, value, f"{len(usual)} numbers")
             require(all(n >= 1 for n in value), name, value, "whole numbers >= 1")
+            object.__setattr__(self, name, value)
         for name in ("projection_hidden", "projection_dim"):
             value = getattr(self, name)
             require(value >= 1, name, value, "a whole number >= 1")
+
+    @property
+    def trunk_shape(self) -> TrunkShape:
+        """The trunk's usual widths and depths, its stride and its smallest frame."""
+        return TRUNK_SHAPES[self.trunk]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what hashes are made of; see :meth:`Preprocessing.identity`."""
+        values = dataclasses.asdict(self)
+        for name, before in (("trunk", "resnet18"), ("output", "pooled")):
+            if values[name] == before:
+                del values[name]
+        return values
 
     @property
     def feature_dim(self) -> int:
@@ -236,6 +289,7 @@ class CCLConfig:
         """Return a 16-digit hash of what decides an embedding: architecture and preprocessing."""
         values = self.to_dict()
         del values["provenance"], values["schema_version"]
+        values["architecture"] = self.architecture.identity()
         values["preprocessing"] = self.preprocessing.identity()
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,11 +9,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import InputError, ModelError
 from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameMaps
+from ..network.frame_graph import ClipHead, FrameMaps
 
 CPU_BATCH_FRAMES = 16
 """Frames computed at once on a CPU core: more fall out of its cache (62 against 45 frames/s)."""
@@ -56,8 +55,8 @@ class Engine(Protocol):
         """Calls that are computed side by side, each on a core of its own."""
 
     @property
-    def shift(self) -> Tensor:
-        """(D,) float32 BatchNorm shift of conv6, on the device of the parts."""
+    def clip_head(self) -> ClipHead:
+        """What makes clip vectors of the parts, on their device."""
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute (n, S, S, 3) uint8 RGB frames, S = ``preprocessing.crop_px``.

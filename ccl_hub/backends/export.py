@@ -35,7 +35,7 @@ from .._util.files import check_writable, write_atomically
 from .._version import __version__
 from ..config import FRAME_CHOICES, Preprocessing
 from ..errors import ExportError, InputError
-from ..network.architecture import SMALLEST_SIDE_PX, CCLNetwork
+from ..network.architecture import CCLNetwork
 from .tracing import ONNX_PACKAGES, TOLERANCE, onnx_proto, relative_difference, trace
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -153,14 +153,14 @@ def describe(model: CCLNetwork) -> dict[str, Any]:
         "trained_on": model.config.provenance.trained_on,
         "weights_sha256": model.weights_sha256,
         "preprocessing": asdict(pre),
-        "input": _input_in_words(pre),
+        "input": _input_in_words(pre, model.smallest_side_px),
         "outputs": "frames (batch, time, D) and video (batch, D), float32; compare vectors by "
         "cosine similarity. A video of several clips: the mean of their video vectors.",
         "written_by": f"ccl_hub {__version__}, torch {torch.__version__}",
     }
 
 
-def _input_in_words(pre: Preprocessing) -> str:
+def _input_in_words(pre: Preprocessing, smallest_side_px: int) -> str:
     size = f"{pre.resize_height_px} x {pre.resize_width_px} (height x width)"
     if pre.resize == "short_side":
         size = f"a shorter side of {pre.resize_height_px}, aspect ratio kept"
@@ -169,7 +169,7 @@ def _input_in_words(pre: Preprocessing) -> str:
         f"{pre.frame_interval_seconds} s, each {FRAME_CHOICES[pre.frame_choice]}; resized to "
         f"{size}, bilinear with antialiasing; "
         f"centre crop {pre.crop_px} x {pre.crop_px}; divided by 255; minus mean {list(pre.mean)}; "
-        f"divided by std {list(pre.std)}. Other lengths, and sides from {SMALLEST_SIDE_PX} up, "
+        f"divided by std {list(pre.std)}. Other lengths, and sides from {smallest_side_px} up, "
         "are computed too."
     )
 
@@ -199,7 +199,7 @@ def check_target(path: Path, format: str) -> None:
 
 def _program(plain: CCLNetwork) -> ExportedProgram:
     """Trace the network once with every axis free."""
-    smallest = {"height": SMALLEST_SIDE_PX, "width": SMALLEST_SIDE_PX}
+    smallest = {"height": plain.smallest_side_px, "width": plain.smallest_side_px}
     axes = {axis: Dim(name, min=smallest.get(name, 1)) for axis, name in AXES.items()}
     return trace(_Portable(plain), torch.zeros(2, 3, 3, 64, 80), {"clips": axes})
 

@@ -42,7 +42,7 @@ class OnnxEngine:
         self.model = model
         self.info = EngineInfo("onnx", "cpu", "float32")
         self.batch_frames = CPU_BATCH_FRAMES
-        self.shift = FrameGraph(model).shift
+        self.clip_head = FrameGraph(model).clip_head
         proto = onnx_proto(frame_program(model), ["frames"], ["vectors", "parts"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -57,7 +57,7 @@ class OpenVinoEngine:
             _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         self.model = model
         self.batch_frames = CPU_BATCH_FRAMES
-        self.shift = FrameGraph(model).shift
+        self.clip_head = FrameGraph(model).clip_head
         if isinstance(precision, Int8Model):
             network = core.read_model(*precision.read())
             self.info = EngineInfo("openvino-int8", "cpu", "int8", precision.sha256[:12])

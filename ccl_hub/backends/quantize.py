@@ -293,7 +293,7 @@ def _vectors(
     """Frame vectors (M,T,D) and clip vectors (M,D) of (M,T,S,S,3) clips."""
     count, length = clips.shape[:2]
     indices = np.arange(count * length).reshape(count, length)
-    windows = WindowAssembler(indices, FrameGraph(model).shift)
+    windows = WindowAssembler(indices, FrameGraph(model).clip_head)
     pieces = [windows.add(run(clip)) for clip in clips]
     vectors, frames = map(np.concatenate, zip(*pieces, strict=True))
     return frames, vectors

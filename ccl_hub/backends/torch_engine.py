@@ -49,7 +49,7 @@ class TorchEngine:
         self.model = model
         self._check_mode()
         graph = FrameGraph(model).eval()
-        self.shift = graph.shift
+        self.clip_head = graph.clip_head
         dtype = str(model.dtype).removeprefix("torch.")
         backend = "torch-compile" if compile else "torch"
         self.info = EngineInfo(backend, model.device.type, dtype)

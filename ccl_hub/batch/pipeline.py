@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import TORCH_BACKENDS
@@ -32,7 +31,7 @@ from ..decoding.messages import BLOCK_FRAMES, DecodeSettings, Ended, Failed, Job
 from ..decoding.pool import Block, DecodePool, Event
 from ..embed.results import gather, make_provenance
 from ..errors import CCLError, ModelError, code_and_reason
-from ..network.frame_graph import FrameMaps
+from ..network.frame_graph import ClipHead, FrameMaps
 from ..network.windows import ClipArrays, WindowAssembler
 from ..sampling import ClipPlan, Sampling
 from ..video.info import SourceFacts
@@ -50,8 +49,8 @@ _POLL_SECONDS = 0.1
 class _Attempt:
     """The windows of a video, as far as they are made; some videos take a second attempt."""
 
-    def __init__(self, plan: ClipPlan, shift: Tensor, with_frames: bool) -> None:
-        self.plan, self.windows = plan, WindowAssembler(plan.indices, shift, with_frames)
+    def __init__(self, plan: ClipPlan, head: ClipHead, with_frames: bool) -> None:
+        self.plan, self.windows = plan, WindowAssembler(plan.indices, head, with_frames)
         self.queued = self.assembled = 0  # blocks
         self.waiting: dict[int, FrameMaps] = {}
         self.assembling = False
@@ -201,7 +200,7 @@ class Pipeline:
     def _begin(self, video: _Video, plan: ClipPlan) -> None:
         """Start a video, or start it again."""
         with self._costs(video):
-            attempt = _Attempt(plan, video.device.engine.shift, self._options.frames)
+            attempt = _Attempt(plan, video.device.engine.clip_head, self._options.frames)
             with video.changed:
                 video.attempt, video.facts = attempt, None
 

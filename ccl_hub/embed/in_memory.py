@@ -68,7 +68,7 @@ def embed_frames(
     duration = float(times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0))
     pre = engine.model.preprocessing
     plan = sampling.plan(times, duration, pre, MediaLimits().max_windows)
-    windows = WindowAssembler(plan.indices, engine.shift)
+    windows = WindowAssembler(plan.indices, engine.clip_head)
     small = (resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
     pieces = assembled(engine, windows, small, batch_frames)
     provenance = make_provenance(engine, sampling)

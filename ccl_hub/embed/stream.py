@@ -86,7 +86,7 @@ class ClipStream:
             MediaError: A frame cannot be decoded.
             ModelError: The model gives NaN or infinity.
         """
-        windows = WindowAssembler(self.plan.indices, self._engine.shift, self._with_frames)
+        windows = WindowAssembler(self.plan.indices, self._engine.clip_head, self._with_frames)
         frames = (frame for _, frame in self._reader.frames(windows.frames))
         yield from assembled(self._engine, windows, frames, self._batch_frames)
 

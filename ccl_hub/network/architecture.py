@@ -1,13 +1,14 @@
-"""The "R18+1" network of Cycle-Contrastive Learning.
+"""The network of Cycle-Contrastive Learning: a trunk on frames, and one layer across time.
 
 Source: "Cycle-Contrast for Self-Supervised Video Representation Learning", NeurIPS 2020,
 https://arxiv.org/abs/2010.14810, Table 1 and Sections 3.1 and 4.1.
 
-Nothing before conv6 looks across time, so the trunk is a two-dimensional ResNet-18 without
-max-pool over all B*T frames, and a single image has a frame embedding with no special case.
+Nothing before conv6 looks across time, so the trunk is a two-dimensional network over all B*T
+frames (the paper's: ResNet-18 without max-pool, together "R18+1"), and a single image has a frame
+embedding with no special case.
 
-    clips (B,3,T,H,W) -> trunk (B*T,512,H/16,W/16) -+-> spatial mean  -> frames (B,T,512)
-                                                    +-> conv6 -> mean -> video  (B,512)
+    clips (B,3,T,H,W) -> trunk (B*T,512,h,w) -+-> spatial mean  -> output -> frames (B,T,512)
+                                              +-> conv6 -> mean -> output -> video  (B,512)
 """
 
 from __future__ import annotations
@@ -20,15 +21,22 @@ from torch import Tensor, nn
 
 from ..config import Architecture, CCLConfig, Preprocessing
 from ..errors import InputError
+from .efficientnet_lite import EfficientNetLite0
+from .resnet import ResNet18
 
-SMALLEST_SIDE_PX = 32
+TRUNKS: dict[str, type[nn.Module]] = {
+    "resnet18": ResNet18,
+    "efficientnet_lite0": EfficientNetLite0,
+}
+"""The module of each of :data:`ccl_hub.config.TRUNK_SHAPES`."""
 
 
 class CCLOutput(NamedTuple):
     """What :class:`CCLNetwork` returns; always float32, whatever the model's dtype.
 
-    ``frames``: (B, T, D) frame features, res5 averaged over space (D = 512).
+    ``frames``: (B, T, D) frame features, the trunk's maps averaged over space (D = 512).
     ``video``: (B, D) clip features, conv6 averaged over space and time.
+    Both have gone through the model's output map: see ``Architecture.output``.
     ``frame_projections``: (B, T, 128), the space of the loss, not normalised; only if asked for.
     ``video_projections``: (B, 128), likewise.
     """
@@ -37,53 +45,6 @@ class CCLOutput(NamedTuple):
     video: Tensor
     frame_projections: Tensor | None = None
     video_projections: Tensor | None = None
-
-
-class BasicBlock(nn.Module):
-    """Two 1x3x3 convolutions and a shortcut (paper, Table 1)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,C,h,w) -> (N,C',h/stride,w/stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return F.relu(y + self.shortcut(x))
-
-
-class Trunk(nn.Module):
-    """conv1 and res2..res5 on single frames: (N,3,H,W) -> (N,512,H/16,W/16)."""
-
-    def __init__(self, arch: Architecture) -> None:
-        super().__init__()
-        channels = arch.stage_channels[0]
-        self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        stages = []
-        widths, depths = arch.stage_channels, arch.stage_blocks
-        for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            blocks = [BasicBlock(channels, width, stride=1 if i == 0 else 2)]
-            blocks += [BasicBlock(width, width, stride=1) for _ in range(depth - 1)]
-            stages.append(nn.Sequential(*blocks))
-            channels = width
-        self.res2, self.res3, self.res4, self.res5 = stages
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Feature maps of single frames: (N,3,H,W) -> (N,512,H/16,W/16)."""
-        x = F.relu(self.bn1(self.conv1(images)))
-        x = self.res3(self.res2(x))
-        return cast("Tensor", self.res5(self.res4(x)))
 
 
 class TemporalHead(nn.Module):
@@ -137,6 +98,48 @@ class TemporalHead(nn.Module):
         return x.mean((2, 3), dtype=torch.float32)  # (B,D)
 
 
+class Whitening(nn.Module):
+    """The linear map after pooling, one for frames and videos: centred, of equal variances.
+
+    It is the identity until :meth:`fit`.
+    """
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # Buffers: fitted to data once, never trained.
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("weight", torch.eye(dim))
+
+    @torch.no_grad()
+    def fit(self, vectors: Tensor, damping: float = 0.1) -> None:
+        """Fit to pooled vectors by principal components; each gets about the same variance.
+
+        Args:
+            vectors: (n, D) pooled features of frames, n above D.
+            damping: This times the mean eigenvalue is added to each eigenvalue, so that directions
+                of next to no variance are not blown up.
+
+        Raises:
+            InputError: There are too few vectors.
+        """
+        count, dim = vectors.shape
+        if count <= dim:
+            raise InputError(f"{count} vectors cannot be whitened; give more than {dim}.")
+        rows = vectors.double()
+        mean = rows.mean(0)  # (D,)
+        values, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean) / count)  # (D,), (D,D)
+        scale = (values + damping * values.mean()).rsqrt()
+        weight = (axes * scale).T.flip(0)  # (D,D), the largest eigenvalue first
+        self.load_state_dict({"mean": mean, "weight": weight})
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(...,D) -> (...,D), float32."""
+        return F.linear(pooled - self.mean.float(), self.weight.float())
+
+
 class Projection(nn.Module):
     """Two-layer perceptron into the space of the loss (Section 4.1): (...,D) -> (...,128)."""
 
@@ -167,8 +170,10 @@ class CCLNetwork(nn.Module):
         self.config = config or CCLConfig()
         self.name, self.weights_sha256 = "", ""  # set when trained weights are loaded
         arch = self.config.architecture
-        self.trunk = Trunk(arch)
+        self.trunk = TRUNKS[arch.trunk](arch)
         self.head = TemporalHead(arch.feature_dim)
+        whitened = arch.output == "whitened"
+        self.output: nn.Module = Whitening(arch.feature_dim) if whitened else nn.Identity()
         self.projection = Projection(arch)
         self.video_projection = None if arch.projection_shared else Projection(arch)
         self._initialise()
@@ -189,19 +194,24 @@ class CCLNetwork(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights; inputs must be there too."""
-        return self.trunk.conv1.weight.device
+        return self.head.conv6.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the weights; inputs are cast to it."""
-        return self.trunk.conv1.weight.dtype
+        return self.head.conv6.weight.dtype
+
+    @property
+    def smallest_side_px(self) -> int:
+        """Smallest height and width of a frame."""
+        return self.config.architecture.trunk_shape.smallest_side_px
 
     def forward(self, clips: Tensor, project: bool = False) -> CCLOutput:
         """Embed normalised clips.
 
         Args:
             clips: (B, 3, T, H, W) float, normalised with ``preprocessing.mean`` and ``std``;
-                any B, T >= 1 and H, W >= 32.
+                any B, T >= 1 and H, W >= :attr:`smallest_side_px`.
             project: Also return the 128-d projections that the loss compares.
 
         Returns:
@@ -220,16 +230,15 @@ class CCLNetwork(nn.Module):
         maps = self.trunk(images)  # (B*T,D,h,w)
         frames = maps.mean((2, 3), dtype=torch.float32).unflatten(0, (b, t))  # (B,T,D)
         video = self.head(maps, clips=b)  # (B,D)
-        if not project:
-            return CCLOutput(frames, video)
-        return CCLOutput(frames, video, *self.project(frames, video))
+        projections = self.project(frames, video) if project else ()
+        return CCLOutput(self.output(frames), self.output(video), *projections)
 
     def project(self, frames: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
         """Map features into the space of the loss, not normalised.
 
         Args:
-            frames: (B, T, 512) float32 frame features.
-            video: (B, 512) float32 video features.
+            frames: (B, T, 512) float32 frame features, before the output map.
+            video: (B, 512) float32 video features, likewise.
 
         Returns:
             (B, T, 128) and (B, 128) float32 projections.
@@ -243,9 +252,9 @@ class CCLNetwork(nn.Module):
         both = self.projection(torch.cat([frames, video[:, None]], dim=1))  # (B,T+1,128)
         return both[:, :-1], both[:, -1]
 
-    @staticmethod
-    def _check(clips: Tensor) -> None:
-        allowed = f"(B, 3, T, H, W) floats with B, T >= 1 and H, W >= {SMALLEST_SIDE_PX}"
+    def _check(self, clips: Tensor) -> None:
+        smallest = self.smallest_side_px
+        allowed = f"(B, 3, T, H, W) floats with B, T >= 1 and H, W >= {smallest}"
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise InputError(
                 f"clips have shape {tuple(clips.shape)}; allowed: {allowed}. "
@@ -256,5 +265,5 @@ class CCLNetwork(nn.Module):
                 f"clips have dtype {clips.dtype}; allowed: {allowed}, normalised. "
                 "ccl_hub.transforms.to_clips() makes them from uint8 frames."
             )
-        if min(clips.shape[0], clips.shape[2]) < 1 or min(clips.shape[3:]) < SMALLEST_SIDE_PX:
+        if min(clips.shape[0], clips.shape[2]) < 1 or min(clips.shape[3:]) < smallest:
             raise InputError(f"clips have shape {tuple(clips.shape)}; allowed: {allowed}.")

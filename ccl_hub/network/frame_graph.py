@@ -4,8 +4,8 @@ Nothing before conv6 looks across time, so every frame goes through the network 
 number of clips it is part of (see :mod:`ccl_hub.network.windows`). What a clip needs of a frame is
 its feature map under each of conv6's three taps:
 
-    frames (n,S,S,3) uint8 -> trunk -+-> spatial mean -> vectors (n,D)
-                                     +-> three taps   -> parts   (n,P,3,D)
+    frames (n,S,S,3) uint8 -> trunk -+-> spatial mean -> output -> vectors (n,D)
+                                     +-> three taps             -> parts   (n,P,3,D)
 
 :class:`FrameGraph` is that computation, and every backend runs it.
 """
@@ -27,13 +27,23 @@ GRAPH_VERSION = 1
 class FrameMaps(NamedTuple):
     """What the network gives for n frames, on the engine's device.
 
-    ``vectors``: (n, D) float32, the frame features (spatial mean of res5).
-    ``parts``: (n, P, 3, D), res5's P positions under conv6's taps for the frame after, the frame
-    itself and the frame before, times BatchNorm's scale; float32 or the engine's dtype.
+    ``vectors``: (n, D) float32, the frame features.
+    ``parts``: (n, P, 3, D), the trunk's P positions under conv6's taps for the frame after, the
+    frame itself and the frame before, times BatchNorm's scale; float32 or the engine's dtype.
     """
 
     vectors: Tensor
     parts: Tensor
+
+
+class ClipHead(NamedTuple):
+    """What makes clip vectors of parts, besides sums and means.
+
+    ``shift``: (D,) float32, BatchNorm's shift after conv6. ``output``: the map after pooling.
+    """
+
+    shift: Tensor
+    output: nn.Module = nn.Identity()
 
 
 class FrameGraph(nn.Module):
@@ -53,7 +63,7 @@ class FrameGraph(nn.Module):
     def __init__(self, model: CCLNetwork) -> None:
         super().__init__()
         pre, head = model.preprocessing, model.head
-        self.trunk = model.trunk
+        self.trunk, self.output = model.trunk, model.output
         scale, shift = folded_norm(head.bn6)
         taps = head.conv6.weight.detach()[..., 0].float() * scale[:, None, None]  # (D,D_in,3)
         # Tap k of a window's frame t reads frame t + k - 1: the frame is "before" for tap 0.
@@ -65,12 +75,17 @@ class FrameGraph(nn.Module):
         self.dtype = model.dtype
         self.taps = self.taps.to(self.dtype)
 
+    @property
+    def clip_head(self) -> ClipHead:
+        """The rest of what a clip needs."""
+        return ClipHead(self.shift, self.output)
+
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """(n,S,S,3) uint8 -> vectors (n,D) float32, parts (n,P,3,D)."""
         images = frames.permute(0, 3, 1, 2).float()  # (n,3,S,S), channels_last in memory
         images = (images / 255 - self.mean) / self.std
         maps = self.trunk(images.to(self.dtype))  # (n,D,h,w)
-        vectors = maps.mean((2, 3), dtype=torch.float32)  # (n,D)
+        vectors = self.output(maps.mean((2, 3), dtype=torch.float32))  # (n,D)
         positions = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (n,P,D)
         parts = positions @ self.taps.t()  # (n,P,3D)
         return vectors, parts.unflatten(2, (3, -1))  # (n,P,3,D)

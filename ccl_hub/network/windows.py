@@ -7,9 +7,10 @@ ReLU give
 
     relu(A_p + B_t + C_n + shift)        without A_p in a window's first frame, C_n in its last,
 
-and the window's vector is the mean of that over space and frames: exactly what the network gives
-for the window alone. Each distinct (p, t, n) is computed once, so windows that start every few
-frames cost little more than the frames themselves, at any frame rate, constant or not.
+and the window's vector is the mean of that over space and frames, through the map after pooling:
+exactly what the network gives for the window alone. Each distinct (p, t, n) is computed once, so
+windows that start every few frames cost little more than the frames themselves, at any frame
+rate, constant or not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DecodeError
-from .frame_graph import FrameMaps
+from .frame_graph import ClipHead, FrameMaps
 
 NEIGHBOURHOODS_AT_ONCE = 64
 """(p, t, n) computed at once; each takes 100 kB a tensor."""
@@ -99,11 +100,11 @@ class WindowAssembler:
 
     Args:
         indices: (W, T) frame indices of each window, in the order in which they are made.
-        shift: (D,) BatchNorm shift; see :class:`ccl_hub.backends.engine.Engine`.
+        head: See :attr:`ccl_hub.backends.engine.Engine.clip_head`.
         with_frames: Also give the features of frames.
 
     Example:
-        >>> windows = WindowAssembler(np.array([[0, 2], [1, 3]]), torch.zeros(5))
+        >>> windows = WindowAssembler(np.array([[0, 2], [1, 3]]), ClipHead(torch.zeros(5)))
         >>> windows.frames.tolist()
         [0, 1, 2, 3]
         >>> maps = FrameMaps(torch.ones(3, 5), torch.ones(3, 4, 3, 5))
@@ -114,9 +115,9 @@ class WindowAssembler:
         ((1, 2, 5), True)
     """
 
-    def __init__(self, indices: Indices, shift: Tensor, with_frames: bool = True) -> None:
+    def __init__(self, indices: Indices, head: ClipHead, with_frames: bool = True) -> None:
         self.frames: Indices = np.unique(indices)  # ascending: what must be added
-        self._indices, self._shift, self._with_frames = indices, shift, with_frames
+        self._indices, self._head, self._with_frames = indices, head, with_frames
         self._last = np.maximum.accumulate(indices.max(axis=1))  # (W,) needed up to this window
         later = np.minimum.accumulate(indices.min(axis=1)[::-1])[::-1]
         self._oldest = np.append(later, self._last[-1] + 1)  # (W+1,) needed from this window on
@@ -192,4 +193,4 @@ class WindowAssembler:
         for tap, side in ((0, distinct[:, 0]), (2, distinct[:, 2])):
             exists = side >= 0
             total[exists] += parts[side[exists], :, tap]
-        return total.add_(self._shift).relu_().mean(1)
+        return total.add_(self._head.shift).relu_().mean(1)

@@ -23,7 +23,7 @@ from media import Recipe, numbered_frame, write_video
 from ccl_hub.backends import Engine, EngineInfo
 from ccl_hub.batch import BatchItem
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_graph import ClipHead, FrameMaps
 
 QUICK = {"preset": "ultrafast", "bf": "0", "g": "25"}
 
@@ -43,7 +43,7 @@ class FakeEngine:
 
     def __init__(self, model: CCLModel, seconds: float = 0.0, dim: int = 3) -> None:
         self.model, self.seconds = model, seconds
-        self.repeat, self.shift = dim // 3, torch.zeros(dim)
+        self.repeat, self.clip_head = dim // 3, ClipHead(torch.zeros(dim))
         self.frames = 0
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
@@ -60,7 +60,7 @@ class ToldEngine:
     def __init__(self, engine: Engine, tell: Callable[[np.ndarray], object]) -> None:
         self.engine, self.tell = engine, tell
         self.model, self.info = engine.model, engine.info
-        self.batch_frames, self.shift = engine.batch_frames, engine.shift
+        self.batch_frames, self.clip_head = engine.batch_frames, engine.clip_head
         self.calls_at_once = engine.calls_at_once
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:

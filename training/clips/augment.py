@@ -209,7 +209,7 @@ def _axes(
     )
     columns = torch.where(on_device(drawn.flip)[:, None, None] > 0, columns.flip(1), columns)
     if np.any(drawn.sigma_px > 0):
-        blur = _blur_weights(on_device(drawn.sigma_px), crop_px)
+        blur = blur_weights(on_device(drawn.sigma_px), crop_px)
         rows, columns = blur @ rows, blur @ columns
     return rows.float(), columns.float()
 
@@ -252,7 +252,7 @@ def _axis_weights(start: Tensor, length: Tensor, out_px: int, in_px: int) -> Ten
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _blur_weights(sigma_px: Tensor, side_px: int) -> Tensor:
+def blur_weights(sigma_px: Tensor, side_px: int) -> Tensor:
     """Return Gaussian blurs (B, side, side) whose rows sum to 1; the identity for sigma 0."""
     pixels = torch.arange(side_px, dtype=torch.float64, device=sigma_px.device)
     squares = (pixels[:, None] - pixels).square()
@@ -265,7 +265,11 @@ def _blur_weights(sigma_px: Tensor, side_px: int) -> Tensor:
 
 def _colours(frames: Tensor, drawn: ClipParameters) -> tuple[Tensor, Tensor]:
     """Return the colour map of each clip: matrix (B, 3, 3), and factor (B,) of the mean luma."""
-    matrices = torch.from_numpy(_colour_matrices(drawn))
+    matrices = torch.from_numpy(
+        colour_matrices(
+            drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue_turns, drawn.grey
+        )
+    )
     offsets = torch.from_numpy((1 - drawn.contrast) * drawn.brightness)
     return matrices.float().to(frames.device), offsets.float().to(frames.device)
 
@@ -278,20 +282,26 @@ def _apply_colours(clips: Tensor, matrices: Tensor, offsets: Tensor) -> None:
     clips.copy_(mapped.clamp_(0, 1).view_as(clips))
 
 
-def _colour_matrices(drawn: ClipParameters) -> np.ndarray:
+def colour_matrices(
+    brightness: np.ndarray,
+    contrast: np.ndarray,
+    saturation: np.ndarray,
+    hue_turns: np.ndarray,
+    grey: np.ndarray,
+) -> np.ndarray:
     """Return the linear part (B, 3, 3) of jitter and grey; each maps grey to grey."""
     luma = np.array(LUMA)
-    identity, grey = np.eye(3), np.tile(luma, (3, 1))  # grey @ rgb = (y, y, y)
+    identity, to_grey = np.eye(3), np.tile(luma, (3, 1))  # to_grey @ rgb = (y, y, y)
     to_yiq = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
-    angle = 2 * np.pi * drawn.hue_turns
+    angle = 2 * np.pi * hue_turns
     turn = np.tile(identity, (len(angle), 1, 1))
     turn[:, 1, 1] = turn[:, 2, 2] = np.cos(angle)
     turn[:, 1, 2], turn[:, 2, 1] = -np.sin(angle), np.sin(angle)
     hue = np.linalg.inv(to_yiq) @ turn @ to_yiq
-    saturation = drawn.saturation[:, None, None]
-    colour = hue @ (saturation * identity + (1 - saturation) * grey)
-    colour = np.where(drawn.grey[:, None, None] > 0, grey @ colour, colour)
-    return colour * (drawn.brightness * drawn.contrast)[:, None, None]
+    saturation = saturation[:, None, None]
+    colour = hue @ (saturation * identity + (1 - saturation) * to_grey)
+    colour = np.where(grey[:, None, None] > 0, to_grey @ colour, colour)
+    return colour * (brightness * contrast)[:, None, None]
 
 
 def _normalise(clips: Tensor, preprocessing: Preprocessing) -> None:

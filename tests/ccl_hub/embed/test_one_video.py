@@ -30,7 +30,7 @@ from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
 from ccl_hub.job.parts import DatasetSink
 from ccl_hub.job.sinks import FolderSink
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_graph import ClipHead, FrameMaps
 from ccl_hub.network.windows import ClipArrays, ClipVectors, WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.video import MediaLimits
@@ -185,7 +185,7 @@ def test_no_path_of_a_result_copies_it_more_than_it_must(tmp_path: Path) -> None
 def test_many_windows_between_two_frames_come_a_few_at_a_time() -> None:
     indices = np.zeros((1000, 3), np.int64)
     indices[-1] = 1
-    windows = WindowAssembler(indices, torch.zeros(5))
+    windows = WindowAssembler(indices, ClipHead(torch.zeros(5)))
     maps = FrameMaps(torch.ones(2, 5), torch.ones(2, 4, 3, 5))
     parts = list(windows.add_in_pieces(maps))
     assert [len(part.clips) for part in parts] == [256, 256, 256, 232]
@@ -193,7 +193,7 @@ def test_many_windows_between_two_frames_come_a_few_at_a_time() -> None:
     arrays = ClipArrays(1000)
     for part in parts:
         arrays.add(part)
-    again = WindowAssembler(indices, torch.zeros(5)).add(maps)
+    again = WindowAssembler(indices, ClipHead(torch.zeros(5))).add(maps)
     for one, other in zip(arrays.vectors, again, strict=True):
         np.testing.assert_array_equal(one, other)
     whole = ClipArrays(1000)

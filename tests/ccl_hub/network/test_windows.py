@@ -19,7 +19,7 @@ from ccl_hub.backends import TorchEngine
 from ccl_hub.embed import ClipStream, embed_video, write_video
 from ccl_hub.errors import DecodeError, InputError
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_graph import ClipHead, FrameMaps
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips
@@ -54,7 +54,7 @@ def by_windows(model: CCLModel, frames: np.ndarray, indices: np.ndarray) -> tupl
 
 def by_frames(model: CCLModel, frames: np.ndarray, indices: np.ndarray, batch: int) -> tuple:
     engine = TorchEngine(model)
-    windows = WindowAssembler(indices, engine.shift)
+    windows = WindowAssembler(indices, engine.clip_head)
     parts = [
         windows.add(engine(frames[windows.frames[i : i + batch]]))
         for i in range(0, len(windows.frames), batch)
@@ -99,7 +99,7 @@ def test_any_ascending_windows(model: CCLModel, frames: np.ndarray, data: st.Dat
 
 def test_only_frames_of_open_windows_are_held() -> None:
     indices = np.arange(2000)[:, None] + np.arange(0, 32, 4)
-    windows, alive, most, given = WindowAssembler(indices, torch.zeros(2)), set(), 0, 0
+    windows, alive, most, given = WindowAssembler(indices, ClipHead(torch.zeros(2))), set(), 0, 0
     for begin in range(0, len(windows.frames), 16):
         count = len(windows.frames[begin : begin + 16])
         maps = FrameMaps(torch.zeros(count, 2), torch.zeros(count, 1, 3, 2))
@@ -150,7 +150,7 @@ def test_windows_denser_than_frames_are_made_some_at_a_time(
     )
     indices = np.array([[0, 0, 1], [0, 1, 2]]).repeat(700, axis=0)
     made: list[int] = []
-    windows, inner = WindowAssembler._windows, WindowAssembler(indices, torch.zeros(5))
+    windows, inner = WindowAssembler._windows, WindowAssembler(indices, ClipHead(torch.zeros(5)))
     monkeypatch.setattr(
         WindowAssembler,
         "_windows",
@@ -161,10 +161,10 @@ def test_windows_denser_than_frames_are_made_some_at_a_time(
     found = inner.add(maps)
     assert inner.finished and sum(made) == 1400 and max(made) <= 256
     assert found.clips.shape == (1400, 5) and found.frames.shape == (1400, 3, 5)
-    without = WindowAssembler(indices, torch.zeros(5), with_frames=False).add(maps)
+    without = WindowAssembler(indices, ClipHead(torch.zeros(5)), with_frames=False).add(maps)
     assert without.frames.shape == (1400, 0, 5)
     assert np.array_equal(without.clips, found.clips)
-    few = WindowAssembler(indices[::700], torch.zeros(5)).add(maps)
+    few = WindowAssembler(indices[::700], ClipHead(torch.zeros(5))).add(maps)
     assert np.array_equal(few.clips.repeat(700, axis=0), found.clips)
 
 

@@ -1,0 +1,1 @@
+"""Image encoders others have trained: where a training starts, and what it must not forget."""
