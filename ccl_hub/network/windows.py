@@ -182,7 +182,7 @@ class WindowAssembler:
             )
         ]
         index = torch.from_numpy(inverse.reshape(b, t)).to(device)
-        clips = torch.cat(means)[index].mean(1)  # (b,T,D) -> (b,D)
+        clips = self._head.output(torch.cat(means)[index].mean(1))  # (b,T,D) -> (b,D)
         rows = positions if self._with_frames else positions[:, :0]
         frames = maps.vectors[torch.from_numpy(rows).to(device)]  # (b,T,D)
         return ClipVectors(clips.cpu().numpy(), frames.cpu().numpy())

@@ -37,6 +37,7 @@ class Batch:
 
     Args:
         frames: uint8 (views, b, T, h, w, 3).
+        indices: int64 (views, b, T), which frames of each video.
         video_ids: int64 (b,), indices of the videos in the store.
         names: Ids of the videos.
         seeds: int64 (views, b), one seed for each clip's augmentation.
@@ -45,6 +46,7 @@ class Batch:
     """
 
     frames: Tensor
+    indices: np.ndarray
     video_ids: np.ndarray
     names: list[str]
     seeds: np.ndarray
@@ -247,24 +249,27 @@ class ClipLoader(AbstractContextManager["ClipLoader"]):
         key = {"seed": self.sampler.seed, "epoch": self.sampler.epoch, "views": self.views}
         return ids, [draw_clips(self.store, int(v), self.preprocessing, **key) for v in ids]
 
-    def _batch(self, step: int, ids: np.ndarray, frames: Tensor) -> Batch:
+    def _batch(
+        self, step: int, ids: np.ndarray, indices: list[np.ndarray], frames: Tensor
+    ) -> Batch:
         seed, epoch = self.sampler.seed, self.sampler.epoch
         seeds = [clip_seeds(seed, epoch, int(video), self.views) for video in ids]
         names = [self.store.names[video] for video in ids]
-        return Batch(frames, ids, names, np.stack(seeds, axis=1), epoch, step)
+        drawn, seeds = np.stack(indices, axis=1), np.stack(seeds, axis=1)
+        return Batch(frames, drawn, ids, names, seeds, epoch, step)
 
     def _gathered(self, step: int) -> Batch:
         """Return a batch of resident frames."""
         ids, indices = self._plan(step)
         flat = [self.store.flat_indices(int(v), i) for v, i in zip(ids, indices, strict=True)]
         frames = self.store.gather(np.stack(flat, axis=1))  # (views, b, T, h, w, 3)
-        return self._batch(step, ids, frames)
+        return self._batch(step, ids, indices, frames)
 
     def _clips(self, steps: Iterable[int]) -> Iterator[tuple[Batch, int, np.ndarray]]:
         """Yield batches to be filled, video by video: batch, position in it, frame indices."""
         for step in steps:
             ids, indices = self._plan(step)
-            batch = self._batch(step, ids, self._empty(ids))
+            batch = self._batch(step, ids, indices, self._empty(ids))
             for position, clips in enumerate(indices):
                 yield batch, position, clips
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ..frames.view import FrameView
 from ..recipes.pretraining import Recipe
 from ..recipes.sections import PlainRecipe, Reading
 from .augment import augment
+from .edits import edited_views
 from .loader import Batch, ClipLoader, EpochSampler, ResidentFrames
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,11 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def frames(self) -> FrameSource:
+        """The videos."""
+        return self._frames
+
     def identity(self) -> dict[str, Any]:
         """Return what distinguishes these videos from others, as JSON values."""
         return {
@@ -85,11 +92,14 @@ class ClipSource:
     @contextmanager
     def batches(self, epoch: int, start_step: int, world: World) -> Iterator[Iterator[Batch]]:
         """Open this process's share of an epoch, from ``start_step`` to its end."""
-        recipe = self._recipe
+        recipe, pre = self._recipe, self._recipe.preprocessing
+        if count := recipe.data.clip_frames:  # the same time span by fewer or more frames
+            interval = pre.clip_seconds / count
+            pre = dataclasses.replace(pre, clip_frames=count, frame_interval_seconds=interval)
         loader = ClipLoader(
             self._frames,
             self._sampler(epoch, world.rank, world.size),
-            recipe.preprocessing,
+            pre,
             views=recipe.data.views,
             workers=recipe.data.workers,
             start_step=start_step,
@@ -109,17 +119,24 @@ class ClipSource:
             Chunks of (b, 3, T, crop, crop) float32, or pairs of these for two views.
         """
         recipe = self._recipe
-        config = dataclasses.replace(recipe.augment, crop_px=crop_px)
         views = [
-            augment(
-                frames.to(self._device, non_blocking=True), config, seeds, recipe.preprocessing
-            ).chunk(recipe.optim.chunks)
+            self._augmented(frames.to(self._device, non_blocking=True), seeds, crop_px).chunk(
+                recipe.optim.chunks
+            )
             for frames, seeds in zip(batch.frames, batch.seeds, strict=True)
         ]
         if len(views) == 1:
             return list(views[0])
         first, second = views
         return list(zip(first, second, strict=True))
+
+    def _augmented(self, frames: Tensor, seeds: np.ndarray, crop_px: int) -> Tensor:
+        """(b,T,h,w,3) uint8 -> (b,3,T,crop,crop) float32, normalised."""
+        recipe = self._recipe
+        if recipe.augment.kind == "edits":
+            return edited_views(frames, recipe.edits, seeds, recipe.preprocessing, crop_px)
+        config = dataclasses.replace(recipe.augment, crop_px=crop_px)
+        return augment(frames, config, seeds, recipe.preprocessing)
 
 
 def open_source(recipe: Recipe, device: torch.device) -> ClipSource:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -189,12 +189,17 @@ def gather_with_grad(x: Tensor) -> Tensor:
     return _Gather.apply(x)
 
 
+FrameLoss = Callable[[int, Tensor], Tensor]
+"""Takes the number of a chunk and its frame features (views*b, T, D); returns their mean loss."""
+
+
 def backward_step(
     model: nn.Module,
     objective: Objective,
     chunks: Sequence[Chunk],
     world: World,
     autocast_dtype: torch.dtype | None = None,
+    frame_loss: FrameLoss | None = None,
 ) -> dict[str, Tensor]:
     """Leave in ``.grad`` the gradient of the objective over the global batch.
 
@@ -212,10 +217,11 @@ def backward_step(
             chunk is (b, 3, T, H, W) float clips, or a pair of these for two views of the videos.
         world: This process among its peers.
         autocast_dtype: ``torch.bfloat16`` to run the network in mixed precision, or None.
+        frame_loss: A further loss, of frames by themselves; it is added to the total.
 
     Returns:
-        The fields of :class:`training.objective.CycleContrast` by name: 0-d tensors without
-        gradient, of the global batch, equal on all ranks.
+        The fields of :class:`training.objective.CycleContrast` by name, and ``frame_loss`` where
+        there is one: 0-d tensors without gradient, of the global batch, equal on all ranks.
 
     Raises:
         TrainingError: The shares of the processes differ, or autocast is in another type.
@@ -236,15 +242,27 @@ def backward_step(
     result = _compare(objective, gather_with_grad(local))
     result.total.backward()
     gradients = local.grad.split([len(part) for part in features])
+    extra = torch.zeros((), device=world.device)
     with GradientMean(model.parameters(), world.size) as mean:
         for i, chunk in enumerate(chunks):
             part = features[0] if len(chunks) == 1 else run.again(i, chunk)
             if i == len(chunks) - 1:
                 mean.start()
-            part.backward(gradients[i])
+            ends, gradient = [part], [gradients[i]]
+            if frame_loss is not None:
+                ends.append(frame_loss(i, run.frames) * (len(part) / len(local)))
+                gradient.append(torch.ones_like(ends[1]))
+                extra += ends[1].detach()
+            torch.autograd.backward(ends, gradient)
     if model.training:
         average_buffers(model, world.size)
-    return {name: value.detach() for name, value in result._asdict().items()}
+    terms = {name: value.detach() for name, value in result._asdict().items()}
+    if frame_loss is not None:
+        if world.size > 1:
+            dist.all_reduce(extra)
+        terms["frame_loss"] = extra / world.size
+        terms["total"] = terms["total"] + terms["frame_loss"]
+    return terms
 
 
 class _Forward:
@@ -255,6 +273,7 @@ class _Forward:
     ) -> None:
         self.model, self.device, self.dtype = model, device, autocast_dtype
         self.random_states: list[list[Tensor]] = []
+        self.frames = torch.empty(0)  # features of the latest chunk (V*b,T,D)
 
     def __call__(self, chunk: Chunk) -> Tensor:
         views = (chunk,) if isinstance(chunk, Tensor) else chunk
@@ -263,6 +282,7 @@ class _Forward:
         # cut the graph of the next pass.
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(clips, project=True)
+        self.frames = output.frames
         frames, video = output.frame_projections, output.video_projections
         features = torch.cat([frames, video[:, None]], dim=1)  # (V*b,T+1,D)
         return features.unflatten(0, (len(views), -1)).transpose(0, 1)  # (b,V,T+1,D)

@@ -210,7 +210,7 @@ def _embed(model: CCLModel, images: Tensor, index: Tensor) -> tuple[Tensor, ...]
     maps = model.trunk(pixels)  # (U,D,h,w)
     frames = maps.mean((2, 3), dtype=torch.float32)[index]  # (M,T,D)
     video = model.head(maps[index.flatten()], clips=len(index))  # (M,D)
-    return frames, video, *model.project(frames, video)
+    return model.output(frames), model.output(video), *model.project(frames, video)
 
 
 def _require_finite(values: Tensor, source: FrameSource, video_ids: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
 
 STRONG_FLIP = 0.5
+KINDS = ("paper", "strong", "edits")
 PAPER_KEYS = ("kind", "crop_px", "flip")
 
 
@@ -21,7 +22,8 @@ class Augment:
     """What is done to a training clip; a section of a recipe.
 
     Args:
-        kind: ``"paper"`` or ``"strong"``; ``paper`` reads ``crop_px`` and ``flip`` alone.
+        kind: ``"paper"``, which reads ``crop_px`` and ``flip`` alone; ``"strong"``; or
+            ``"edits"``, which reads ``crop_px`` and the recipe's ``[edits]``.
         crop_px: Side of the result; below the preprocessing's ``crop_px`` the same crop is shrunk,
             with antialiasing.
         flip: Probability of a horizontal flip; None: 0 for ``paper``, 0.5 for ``strong``.
@@ -56,7 +58,7 @@ class Augment:
     blur_sigma: tuple[float, ...] = (0.1, 2.0)
 
     def __post_init__(self) -> None:
-        require(self.kind in ("paper", "strong"), "kind", self.kind, "'paper' or 'strong'")
+        require(self.kind in KINDS, "kind", self.kind, " or ".join(map(repr, KINDS)))
         require(16 <= self.crop_px <= 1024, "crop_px", self.crop_px, "16 to 1024")
         require(self.flip is None or 0 <= self.flip <= 1, "flip", self.flip, "0 to 1")
         for name in ("jitter", "grey", "blur", "brightness", "contrast", "saturation"):
@@ -67,11 +69,11 @@ class Augment:
             pair = getattr(self, name)
             good = len(pair) == 2 and 0 < pair[0] <= pair[1] <= top
             require(good, name, pair, f"two rising numbers above 0, at most {top:g}")
-        if self.kind == "paper":
+        if self.kind != "strong":
             for field in fields(self):
                 if field.name not in PAPER_KEYS and getattr(self, field.name) != field.default:
                     raise ConfigError(
-                        f"{field.name} has no effect with kind 'paper'; use 'strong'."
+                        f"{field.name} has no effect with kind {self.kind!r}; use 'strong'."
                     )
 
     @property

@@ -57,6 +57,11 @@ class LabelledData(Reading):
         """Clips per video and step."""
         return 1
 
+    @property
+    def clip_frames(self) -> int:
+        """Those of the preprocessing."""
+        return 0
+
 
 @dataclass(frozen=True)
 class ClipSize:

@@ -17,6 +17,7 @@ from ccl_hub.errors import ConfigError
 
 from ..objective import Objective
 from .augmentation import Augment
+from .edits import Edits
 from .sections import (
     Budget,
     Data,
@@ -27,6 +28,7 @@ from .sections import (
     Precision,
     Schedule,
     Stage,
+    Teacher,
     Validation,
     one_of,
 )
@@ -59,7 +61,9 @@ class Recipe(PlainRecipe):
     ``seed`` decides the initial weights and every random draw. ``temporal_init`` is how conv6
     starts (the paper is silent): ``"random"``; ``"identity"``, by which video features start as
     the mean of frame features and share their space; or ``"calibrated"``, identity with a
-    BatchNorm set by a first batch so that this holds in training mode too.
+    BatchNorm set by a first batch so that this holds in training mode too. ``start`` is what the
+    trunk starts from: nothing; ``"efficientnet_lite0"``, its published weights; or the folder of a
+    model of this architecture, which then starts whole.
 
     A recipe file trains with ``preprocessing.frame_choice`` ``"on_screen"`` unless it says
     otherwise; a run that is resumed keeps the choice that it began with (:func:`as_begun`).
@@ -69,10 +73,13 @@ class Recipe(PlainRecipe):
     description: str = ""
     seed: int = 0
     temporal_init: str = "random"
+    start: str = ""
     model: Architecture = field(default_factory=Architecture)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
+    edits: Edits = field(default_factory=Edits)
+    teacher: Teacher = field(default_factory=Teacher)
     objective: Objective = field(default_factory=Objective)
     optim: Optim = field(default_factory=Optim)
     schedule: Schedule = field(default_factory=Schedule)
@@ -156,7 +163,8 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Returns:
         Texts such as ``optim.lr (0.03 there, 0.01 here)``, sorted by key.
     """
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    usual = _flatten(Recipe("").to_dict())  # what a key meant before it was there
+    flat_old, flat_new = usual | _flatten(old), usual | _flatten(new)
     texts = []
     for key in sorted(flat_old.keys() | flat_new.keys()):
         before, now = flat_old.get(key), flat_new.get(key)

@@ -52,6 +52,7 @@ class Reading:
     """The keys that ``[data]`` has in recipes of any kind: how frames are read."""
 
     views: int
+    clip_frames: int
     cache: str
     resident_size_px: tuple[int, ...]
     workers: int
@@ -84,6 +85,7 @@ class Data(Reading):
         split: Use the videos of this split alone; all videos if empty.
         views: Clips per video and step: 1 (paper), or 2: the video vector from one and the frame
             vectors from the other, and the reverse.
+        clip_frames: Frames drawn of each clip's time span; those of the preprocessing if 0.
         cache: Keep decoded frames resident in ``"ram"`` or on the ``"gpu"``; ``"none"`` reads
             them as needed.
         resident_size_px: Height and width to which resident frames are shrunk; they keep their
@@ -97,6 +99,7 @@ class Data(Reading):
     allow_problems: bool = False
     split: str = ""
     views: int = 1
+    clip_frames: int = 0
     cache: str = "none"
     resident_size_px: tuple[int, ...] = ()
     workers: int = 2
@@ -126,6 +129,9 @@ class Optim:
             the negatives are still those of the global batch.
         clip_norm: Largest gradient norm; left out: any norm.
         sync_batchnorm: BatchNorm statistics over all processes.
+        trunk_lr: Learning rate of the trunk, as a share of that of the rest.
+        frozen: Modules that stay as they start, BatchNorm's statistics too, such as
+            ``trunk.stem``.
     """
 
     kind: str = "sgd"
@@ -138,6 +144,8 @@ class Optim:
     chunks: int = 1
     clip_norm: float | None = None
     sync_batchnorm: bool = False
+    trunk_lr: float = 1.0
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         one_of(self, "kind", "sgd", "adamw")
@@ -150,6 +158,45 @@ class Optim:
         require(1 <= self.chunks <= self.batch, "chunks", self.chunks, "1 to batch")
         ok = self.clip_norm is None or self.clip_norm > 0
         require(ok, "clip_norm", self.clip_norm, "more than 0, or left out")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """``[teacher]``: an image encoder whose vectors of untouched frames must stay readable.
+
+    The loss grows by ``weight`` times one minus the cosine between a linear map of each frame
+    feature and what the teacher says of the frame before it was edited.
+
+    Args:
+        network: ``"efficientnet_lite0"``, or empty for none.
+        onnx: Instead, a file: an image encoder exported to ONNX.
+        weight: Of the term.
+        size_px: Side of the square to which frames are squashed for the teacher.
+        mean: Per-channel mean of RGB in [0, 1] that the ``onnx`` teacher wants.
+        std: Per-channel standard deviation.
+    """
+
+    network: str = ""
+    onnx: str = ""
+    weight: float = 0.5
+    size_px: int = 160
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        one_of(self, "network", "", "efficientnet_lite0")
+        if self.network and self.onnx:
+            raise ConfigError("network and onnx are given; give one teacher.")
+        require(0 <= self.weight <= 100, "weight", self.weight, "0 to 100")
+        require(32 <= self.size_px <= 1024, "size_px", self.size_px, "32 to 1024")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            require(len(value) == 3, name, value, "3 numbers, one for each of R, G, B")
+
+    @property
+    def there(self) -> bool:
+        """Whether there is one."""
+        return bool(self.network or self.onnx) and self.weight > 0
 
 
 @dataclass(frozen=True)

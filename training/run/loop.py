@@ -81,6 +81,9 @@ class Task(Protocol):
     def updated(self, step: int) -> None:
         """Follow optimizer step ``step`` (from 1)."""
 
+    def finish(self) -> None:
+        """Do what comes after the last step; done twice, it gives the same."""
+
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return what a checkpoint must hold beside model and optimizer, by group and name."""
 
@@ -242,6 +245,7 @@ class Loop:
             try:
                 if self.step == 0:
                     self.task.begin()
+                self._finish_if_ended()  # again, where a run was killed in it
                 self._measure_if_due(log)
                 while self.progress < 1 and not self._stopping:
                     self._run_epoch(log, progress_line)
@@ -267,8 +271,13 @@ class Loop:
                     self.save()
         self.save()
         if not self._stopping:
+            self._finish_if_ended()
             self._measure_if_due(log)
             self.save()
+
+    def _finish_if_ended(self) -> None:
+        if self.progress >= 1:
+            self.task.finish()
 
     def _timed_step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Wait for a batch, train on it, and return what to log."""
@@ -290,7 +299,7 @@ class Loop:
         recipe, task, progress = self.recipe, self.task, self.progress
         lr = recipe.optim.lr * learning_rate(recipe.schedule, progress)
         for group in task.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_share"]
         task.optimizer.zero_grad(set_to_none=True)
         terms = task.gradient(batch, progress)
         limit = recipe.optim.clip_norm or float("inf")

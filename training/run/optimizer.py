@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ccl_hub.errors import ConfigError
+
 from ..distributed.world import World, broadcast_model, synchronise_batchnorm
 from ..recipes.sections import Optim, PlainRecipe
 
@@ -31,22 +33,46 @@ def prepared(model: Network, recipe: PlainRecipe, world: World) -> Network:
 def new_optimizer(optim: Optim, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer; vectors (BatchNorm, biases) may go without weight decay.
 
+    Each group has an ``lr_share``, by which the loop multiplies the learning rate.
+
     Args:
-        optim: The ``[optim]`` section of a recipe.
-        model: All its parameters are optimised.
+        optim: Section of a recipe.
+        model: All its parameters that need a gradient are optimised.
     """
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [{"params": parameters}]
-    if not optim.decay_norm_and_bias:
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        share = optim.trunk_lr if name.startswith("trunk.") else 1.0
+        decays = optim.decay_norm_and_bias or parameter.ndim > 1
+        group = groups.setdefault((share, decays), {"params": [], "lr_share": share})
+        group["params"].append(parameter)
+        if not decays:
+            group["weight_decay"] = 0.0
     if optim.kind == "adamw":
         first, second = optim.betas
         return torch.optim.AdamW(
-            groups, lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay
+            groups.values(), lr=optim.lr, betas=(first, second), weight_decay=optim.weight_decay
         )
     return torch.optim.SGD(
-        groups, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
+        groups.values(), lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay
     )
+
+
+def freeze(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    """Let no gradient reach some modules; return them, to be kept in eval mode.
+
+    Raises:
+        ConfigError: There is no such module.
+    """
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise ConfigError(
+                f"optim.frozen names {name!r}, which the model lacks; it has, among others, "
+                f"{', '.join(list(modules)[1:9])}."
+            )
+    frozen = [modules[name] for name in names]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen

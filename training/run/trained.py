@@ -40,6 +40,8 @@ def trained_tensors(
     if ema is None:
         ema = recipe.ema.decay is not None
     tensors = checkpoint.group("ema" if ema else "model")
+    # The map to a teacher's vectors is a module of the network in training alone.
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("teacher.")}
     if not tensors:
         raise ConfigError(
             f"{checkpoint.path}: holds no averaged weights, as its recipe has no ema.decay; "

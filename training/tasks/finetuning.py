@@ -96,6 +96,9 @@ class Finetuning:
     def updated(self, step: int) -> None:
         """Keep nothing of an update: model and optimizer hold all of it."""
 
+    def finish(self) -> None:
+        """Do nothing more."""
+
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return nothing: model and optimizer are all that changes."""
         return {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ccl_hub import CCLModel
+from ccl_hub.network.architecture import Whitening
 
 from ..clips.loader import Batch
 from ..clips.source import ClipSource
@@ -17,7 +19,9 @@ from ..recipes.pretraining import Recipe
 from ..run.checkpoints import Checkpoint
 from ..run.ema import EmaWeights
 from ..run.logs import RunLog
-from ..run.optimizer import new_optimizer, prepared
+from ..run.optimizer import freeze, new_optimizer, prepared
+from ..teachers.lite0 import load_lite0
+from .teaching import LITE0, Teaching, fit_features, pooled_frames
 from .validation import Validator
 
 
@@ -40,7 +44,10 @@ class Pretraining:
         self.recipe, self.source, self.world = recipe, source, world
         self.origin: dict[str, Any] = {}  # the recipe decides the initial weights
         torch.manual_seed(recipe.seed)
-        self.model = prepared(initial_model(recipe), recipe, world)
+        model = initial_model(recipe)
+        self.teaching = Teaching.of(recipe, source, model, world.device)
+        self.model = prepared(model, recipe, world)
+        self.frozen = freeze(self.model, recipe.optim.frozen)
         self.optimizer = new_optimizer(recipe.optim, self.model)
         self.ema = (
             EmaWeights(self.model, recipe.ema.decay) if recipe.ema.decay is not None else None
@@ -54,9 +61,17 @@ class Pretraining:
         return self.ema.model if self.ema else self.model
 
     def begin(self) -> None:
-        """Fit BatchNorm of a calibrated temporal head to the first batch of rank 0."""
-        if self.recipe.temporal_init != "calibrated":
-            return
+        """Fit what starts from data: features, then BatchNorm of a calibrated temporal head."""
+        if self.recipe.start == LITE0:
+            fit_features(self.model.trunk, self.source.frames, self.recipe)
+        if self.recipe.temporal_init == "calibrated":
+            self._calibrate_head()
+        broadcast_model(self.model, self.world)
+        if self.ema:
+            self.ema.model.load_state_dict(self.model.state_dict())
+
+    def _calibrate_head(self) -> None:
+        """Fit BatchNorm after conv6 to the first batch of this process."""
         with self.source.batches(0, 0, self.world) as batches:
             chunk = self.source.augmented_chunks(next(batches), self.recipe.crop_px(0.0))[0]
         clips = chunk[0] if isinstance(chunk, tuple) else chunk  # (b,3,T,H,W)
@@ -64,23 +79,33 @@ class Pretraining:
         with torch.no_grad():
             maps = trunk(clips.transpose(1, 2).flatten(0, 1))  # (b*T,D,h,w)
         self.model.head.start_calibrated(maps)
-        broadcast_model(self.model, self.world)
-        if self.ema:
-            self.ema.model.load_state_dict(self.model.state_dict())
 
     def gradient(self, batch: Batch, progress: float) -> dict[str, Tensor | float]:
         """Leave the gradient of the objective in ``.grad``; return its terms."""
         recipe = self.recipe
+        for module in self.frozen:  # the loop puts the whole model into training mode
+            module.eval()
         crop_px = recipe.crop_px(progress)
         chunks = self.source.augmented_chunks(batch, crop_px)
         autocast = torch.bfloat16 if recipe.precision.autocast == "bf16" else None
-        losses = backward_step(self.model, recipe.objective, chunks, self.world, autocast)
+        frame_loss = (
+            self.teaching.frame_loss(batch, recipe.optim.chunks) if self.teaching else None
+        )
+        model, objective = self.model, recipe.objective
+        losses = backward_step(model, objective, chunks, self.world, autocast, frame_loss)
         return {**losses, "crop_px": crop_px}
 
     def updated(self, step: int) -> None:
         """Move the average towards the weights."""
         if self.ema:
             self.ema.update(self.model, step)
+
+    def finish(self) -> None:
+        """Fit the map after pooling to untouched frames, where the model has one."""
+        if isinstance(self.trained.output, Whitening):
+            if self.world.is_main:
+                self.trained.output.fit(pooled_frames(self.trained, self.source.frames))
+            broadcast_model(self.trained, self.world)
 
     def more_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the average."""
@@ -114,6 +139,11 @@ class Pretraining:
 def initial_model(recipe: Recipe) -> CCLModel:
     """Build the recipe's untrained network from the current random state of torch."""
     model = CCLModel(recipe.model_config)
+    if recipe.start == LITE0:
+        load_lite0(model.trunk)
+    elif recipe.start:
+        model.load_state_dict(CCLModel.from_pretrained(Path(recipe.start)).state_dict())
+        return model
     if recipe.temporal_init != "random":  # "calibrated" goes on from here with a first batch
         model.head.start_as_identity()
     return model
