@@ -28,6 +28,7 @@ from .data.sources import FORMATS, list_videos
 from .frames.codec import CODECS
 from .frames.pack_worker import PackOptions
 from .frames.packing import DEFAULT_SHARD_VIDEOS, pack
+from .recipes.pretraining import read_recipe
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Options:
     out: Path
     workers: int
     quality: int
+    recipe: str
     codec: str
     shard_videos: int
     video_timeout: float
@@ -64,11 +66,14 @@ def _pack(options: Options) -> int:
     missing = missing_videos(videos)
     if missing:
         print(f"before packing:\n{problem_table(missing)}", file=sys.stderr)
+    preprocessing = (
+        read_recipe(options.recipe).preprocessing if options.recipe else Preprocessing()
+    )
     with tqdm(total=len(videos), unit="video", file=sys.stderr) as bar:
         report = pack(
             videos,
             options.out,
-            PackOptions(Preprocessing(), options.codec, options.quality, options.keep_incomplete),
+            PackOptions(preprocessing, options.codec, options.quality, options.keep_incomplete),
             workers=options.workers,
             shard_videos=options.shard_videos,
             video_timeout_seconds=options.video_timeout,
@@ -93,6 +98,11 @@ def read_options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--out", type=Path, required=True, help="folder of the packed store")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality (default 95)")
+    parser.add_argument(
+        "--recipe",
+        default="",
+        help="resize as this recipe of pretraining says (default: the paper)",
+    )
     parser.add_argument("--codec", choices=CODECS, default="jpeg")
     parser.add_argument("--shard-videos", type=int, default=DEFAULT_SHARD_VIDEOS)
     parser.add_argument("--video-timeout", type=float, default=600.0, metavar="SECONDS")

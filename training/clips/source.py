@@ -19,6 +19,7 @@ from ..distributed.world import World
 from ..frames.files import VideoFolderStore
 from ..frames.packed import FrameSource, open_store
 from ..frames.rendered import RenderedVideos
+from ..frames.thinned import ThinnedFrames
 from ..frames.view import FrameView
 from ..recipes.pretraining import Recipe
 from ..recipes.sections import PlainRecipe, Reading
@@ -154,6 +155,8 @@ def open_source(recipe: Recipe, device: torch.device) -> ClipSource:
     frames = _open_frames(recipe)
     if data.split:
         frames = SplitSource(frames, data.split)
+    if data.every_seconds:
+        frames = ThinnedFrames(frames, data.every_seconds)
     return ClipSource(recipe, cached_frames(frames, data, device), device)
 
 

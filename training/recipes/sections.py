@@ -86,6 +86,7 @@ class Data(Reading):
         views: Clips per video and step: 1 (paper), or 2: the video vector from one and the frame
             vectors from the other, and the reverse.
         clip_frames: Frames drawn of each clip's time span; those of the preprocessing if 0.
+        every_seconds: Use a frame every so often, so that fewer need be resident; all if 0.
         cache: Keep decoded frames resident in ``"ram"`` or on the ``"gpu"``; ``"none"`` reads
             them as needed.
         resident_size_px: Height and width to which resident frames are shrunk; they keep their
@@ -100,6 +101,7 @@ class Data(Reading):
     split: str = ""
     views: int = 1
     clip_frames: int = 0
+    every_seconds: float = 0.0
     cache: str = "none"
     resident_size_px: tuple[int, ...] = ()
     workers: int = 2
@@ -110,6 +112,8 @@ class Data(Reading):
             raise ConfigError(f"{' and '.join(sources)} are given; give one of them.")
         require(self.rendered >= 0, "rendered", self.rendered, "0 or more")
         one_of(self, "views", 1, 2)
+        require(0 <= self.clip_frames <= 1024, "clip_frames", self.clip_frames, "0 to 1024")
+        require(0 <= self.every_seconds, "every_seconds", self.every_seconds, "0 or more")
         self.check_reading()
 
 
