@@ -1,7 +1,7 @@
 """Entry points for ``torch.hub``.
 
     import torch
-    model = torch.hub.load("org/ccl", "ccl_r18_mini", trust_repo=True)
+    model = torch.hub.load("org/ccl", "ccl_lite0", trust_repo=True)
 
 ``trust_repo=True`` avoids the interactive question that torch.hub asks for new repositories. A tag
 or commit after a colon, ``"org/ccl:v0.1.0"``, keeps to that version of the code; without one it is
@@ -55,8 +55,42 @@ def _load(name, pretrained, weights, **kw):
     allowed = PRETRAINED_KEYWORDS if pretrained else ("config",)
     known_keywords(kw, ("pretrained", "weights", *allowed))
     if not pretrained:
-        return model(**kw)
+        return model(kw["config"] if "config" in kw else _config(name))
     return model.from_pretrained(name if weights is None else weights, **kw)
+
+
+def _config(name):
+    """Return what a model of this name is built by, without provenance: fresh weights have none."""
+    from ccl_hub.config import CCLConfig
+    from ccl_hub.network.weights import CONFIG_NAME, bundled_folder
+
+    path = bundled_folder(name) / CONFIG_NAME
+    if not path.is_file():
+        return CCLConfig()
+    shipped = CCLConfig.from_file(path)
+    return CCLConfig(shipped.architecture, shipped.preprocessing)
+
+
+def ccl_lite0(pretrained=True, weights=None, **kw):
+    """EfficientNet-Lite0, taught by CCL on edited views of video; ships with the code.
+
+    Small, fast, and the default of this package. It started from weights trained with the labels
+    of ImageNet. Its vectors are centred and whitened: compare them by plain cosine.
+
+    Args:
+        pretrained (bool): False gives fresh random weights, in training mode.
+        weights (str): Instead of the named checkpoint: another name, a local folder or a Hub id
+            ``org/name``, also ``org/name@revision``. Only safetensors are loaded.
+        kw: As in ``CCLModel.from_pretrained``: ``revision``, ``device``, ``dtype``, ``token``,
+            ``cache_dir``, ``local_files_only``, ``force_download``, ``subfolder``. If not
+            pretrained: ``config``.
+
+    Returns:
+        ``ccl_hub.CCLModel``: ``model(clips)`` takes (B, 3, T, 160, 160) normalised floats and
+        returns ``frames`` (B, T, 512) and ``video`` (B, 512); ``model.embed("video.mp4")`` takes
+        a file. ``ccl_preprocess`` makes clips from uint8 frames.
+    """
+    return _load("ccl_lite0", pretrained, weights, **kw)
 
 
 def ccl_r18_mini(pretrained=True, weights=None, **kw):
@@ -97,7 +131,7 @@ def ccl_r18_ucf101(pretrained=True, weights=None, **kw):
 
 
 def ccl_preprocess(frames, preprocessing=None):
-    """Turn uint8 RGB frames (T, H, W, 3) or (B, T, H, W, 3) into model input (B, 3, T, 112, 112).
+    """Turn uint8 RGB frames (T, H, W, 3) or (B, T, H, W, 3) into model input (B, 3, T, H, W).
 
     Args:
         frames (numpy.ndarray): uint8 RGB, already sampled: 8 frames 0.16 s apart make one clip.

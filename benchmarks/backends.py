@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default="ccl_r18_mini")
+    parser.add_argument("--model", default="ccl_lite0")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--calibrate", type=Path, required=True, help="folder of videos")
     parser.add_argument("--data", action="append", required=True, metavar="SET")

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dense", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("video", type=Path)
-    parser.add_argument("--model", default="ccl_r18_mini")
+    parser.add_argument("--model", default="ccl_lite0")
     parser.add_argument("--every", type=float, default=0.04, help="seconds between windows")
     parser.add_argument("--windows", type=int, default=100, help="computed one by one")
     parser.add_argument("--batch", type=int, default=8, help="windows at once, one by one")

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", choices=("compare", "overlap", "growth", "one"))
     parser.add_argument("source", type=Path, help="folder of videos; one video for growth")
-    parser.add_argument("--model", default="ccl_r18_mini")
+    parser.add_argument("--model", default="ccl_lite0")
     parser.add_argument("--videos", type=int, default=200)
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4)

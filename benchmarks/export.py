@@ -53,7 +53,7 @@ def measure(ways: dict[str, Way], clips: torch.Tensor, rounds: int) -> dict[str,
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", nargs="?", default="ccl_r18_mini")
+    parser.add_argument("model", nargs="?", default="ccl_lite0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1, help="clips computed at once")
     parser.add_argument("--rounds", type=int, default=9)

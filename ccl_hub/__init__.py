@@ -2,7 +2,7 @@
 
 Example:
     >>> import ccl_hub
-    >>> "ccl_r18_mini" in ccl_hub.list_models()
+    >>> "ccl_lite0" in ccl_hub.list_models()
     True
 """
 

@@ -386,7 +386,7 @@ def _translated(name: str, error: BaseException, purpose: str, offline: str) -> 
             return HubError(f"{name}: {offline}; unset it to {purpose}.")
         return ModelNotFoundError(
             f"{name}: no folder here, not in the local cache, and {offline}; check the name, "
-            "fetch it once while online, or use 'ccl_r18_mini', which needs no network."
+            "fetch it once while online, or use 'ccl_lite0', which needs no network."
         )
     if isinstance(error, hub_errors.LocalTokenNotFoundError):
         return HubError(f"{name}: a token is asked for (token=True), but there is none; {LOG_IN}.")
@@ -401,7 +401,7 @@ def _translated(name: str, error: BaseException, purpose: str, offline: str) -> 
         f"{name}: the download failed ({_brief(error)}); try again, and check the connection, the "
         "proxy, HF_ENDPOINT, and that the cache folder (HF_HOME, cache_dir) is writable and has "
         "space. "
-        "'ccl_r18_mini' needs no network."
+        "'ccl_lite0' needs no network."
     )
 
 

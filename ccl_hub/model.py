@@ -98,7 +98,7 @@ class CCLModel(CCLNetwork):
             InputError: Unknown keyword, dtype or device, or a value that is not allowed.
 
         Example:
-            >>> model = CCLModel.from_pretrained("ccl_r18_mini")
+            >>> model = CCLModel.from_pretrained("ccl_lite0")
             >>> model.training
             False
         """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .errors import InputError
 
-__all__ = ["BUNDLED_FOLDER", "REGISTRY", "RegistryEntry", "list_models", "organisation"]
+__all__ = ["BUNDLED_FOLDER", "DEFAULT_MODEL", "REGISTRY", "RegistryEntry", "list_models", "organisation"]
 
 # The organisation on the Hub that publishes these checkpoints, and the variable that names another
 # one: that of a fork, or of your own copies.
@@ -49,7 +49,16 @@ class RegistryEntry:
         return bool(self.sha256)
 
 
+DEFAULT_MODEL = "ccl_lite0"
+
 _ENTRIES = (
+    RegistryEntry(
+        name=DEFAULT_MODEL,
+        trained_on="ImageNet with labels, then 3,578 unlabelled clips, 271 minutes",
+        bundled=True,
+        sha256="SHA_LITE0",
+        size_bytes=0,
+    ),
     RegistryEntry(
         name="ccl_r18_mini",
         trained_on="3,222 unlabelled clips, 225 minutes (robot arms, phones, pets, surveillance)",
@@ -90,6 +99,6 @@ def list_models() -> list[str]:
 
     Example:
         >>> list_models()
-        ['ccl_r18_mini', 'ccl_r18_k400', 'ccl_r18_ucf101']
+        ['ccl_lite0', 'ccl_r18_mini', 'ccl_r18_k400', 'ccl_r18_ucf101']
     """
     return list(REGISTRY)

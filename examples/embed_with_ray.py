@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", help="folder of videos, or a parquet with a column 'path'")
     parser.add_argument("--out", required=True, help="folder or URL of the parquet files; new")
-    parser.add_argument("--model", default="ccl_r18_mini", help="name, Hub id or folder")
+    parser.add_argument("--model", default="ccl_lite0", help="name, Hub id or folder")
     parser.add_argument("--clips", type=int, help="clips of each video (default 10)")
     parser.add_argument("--level", default="clip", choices=["clip", "video"])
     parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="of the local cluster")

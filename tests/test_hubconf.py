@@ -119,13 +119,13 @@ repo = "org/ccl:v0.1.0"
 print(sorted(torch.hub.list(repo, **new)) == names, "ccl_hub" in sys.modules)
 for name in names:
     assert len(torch.hub.help(repo, name, trust_repo=True).splitlines()) > 3, name
-model = torch.hub.load(repo, "ccl_r18_mini", **kept)
+model = torch.hub.load(repo, "ccl_lite0", **kept)
 frames = torch.zeros(8, 60, 80, 3, dtype=torch.uint8).numpy()
 clips = torch.hub.load(repo, "ccl_preprocess", frames, model.preprocessing, **kept)
 with torch.inference_mode():
     print(tuple(model(clips).video.shape), model.training, model.weights_sha256)
 print(sys.modules["ccl_hub"].__file__)
-torch.hub.load("org/ccl:main", "ccl_r18_mini", pretrained=False, **new)
+torch.hub.load("org/ccl:main", "ccl_lite0", pretrained=False, **new)
 """
 
 
@@ -136,7 +136,7 @@ def test_a_download_by_tag_lists_explains_and_loads(archives: str, tmp_path: Pat
     kept = tmp_path / "torch" / "hub"
     assert said == [
         "True False",
-        f"(1, 512) False {REGISTRY['ccl_r18_mini'].sha256}",
+        f"(1, 512) False {REGISTRY['ccl_lite0'].sha256}",
         str(kept / "org_ccl_v0.1.0" / "ccl_hub" / "__init__.py"),
     ]
     assert {path.name for path in kept.iterdir() if path.is_dir()} == {
@@ -204,7 +204,7 @@ def test_what_goes_wrong_is_said_clearly(clone: Path, tmp_path: Path) -> None:
     lines = run(ERRORS, clone, pickled, home=tmp_path)
     for start, part in [
         ("ModelNotFoundError: ", "'ccl_r18_k400' is not yet published"),
-        ("ModelNotFoundError: 'no_such_name' is neither", "Known names: ccl_r18_mini"),
+        ("ModelNotFoundError: 'no_such_name' is neither", "Known names: ccl_lite0"),
         ("ModelNotFoundError: ", "no config.json"),
         ("WeightsError: ", "pytorch_model.bin), which can run code and is never loaded"),
         ("InputError: ", "weights is 'ccl_r18_mini' but pretrained is False"),

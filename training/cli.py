@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ccl_hub._util.machine import keep_freed_memory
 from ccl_hub.errors import CCLError, OutputError
 
 from .data.splits import TEST_SHARE
@@ -44,6 +45,7 @@ def run(
     """
     level = level if is_main_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         code = main()
         return code if isinstance(code, int) else 0

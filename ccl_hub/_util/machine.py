@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 MAX_WORKERS = 64
 MOST_WORKER_BYTES = 4 << 30
 _CGROUP = Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def cpu_count() -> int:
@@ -48,3 +51,16 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, for the next allocation, instead of giving it to the system.
+
+    Each step of a training frees and asks for the same large tensors. As glibc is set, the system
+    fills each of them with zeros anew: a step of EfficientNet-Lite0 on two cores takes half as
+    long again. Other C libraries are left as they are.
+    """
+    if sys.platform == "linux" and "CS_GNU_LIBC_VERSION" in os.confstr_names:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

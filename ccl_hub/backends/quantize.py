@@ -102,7 +102,7 @@ def build_int8(
 
     Example:
         >>> from ccl_hub import CCLModel
-        >>> model = CCLModel.from_pretrained("ccl_r18_mini")  # doctest: +SKIP
+        >>> model = CCLModel.from_pretrained("ccl_lite0")  # doctest: +SKIP
         >>> build_int8(model, sorted(Path("videos").glob("*.mp4"))).sha256  # doctest: +SKIP
         '9a0f...'
     """

@@ -23,6 +23,7 @@ from ..hub_options import HubOptions
 from ..network import weights
 from ..network.architecture import CCLNetwork
 from ..network.devices import resolve_device, resolve_dtype
+from ..registry import DEFAULT_MODEL
 from ..sampling import Sampling
 from .options import BatchItem, BatchOptions
 from .pipeline import Pipeline
@@ -34,7 +35,7 @@ _NO_MORE: Any = object()
 
 def embed_many(
     paths: Iterable[str | Path],
-    model: str | Path | CCLNetwork = "ccl_r18_mini",
+    model: str | Path | CCLNetwork = DEFAULT_MODEL,
     *,
     clips: int | None = None,
     every_seconds: float | None = None,

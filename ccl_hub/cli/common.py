@@ -19,7 +19,6 @@ from ..errors import CCLError, InputError
 from ..hub_options import HubOptions
 
 DONE, FAILED, USAGE_OR_PARTIAL, INTERRUPTED = 0, 1, 2, 130
-DEFAULT_MODEL = "ccl_r18_mini"
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON on stdout.")]

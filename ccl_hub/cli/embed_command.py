@@ -19,8 +19,8 @@ from .._version import __version__
 from ..embed.writers import LEVELS, SUFFIXES, check_output
 from ..errors import InputError
 from ..inputs.shards import parse_shard
+from ..registry import DEFAULT_MODEL
 from .common import (
-    DEFAULT_MODEL,
     DONE,
     USAGE_OR_PARTIAL,
     AsJson,

@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from .._util.files import check_writable
-from ..registry import REGISTRY, list_models
+from ..registry import DEFAULT_MODEL, REGISTRY, list_models
 from .common import (
-    DEFAULT_MODEL,
     FAILED,
     AsJson,
     CacheDir,

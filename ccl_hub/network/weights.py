@@ -145,7 +145,7 @@ def _resolve_entry(entry: RegistryEntry, revision: str | None, options: HubOptio
 def _not_published(entry: RegistryEntry) -> str:
     return (
         f"{entry.name!r} is not yet published (trained on: {entry.trained_on}). "
-        "Load 'ccl_r18_mini', which ships inside the package; or train it with training/ and give "
+        "Load 'ccl_lite0', which ships inside the package; or train it with training/ and give "
         "the exported folder or your own Hub id 'org/name'; or set "
         f"{ORGANISATION_VARIABLE} to an organisation that has a repository of this name."
     )

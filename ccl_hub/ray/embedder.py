@@ -27,7 +27,7 @@ from .._util.checks import whole_number
 from .._util.files import absolute_path
 from ..embed.embeddings import FACTS
 from ..errors import InputError, MediaError
-from ..registry import list_models
+from ..registry import DEFAULT_MODEL, list_models
 from ..sampling import Sampling
 from .remote_files import LocalCopies, is_url, open_filesystem, remove_copies
 from .rows import Table, VideoRows, as_table, check_columns, import_package, join, paths_of
@@ -72,14 +72,14 @@ class CCLEmbedder:
 
     Example:
         >>> import numpy as np
-        >>> embedder = CCLEmbedder("ccl_r18_mini", clips=2)  # doctest: +SKIP
+        >>> embedder = CCLEmbedder("ccl_lite0", clips=2)  # doctest: +SKIP
         >>> embedder({"path": np.array(["a.mp4"])}).num_rows  # doctest: +SKIP
         2
     """
 
     def __init__(
         self,
-        model: str | Path = "ccl_r18_mini",
+        model: str | Path = DEFAULT_MODEL,
         *,
         revision: str | None = None,
         device: str = "auto",
@@ -190,7 +190,7 @@ class CCLEmbedder:
 
 def embed_paths(
     paths: Iterable[str | Path] | str | Path | Dataset,
-    model: str | Path = "ccl_r18_mini",
+    model: str | Path = DEFAULT_MODEL,
     *,
     clips: int | None = None,
     every_seconds: float | None = None,

@@ -136,7 +136,7 @@ def test_an_unpublished_name_can_be_had_from_an_organisation_that_has_it(
     for changes in ({}, {"CCL_HUB_ORG": "nobody"}):
         kind, text = client.load("ccl_tiny", None, (coming,), **changes)
         assert kind == "ModelNotFoundError"
-        for word in ("not yet published", "training/", "'ccl_r18_mini'", "CCL_HUB_ORG"):
+        for word in ("not yet published", "training/", "'ccl_lite0'", "CCL_HUB_ORG"):
             assert word in text
     assert client.load("ccl_tiny", None, (coming,), CCL_HUB_ORG="someone") == wanted
     assert client.load("ccl_tiny", "main", (coming,), CCL_HUB_ORG="someone") == wanted
@@ -155,7 +155,7 @@ def test_what_is_missing_is_named(client: Client) -> None:
     assert kind == "ModelNotFoundError" and text.startswith(f"{NAME}@v9: the repository has no")
     kind, text = client.load(NAME, HF_HUB_OFFLINE="1")
     assert kind == "ModelNotFoundError" and "not in the local cache" in text
-    assert "HF_HUB_OFFLINE" in text and "ccl_r18_mini" in text
+    assert "HF_HUB_OFFLINE" in text and "ccl_lite0" in text
 
 
 def test_private_repositories_need_a_token(hub: Hub, client: Client, wanted: tuple) -> None:

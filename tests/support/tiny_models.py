@@ -9,15 +9,42 @@ from ccl_hub.config import Architecture, CCLConfig, Preprocessing
 from ccl_hub.model import CCLModel
 
 SIDE = 48
+SHAPES: dict[str, dict[str, object]] = {
+    "resnet18": {"stage_channels": (8, 8, 16, 16), "stage_blocks": (1, 1, 1, 1)},
+    "efficientnet_lite0": {
+        "stage_channels": (8, 8, 8, 16, 16, 16, 16, 32, 16),
+        "stage_blocks": (1, 2, 1, 1, 1, 2, 1),
+    },
+}
+"""Small widths and depths of every trunk, ending in 16 channels."""
 TINY = CCLConfig(Architecture(stage_channels=(8, 8, 16, 16), stage_blocks=(1, 1, 1, 1)))
 
 
 def tiny_model(**arch: object) -> CCLModel:
     torch.manual_seed(0)
-    values = {"stage_channels": (8, 8, 16, 16), "stage_blocks": (1, 1, 1, 1), **arch}
+    values = {**SHAPES[str(arch.get("trunk", "resnet18"))], **arch}
     model = CCLModel(CCLConfig(Architecture(**values)))
     randomise_norms(model)
     return model.eval()
+
+
+def whitened_model(trunk: str) -> CCLModel:
+    """A tiny model that squashes whole frames, and centres and whitens its vectors."""
+    torch.manual_seed(0)
+    pre = Preprocessing(
+        clip_frames=4,
+        resize="stretch",
+        resize_height_px=64,
+        resize_width_px=64,
+        crop_px=64,
+        frame_choice="on_screen",
+    )
+    arch = Architecture(trunk=trunk, output="whitened", **SHAPES[trunk])
+    model = CCLModel(CCLConfig(arch, pre))
+    randomise_norms(model)
+    frames = model.eval()(torch.randn(4, 3, 8, 64, 64)).frames  # (4,8,16)
+    model.output.fit(frames.detach().flatten(0, 1))
+    return model
 
 
 def small_model(seed: int = 0) -> CCLModel:

@@ -207,7 +207,8 @@ def _open_frames(recipe: Recipe) -> FrameSource:
     if data.rendered:
         return RenderedVideos(data.rendered, recipe.preprocessing)
     if data.pack:
-        return open_store(data.pack, recipe.preprocessing)
+        # Edits sample whole frames anew, whatever their size.
+        return open_store(data.pack, recipe.preprocessing, recipe.augment.kind == "edits")
     if data.folder:
         return VideoFolderStore(
             data.folder,

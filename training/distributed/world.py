@@ -29,6 +29,7 @@ from ..objective import CycleContrast, Objective
 from .averaging import GradientMean, average_buffers
 
 Chunk = Tensor | tuple[Tensor, Tensor]
+VARIANCE_FLOOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ def backward_step(
     world: World,
     autocast_dtype: torch.dtype | None = None,
     frame_loss: FrameLoss | None = None,
+    features_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """Leave in ``.grad`` the gradient of the objective over the global batch.
 
@@ -218,10 +220,13 @@ def backward_step(
         world: This process among its peers.
         autocast_dtype: ``torch.bfloat16`` to run the network in mixed precision, or None.
         frame_loss: A further loss, of frames by themselves; it is added to the total.
+        features_weight: Weight of the same objective on the features that users get, besides that
+            on their projections; each dimension standardised over the batch.
 
     Returns:
-        The fields of :class:`training.objective.CycleContrast` by name, and ``frame_loss`` where
-        there is one: 0-d tensors without gradient, of the global batch, equal on all ranks.
+        The fields of :class:`training.objective.CycleContrast` by name, and ``frame_loss`` and
+        ``features`` (the objective on features) where they are asked for: 0-d tensors without
+        gradient, of the global batch, equal on all ranks.
 
     Raises:
         TrainingError: The shares of the processes differ, or autocast is in another type.
@@ -233,14 +238,19 @@ def backward_step(
     chunks = list(chunks)
     _check_shares(chunks, world)
     model.zero_grad(set_to_none=True)
-    run = _Forward(model, world.device, autocast_dtype)
+    run = _Forward(model, world.device, autocast_dtype, features_weight > 0)
     if len(chunks) == 1:
         features = [run(chunks[0])]
     else:
         features = run.without_graph(chunks)
-    local = torch.cat([part.detach() for part in features]).requires_grad_()  # (n,V,T+1,D)
-    result = _compare(objective, gather_with_grad(local))
-    result.total.backward()
+    local = torch.cat([part.detach() for part in features]).requires_grad_()  # (n,V,T+1,P+D)
+    spaces = gather_with_grad(local).split(run.widths, dim=-1)  # (N,V,T+1,P), (N,V,T+1,D)
+    result = _compare(objective, spaces[0])
+    total = result.total
+    if features_weight:
+        direct = _compare(objective, _standardised(spaces[1])).total
+        total = total + features_weight * direct
+    total.backward()
     gradients = local.grad.split([len(part) for part in features])
     extra = torch.zeros((), device=world.device)
     with GradientMean(model.parameters(), world.size) as mean:
@@ -257,6 +267,9 @@ def backward_step(
     if model.training:
         average_buffers(model, world.size)
     terms = {name: value.detach() for name, value in result._asdict().items()}
+    terms["total"] = total.detach()
+    if features_weight:
+        terms["features"] = direct.detach()
     if frame_loss is not None:
         if world.size > 1:
             dist.all_reduce(extra)
@@ -266,12 +279,25 @@ def backward_step(
 
 
 class _Forward:
-    """Runs chunks through the network: features (b,V,T+1,D), frames first and the video last."""
+    """Runs chunks through the network: (b,V,T+1,P) projections, frames first and the video last.
+
+    Args:
+        model: Of :func:`backward_step`, as the next two.
+        device: Where it computes.
+        autocast_dtype: Of mixed precision.
+        with_features: Append the features themselves: (b,V,T+1,P+D).
+    """
 
     def __init__(
-        self, model: nn.Module, device: torch.device, autocast_dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        device: torch.device,
+        autocast_dtype: torch.dtype | None,
+        with_features: bool = False,
     ) -> None:
         self.model, self.device, self.dtype = model, device, autocast_dtype
+        self.with_features = with_features
+        self.widths: list[int] = []  # of projections, and of features
         self.random_states: list[list[Tensor]] = []
         self.frames = torch.empty(0)  # features of the latest chunk (V*b,T,D)
 
@@ -284,8 +310,12 @@ class _Forward:
             output = self.model(clips, project=True)
         self.frames = output.frames
         frames, video = output.frame_projections, output.video_projections
-        features = torch.cat([frames, video[:, None]], dim=1)  # (V*b,T+1,D)
-        return features.unflatten(0, (len(views), -1)).transpose(0, 1)  # (b,V,T+1,D)
+        spaces = [torch.cat([frames, video[:, None]], dim=1)]  # (V*b,T+1,P)
+        if self.with_features:
+            spaces.append(torch.cat([output.frames, output.video[:, None]], dim=1))  # (V*b,T+1,D)
+        self.widths = [space.shape[-1] for space in spaces]
+        features = torch.cat(spaces, dim=-1)
+        return features.unflatten(0, (len(views), -1)).transpose(0, 1)  # (b,V,T+1,P+D)
 
     def without_graph(self, chunks: Iterable[Chunk]) -> list[Tensor]:
         """First pass: features alone; buffers such as running statistics stay as they were."""
@@ -312,6 +342,13 @@ def _random_states(device: torch.device) -> list[Tensor]:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return states
+
+
+def _standardised(features: Tensor) -> Tensor:
+    """(N,V,T+1,D), each dimension of mean 0 and variance 1 over the whole batch."""
+    rows = features.flatten(0, -2)
+    variance, mean = torch.var_mean(rows, 0, correction=0)  # (D,), (D,)
+    return (features - mean) * (variance + VARIANCE_FLOOR).rsqrt()
 
 
 def _compare(objective: Objective, features: Tensor) -> CycleContrast:

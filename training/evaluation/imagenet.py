@@ -9,13 +9,8 @@ and conv6 has no counterpart, so it starts by passing frames on unchanged.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import re
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -24,9 +19,10 @@ from ccl_hub.config import CCLConfig, Provenance
 from ccl_hub.errors import ConfigError, ModelNotFoundError, WeightsError
 from ccl_hub.network.weights import expanded
 
+from ..teachers.weight_file import read_weights
+
 IMAGENET_FILE = "resnet18-f37072fd.pth"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+")  # as torch.hub names files
 PUBLISHED_SHA256_START = "f37072fd"
 # torchvision's -> ours
 TRUNK_NAMES = {f"layer{i}": f"res{i + 1}" for i in range(1, 5)} | {"downsample": "shortcut"}
@@ -77,7 +73,7 @@ def imagenet_model(
         dataclasses.replace(base.preprocessing, mean=MEAN, std=STD),
         Provenance("imagenet", "ImageNet-1k, with labels"),
     )
-    tensors, sha256 = _read(path)
+    tensors, sha256 = read_weights(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CCLModel(config)
@@ -109,7 +105,7 @@ def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors: State dict of a ``torchvision.models.ResNet`` of basic blocks.
 
     Returns:
-        State dict of :class:`ccl_hub.network.architecture.Trunk`. Files older than BatchNorm's
+        State dict of :class:`ccl_hub.network.resnet.ResNet18`. Files older than BatchNorm's
         step counters get counters of 0, which nothing in eval mode reads.
     """
     renamed = {}
@@ -122,33 +118,3 @@ def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed.setdefault(counter, torch.zeros((), dtype=torch.int64))
     return renamed
 
-
-def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return tensors by name and the file's sha256; no code in the file can run."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: cannot be read ({error.strerror}); check its permissions."
-        ) from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    named = HASH_IN_NAME.search(path.name)
-    if path.suffix == ".pth" and named and not sha256.startswith(named[1]):
-        raise WeightsError(
-            f"{path}: sha256 is {sha256}, its name says {named[1]}...; the file is damaged, "
-            "fetch it again."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            values = safetensors.torch.load(data)
-        else:
-            values = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes the readers raise
-        reason = f"{type(error).__name__} {str(error).partition(chr(10))[0][:200]}".strip()
-        raise WeightsError(
-            f"{path}: no readable weights ({reason}); "
-            "fetch torchvision's file again, or convert it to .safetensors."
-        ) from error
-    if not isinstance(values, dict) or not all(isinstance(v, Tensor) for v in values.values()):
-        raise WeightsError(f"{path}: holds no state dict; give that of torchvision's resnet18.")
-    return values, sha256

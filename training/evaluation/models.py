@@ -11,10 +11,15 @@ model folder, a Hub id ``org/name``, the folder or a checkpoint of a training ru
 ``imagenet``
     torchvision's supervised ResNet-18 inflated into the trunk; see :func:`imagenet_model`. A file
     elsewhere is given as ``imagenet=FILE``.
+``efficientnet_lite0``
+    The image encoder that ``ccl_lite0`` starts from, untouched; :func:`references.lite0_model`.
+``thumbnail``, ``thumbnail-difference``
+    24 x 24 grey pixels: the mean frame, or the mean difference of frames. Who does not beat them
+    has learned nothing that a user could want.
 ``kinetics-supervised=PLACE``
     The same network fine-tuned with labels on Kinetics-400, by ``python -m training.finetune``.
 
-Random rows are loaded once for each seed. They, and ``imagenet``, take sampling and frame size of
+Random rows are loaded once for each seed. They, and the others without a PLACE, take sampling and frame size of
 the first model that has its own, so that the rows of one table see the same pixels.
 ``LABEL=random-init=PLACE`` takes the architecture and the frames of the model at PLACE.
 """
@@ -39,11 +44,15 @@ from ..recipes.pretraining import Recipe
 from ..run.checkpoints import NAME, list_checkpoints, read_checkpoint
 from ..run.trained import find_checkpoint, trained_tensors
 from .imagenet import find_imagenet_file, imagenet_model
+from .references import LITE0, lite0_model, thumbnail_model
 from .results import ModelRecord
 
 RANDOM_ROWS = ("random-init", "random-init-identity")
 IMAGENET, SUPERVISED = "imagenet", "kinetics-supervised"
-REFERENCE_ROWS = (*RANDOM_ROWS, IMAGENET, SUPERVISED)
+THUMBNAILS = ("thumbnail", "thumbnail-difference")
+BORROWING_ROWS = (*RANDOM_ROWS, IMAGENET, LITE0, *THUMBNAILS)
+"""Rows that take sampling and frame size of another."""
+REFERENCE_ROWS = (*BORROWING_ROWS, SUPERVISED)
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ def load_models(
                 f"two models have the label {label!r}; name rows apart with LABEL=PLACE."
             )
     like: CCLConfig | None = None
-    trained = [row for row in rows if row.reference not in (*RANDOM_ROWS, IMAGENET)]
+    trained = [row for row in rows if row.reference not in BORROWING_ROWS]
     if trained and len(trained) < len(rows):
         like = _load(trained[0], 0, None).model.config
     device = resolve_device(device)
@@ -178,6 +187,15 @@ def _load(row: _Row, seed: int, like: CCLConfig | None) -> NamedModel:
         path = find_imagenet_file(row.source)
         model, description = imagenet_model(path, seed=seed, like=like)
         record = ModelRecord(row.label, path.name, None, model.weights_sha256, True, description)
+        return NamedModel(model, record)
+    if row.reference in (LITE0, *THUMBNAILS):
+        base = like or CCLConfig()
+        if row.reference == LITE0:
+            model, description = lite0_model(base)
+        else:
+            model, description = thumbnail_model(base, row.reference != THUMBNAILS[0])
+        sha256 = model.weights_sha256
+        record = ModelRecord(row.label, row.reference, None, sha256, True, description)
         return NamedModel(model, record)
     return _from_run(row) if _is_run(row.source) else _from_folder_or_hub(row)
 

@@ -29,8 +29,8 @@ from ..run.environment import software
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1
-KINDS = ("retrieval", "linear-probe", "finetune")
-TASKS = ("F=>V", "V=>F", "F=>F", "V=>V", "linear", "finetune")
+KINDS = ("retrieval", "linear-probe", "finetune", "recall")
+TASKS = ("F=>V", "V=>F", "F=>F", "V=>V", "linear", "finetune", "edited")
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,12 @@ class Column(NamedTuple):
     """What a figure is of; figures of equal columns can be compared.
 
     Args:
-        task: One of ``F=>V``, ``V=>F``, ``F=>F``, ``V=>V`` (retrieval), ``linear``, ``finetune``.
+        task: One of ``F=>V``, ``V=>F``, ``F=>F``, ``V=>V`` (retrieval), ``linear``, ``finetune``,
+            ``edited`` (an edited frame finds its video).
         space: ``512`` (the representation) or ``128`` (the space of the loss); "" otherwise.
-        level: ``clip`` or ``video``; what one vector, or one prediction, stands for.
-        match: ``exact clip``, ``same video`` or ``class``: what counts as found.
+        level: ``clip``, ``video`` or ``frame``: what one vector, or one prediction, stands for.
+        match: ``exact clip``, ``same video`` or ``class``: what counts as found; for ``edited``,
+            how the frame was edited.
         metric: ``top-1``, ``top-5``, ..., ``macro-F1``, ``micro-F1``.
         centred: Each split's mean was subtracted first.
     """
@@ -148,7 +150,7 @@ class Results:
     """What one evaluation of one model on one data set gave; one JSON file.
 
     Args:
-        kind: ``retrieval``, ``linear-probe`` or ``finetune``.
+        kind: ``retrieval``, ``linear-probe``, ``finetune`` or ``recall``.
         model: What was measured.
         data: On what.
         measurements: The figures.

@@ -271,12 +271,15 @@ def _read_index(path: Path, meta: dict[str, Any]) -> tuple[VideoList, _Index]:
     return videos, index
 
 
-def open_store(folder: str | Path, preprocessing: Preprocessing) -> FrameStore:
+def open_store(
+    folder: str | Path, preprocessing: Preprocessing, any_size: bool = False
+) -> FrameStore:
     """Open a packed store, and refuse one whose frames were resized differently.
 
     Args:
         folder: As :class:`FrameStore` takes it.
         preprocessing: Of the recipe, or of the model to be measured.
+        any_size: Whole frames squashed to another size will do.
 
     Raises:
         TrainingError: As :class:`FrameStore`.
@@ -285,7 +288,7 @@ def open_store(folder: str | Path, preprocessing: Preprocessing) -> FrameStore:
     store = FrameStore(folder)
     names = ["resize", "resize_height_px"]
     if preprocessing.resize == "stretch":
-        names.append("resize_width_px")
+        names = names[:1] if any_size else [*names, "resize_width_px"]
     for name in names:
         packed, required = getattr(store.preprocessing, name), getattr(preprocessing, name)
         if packed != required:

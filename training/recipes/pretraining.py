@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ccl_hub.config import Architecture, CCLConfig, Preprocessing, parse_dataclass
+from ccl_hub._util.checks import require
 from ccl_hub.errors import ConfigError
 
 from ..objective import Objective
@@ -63,7 +64,8 @@ class Recipe(PlainRecipe):
     the mean of frame features and share their space; or ``"calibrated"``, identity with a
     BatchNorm set by a first batch so that this holds in training mode too. ``start`` is what the
     trunk starts from: nothing; ``"efficientnet_lite0"``, its published weights; or the folder of a
-    model of this architecture, which then starts whole.
+    model of this architecture, which then starts whole. ``features_weight`` is the weight of the
+    same objective on the 512-d features themselves (ours; the paper compares projections alone).
 
     A recipe file trains with ``preprocessing.frame_choice`` ``"on_screen"`` unless it says
     otherwise; a run that is resumed keeps the choice that it began with (:func:`as_begun`).
@@ -74,6 +76,7 @@ class Recipe(PlainRecipe):
     seed: int = 0
     temporal_init: str = "random"
     start: str = ""
+    features_weight: float = 0.0
     model: Architecture = field(default_factory=Architecture)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     data: Data = field(default_factory=Data)
@@ -92,6 +95,8 @@ class Recipe(PlainRecipe):
 
     def __post_init__(self) -> None:
         one_of(self, "temporal_init", "random", "identity", "calibrated")
+        weight = self.features_weight
+        require(0 <= weight <= 100, "features_weight", weight, "0 to 100")
         ends = [stage.until for stage in self.stages]
         if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
             raise ConfigError(f"stages end at {ends}; allowed: rising, the last at 1.")

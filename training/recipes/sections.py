@@ -178,6 +178,8 @@ class Teacher:
         size_px: Side of the square to which frames are squashed for the teacher.
         mean: Per-channel mean of RGB in [0, 1] that the ``onnx`` teacher wants.
         std: Per-channel standard deviation.
+        cache: Folder for a file of its vectors, so that it is asked once for each frame, however
+            often runs begin or go on; in memory if empty.
     """
 
     network: str = ""
@@ -186,6 +188,7 @@ class Teacher:
     size_px: int = 160
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    cache: str = ""
 
     def __post_init__(self) -> None:
         one_of(self, "network", "", "efficientnet_lite0")
@@ -346,6 +349,8 @@ class Precision:
     Args:
         device: ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"``.
         autocast: ``"bf16"``, or ``"none"`` for float32 throughout.
+        frozen: How the modules of ``optim.frozen`` compute: ``"float32"``, or ``"bf16"`` with
+            BatchNorm within convolutions, which is far faster on CPUs.
         compile: Use ``torch.compile``.
         threads: CPU threads of each process; 0 leaves the choice to PyTorch.
         deterministic: On a GPU, allow only operations that give the same bits every time.
@@ -353,6 +358,7 @@ class Precision:
 
     device: str = "auto"
     autocast: str = "none"
+    frozen: str = "float32"
     compile: bool = False
     threads: int = 0
     deterministic: bool = False
@@ -360,4 +366,5 @@ class Precision:
     def __post_init__(self) -> None:
         one_of(self, "device", "auto", "cpu", "cuda")
         one_of(self, "autocast", "none", "bf16")
+        one_of(self, "frozen", "float32", "bf16")
         require(0 <= self.threads <= 1024, "threads", self.threads, "0 to 1024")

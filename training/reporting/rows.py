@@ -77,10 +77,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper.
+    """One table, of the paper or ours.
 
     Args:
-        number: 2 to 7.
+        number: 2 to 7 as in the paper; ours go on from 8.
         title: What it shows.
         heads: Titles over several columns with their widths; empty for none.
         columns: Titles of the figure columns.

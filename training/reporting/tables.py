@@ -49,7 +49,8 @@ def paper_tables(results: Sequence[Results]) -> list[Table]:
         results: Of any kinds, models and data sets.
 
     Returns:
-        Tables 2 to 7 in order, each with its published rows, whether or not anything was measured.
+        Tables 2 to 7 in order, each with its published rows, whether or not anything was measured;
+        then our own of edited frames, if any were looked up.
 
     Raises:
         TrainingError: The results do not fit together; see
@@ -60,6 +61,7 @@ def paper_tables(results: Sequence[Results]) -> list[Table]:
         *(_retrieval_table(number, figures) for number in (2, 3)),
         *(_classifier_table(number, figures) for number in (4, 5, 6)),
         _ablation_table(figures),
+        *_edited_tables(figures),
     ]
 
 
@@ -300,6 +302,39 @@ def _ablation_table(figures: Figures) -> Table:
     )
     columns = tuple(TASK_NAMES[task] for task in ABLATION_TASKS)
     return Table(7, "Ablation of the loss, top-1", (), columns, tuple(groups), notes)
+
+
+# -- Table 8, ours -----------------------------------------------------------------------------
+
+
+def _edited_tables(figures: Figures) -> list[Table]:
+    """Return the table of edited frames: one column for each edit, the mean first."""
+
+    def belongs(one: Summary) -> bool:
+        return one.column.task == "edited"
+
+    measured = [one for one in figures.all if belongs(one)]
+    groups = []
+    for data, centred in sorted(unique((one.data, one.column.centred) for one in measured)):
+        columns = unique(
+            one.column
+            for one in measured
+            if one.data == data and one.column.centred == centred
+        )
+        lines = [
+            (line, "", [figures.get(line, data, column) for column in columns])
+            for line in figures.lines(belongs)
+        ]
+        title = f"{data} · the library's mean subtracted" if centred else data
+        groups.append(Group(title, tuple(rows_of(figures, lines, len(columns))), centred))
+    if not groups:
+        return []
+    titles = tuple(unique(one.column.match for one in measured))
+    notes = (
+        "Ours, not of the paper. Found means: the nearest of all frames, by cosine, is of the "
+        "video that the edited frame was taken from.",
+    )
+    return [Table(8, "Edited frames find their video", (), titles, tuple(groups), notes)]
 
 
 def _top_1(figures: Figures, line: Line, data: str, task: str) -> Summary | None:

@@ -278,6 +278,7 @@ class Loop:
     def _finish_if_ended(self) -> None:
         if self.progress >= 1:
             self.task.finish()
+            self._saved = None  # what was written lacks it
 
     def _timed_step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """Wait for a batch, train on it, and return what to log."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ..recipes.pretraining import Recipe
 from ..run.checkpoints import Checkpoint
 from ..run.ema import EmaWeights
 from ..run.logs import RunLog
-from ..run.optimizer import freeze, new_optimizer, prepared
+from ..run.optimizer import FrozenInBfloat16, freeze, new_optimizer, prepared
 from ..teachers.lite0 import load_lite0
 from .teaching import LITE0, Teaching, fit_features, pooled_frames
 from .validation import Validator
@@ -92,8 +94,23 @@ class Pretraining:
             self.teaching.frame_loss(batch, recipe.optim.chunks) if self.teaching else None
         )
         model, objective = self.model, recipe.objective
-        losses = backward_step(model, objective, chunks, self.world, autocast, frame_loss)
+        with self._frozen_in_bfloat16.used() if self._frozen_in_bfloat16 else nullcontext():
+            losses = backward_step(
+                model,
+                objective,
+                chunks,
+                self.world,
+                autocast,
+                frame_loss,
+                recipe.features_weight,
+            )
         return {**losses, "crop_px": crop_px}
+
+    @cached_property
+    def _frozen_in_bfloat16(self) -> FrozenInBfloat16 | None:
+        """Made at the first step, when weights are read or restored."""
+        wanted = self.frozen and self.recipe.precision.frozen == "bf16"
+        return FrozenInBfloat16(self.frozen) if wanted else None
 
     def updated(self, step: int) -> None:
         """Move the average towards the weights."""

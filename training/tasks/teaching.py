@@ -52,7 +52,8 @@ class Teaching:
         teacher = new_teacher(recipe.teacher, device)
         map = nn.Linear(recipe.model.feature_dim, teacher.dim)
         model.add_module(TEACHER_MODULE, map)
-        return cls(TeacherTable(teacher, source.frames), map, recipe.teacher.weight)
+        table = TeacherTable(teacher, source.frames, recipe.teacher.cache)
+        return cls(table, map, recipe.teacher.weight)
 
     def frame_loss(self, batch: Batch, chunks: int) -> FrameLoss:
         """Return the term for the chunks of a batch."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,17 +22,24 @@ class TeacherTable:
         teacher: Is asked.
         source: Whose frames; a table above ``LARGEST_BYTES`` is not kept, and the teacher asked
             each time.
+        cache: Folder of a file to keep them in, of which rows of zeros are not known yet; in
+            memory if empty.
     """
 
-    def __init__(self, teacher: Teacher, source: FrameSource) -> None:
+    def __init__(self, teacher: Teacher, source: FrameSource, cache: str = "") -> None:
         self.teacher = teacher
         counts = [source.frames_of(video) for video in range(len(source))]
         self._first = np.concatenate([[0], np.cumsum(counts)])  # (N + 1,)
         rows = int(self._first[-1])
-        self._keeps = rows * teacher.dim * 2 <= LARGEST_BYTES
-        # Memory is taken as rows are filled.
-        self._vectors = torch.empty((rows if self._keeps else 0, teacher.dim), dtype=torch.float16)
-        self._known = torch.zeros(len(self._vectors), dtype=torch.bool)
+        self._keeps = bool(cache) or rows * teacher.dim * 2 <= LARGEST_BYTES
+        shape = (rows if self._keeps else 0, teacher.dim)
+        if cache:
+            identity = f"{teacher.identity}\n{source.fingerprint()}\n{shape}"
+            name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+            self._vectors = torch.from_numpy(_mapped(Path(cache) / f"{name}.f16", shape))
+        else:  # memory is taken as rows are filled
+            self._vectors = torch.zeros(shape, dtype=torch.float16)
+        self._known = self._vectors.any(1)
 
     def vectors(self, videos: np.ndarray, indices: np.ndarray, frames: Tensor) -> Tensor:
         """Return the teacher's vectors of frames.
@@ -54,3 +64,12 @@ class TeacherTable:
             self._vectors[torch.from_numpy(asked)] = new.to("cpu", torch.float16)
             self._known[torch.from_numpy(asked)] = True
         return self._vectors[rows].float().view(*indices.shape, -1)
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Map a file of float16 that may be there already; a new one is of zeros, and sparse."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = 2 * shape[0] * shape[1]
+    with path.open("ab") as file:
+        file.truncate(size)
+    return np.memmap(path, np.float16, "r+", shape=shape)

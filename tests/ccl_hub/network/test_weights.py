@@ -132,7 +132,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
 def test_unpublished_name_says_so_and_what_to_do() -> None:
     with pytest.raises(ModelNotFoundError, match="not yet published") as caught:
         CCLModel.from_pretrained("ccl_r18_k400")
-    assert "ccl_r18_mini" in str(caught.value) and "training/" in str(caught.value)
+    assert "ccl_lite0" in str(caught.value) and "training/" in str(caught.value)
 
 
 def test_a_path_means_a_folder_even_if_it_is_called_like_a_known_model(
@@ -217,8 +217,9 @@ def test_save_into_a_file_is_a_clear_error(tmp_path: Path) -> None:
         tiny_model().save_pretrained(tmp_path / "file")
 
 
-def test_bundled_checkpoint_is_what_the_registry_says() -> None:
-    entry = REGISTRY["ccl_r18_mini"]
+@pytest.mark.parametrize("name", [name for name, one in REGISTRY.items() if one.bundled])
+def test_bundled_checkpoint_is_what_the_registry_says(name: str) -> None:
+    entry = REGISTRY[name]
     path = weights.bundled_folder(entry.name) / weights.WEIGHTS_NAME
     assert path.stat().st_size == entry.size_bytes
     model = CCLModel.from_pretrained(entry.name)

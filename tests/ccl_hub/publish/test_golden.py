@@ -75,8 +75,9 @@ def test_damaged_golden_values_are_a_clear_error(tmp_path: Path, damage: str) ->
         golden.verify(str(folder))
 
 
-def test_bundled_golden_values_record_their_versions() -> None:
-    path = weights.bundled_folder("ccl_r18_mini") / golden.GOLDEN_NAME
+@pytest.mark.parametrize("name", [name for name, one in REGISTRY.items() if one.bundled])
+def test_bundled_golden_values_record_their_versions(name: str) -> None:
+    path = weights.bundled_folder(name) / golden.GOLDEN_NAME
     with safetensors.safe_open(path, framework="numpy") as file:
         versions = file.metadata()
     assert {"ccl_hub", "torch", "decoder", "machine", "weights_sha256"} <= set(versions)

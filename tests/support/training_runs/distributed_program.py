@@ -45,6 +45,9 @@ class Case:
     objective: Objective = Objective(preset="tuned")  # noqa: RUF009
     autocast: bool = False
     training: bool = False
+    trunk: str = "resnet18"
+    features_weight: float = 0.0
+    frame_loss: bool = False
 
 
 CASES = {
@@ -57,6 +60,11 @@ CASES = {
     "mse": Case(objective=Objective(kind="mse"), chunks=2),
     "bf16": Case(autocast=True),
     "bf16_chunked": Case(autocast=True, chunks=2),
+    "lite0": Case(trunk="efficientnet_lite0"),
+    "features": Case(features_weight=0.5, chunks=2),
+    "features_two_views": Case(views=2, features_weight=0.5),
+    "frame_loss": Case(frame_loss=True),
+    "frame_loss_two_views_chunked": Case(views=2, chunks=2, frame_loss=True),
     "batchnorm": Case(training=True),
     "batchnorm_chunked": Case(training=True, chunks=2),
 }
@@ -70,13 +78,16 @@ def free_port() -> int:
 
 
 def tiny_model(seed: int = 0, **architecture: object) -> CCLModel:
-    """An R18+1 with 8 to 16 channels, its BatchNorm statistics and projections those of the data.
+    """A model with 8 to 32 channels, its BatchNorm statistics and projections those of the data.
 
     Centred projections point in all directions; those of a fresh network are nearly parallel, and
     the contrastive terms would have next to no gradient to compare.
     """
     torch.manual_seed(seed)
-    small = Architecture(stage_channels=(8, 8, 16, 16), stage_blocks=(1, 1, 1, 1), **architecture)
+    channels, blocks = (8, 8, 16, 16), (1, 1, 1, 1)
+    if architecture.get("trunk") == "efficientnet_lite0":
+        channels, blocks = (8, 8, 8, 16, 16, 16, 16, 32, 16), (1, 1, 1, 1, 1, 1, 1)
+    small = Architecture(stage_channels=channels, stage_blocks=blocks, **architecture)
     model = CCLModel(CCLConfig(small))
     with torch.no_grad():
         model.train()(all_clips(1)[0])
@@ -95,14 +106,22 @@ def all_clips(views: int) -> tuple[Tensor, ...]:
 
 def update(case: Case, world: World) -> dict[str, Tensor]:
     """Do one update on this process's share; return losses, gradients and new state."""
-    model = tiny_model().train(case.training)
+    model = tiny_model(trunk=case.trunk).train(case.training)
     share = local_batch(BATCH, world)
     views = [v[world.rank * share :][:share] for v in all_clips(case.views)]
     pieces = list(zip(*(torch.tensor_split(v, case.chunks) for v in views), strict=True))
     chunks = [p if case.views == 2 else p[0] for p in pieces if len(p[0])]
     dtype = torch.bfloat16 if case.autocast else None
-    losses = backward_step(model, case.objective, chunks, world, dtype)
+    own_loss = (lambda chunk, frames: squares(frames)) if case.frame_loss else None
+    losses = backward_step(
+        model, case.objective, chunks, world, dtype, own_loss, case.features_weight
+    )
     return outcome(model, losses)
+
+
+def squares(frames: Tensor) -> Tensor:
+    """A loss of frames by themselves."""
+    return frames.square().mean()
 
 
 def outcome(model: CCLModel, losses: dict[str, Tensor]) -> dict[str, Tensor]:

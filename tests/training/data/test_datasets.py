@@ -380,10 +380,15 @@ def test_no_evaluation_video_is_in_the_training_data(shared_data):
     paths = {item.path.resolve() for item in training}
     stems = {item.path.stem for item in training}
     assert len(trained) == len(training) > 3000
-    for name in ("weizmann", "ut-interaction", "tennis"):
-        held_out = from_manifest(shared_data / f"eval/{name}.csv")
+    sets = ("weizmann", "ut-interaction", "tennis", "arid", "skate-tricks")
+    for manifest in (*(f"eval/{name}.csv" for name in sets), "find.csv"):
+        held_out = from_manifest(shared_data / manifest)
         assert len(held_out) >= 90
         assert not {digest(item.path) for item in held_out} & trained
         assert not {item.path.resolve() for item in held_out} & paths
+    for name in sets[:3]:
+        held_out = from_manifest(shared_data / f"eval/{name}.csv")
         assert not {item.path.stem for item in held_out} & stems
         assert not [s for s in sources if name in s.replace("_", "-")]
+    with (shared_data / "find.csv").open(newline="") as file:
+        assert not {row["source"].lower() for row in csv.DictReader(file)} & sources

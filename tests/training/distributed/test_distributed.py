@@ -19,6 +19,7 @@ from distributed_program import (
     all_clips,
     free_port,
     outcome,
+    squares,
     tiny_model,
     update,
 )
@@ -97,7 +98,7 @@ def read_ranks(folder, size):
 @functools.cache
 def reference(case: Case):
     """The same update by plain autograd on the whole batch, without any code under test."""
-    model = tiny_model().train(case.training)
+    model = tiny_model(trunk=case.trunk).train(case.training)
     with torch.autocast("cpu", torch.bfloat16, enabled=case.autocast):
         outputs = [model(clips, project=True) for clips in all_clips(case.views)]
     if case.views == 1:
@@ -108,6 +109,18 @@ def reference(case: Case):
         ab = case.objective(a.video_projections, b.frame_projections)
         ba = case.objective(b.video_projections, a.frame_projections)
         losses = {n: (getattr(ab, n) + getattr(ba, n)) / 2 for n in CycleContrast._fields}
+    spaces = [torch.cat([one.frames, one.video[:, None]], 1) for one in outputs]  # (N,T+1,D)
+    if case.features_weight:
+        rows = torch.cat(spaces).flatten(0, 1)
+        mean, std = rows.mean(0), (rows.var(0, correction=0) + 1e-5).sqrt()
+        pairs = [(s - mean) / std for s in spaces]
+        pairs = [(pairs[0], pairs[-1]), (pairs[-1], pairs[0])]
+        totals = [case.objective(v[:, -1], f[:, :-1]).total for v, f in pairs]
+        losses["features"] = sum(totals) / 2
+        losses["total"] = losses["total"] + case.features_weight * losses["features"]
+    if case.frame_loss:
+        losses["frame_loss"] = squares(torch.cat([one.frames for one in outputs]))
+        losses["total"] = losses["total"] + losses["frame_loss"]
     losses["total"].backward()
     return outcome(model, {name: value.detach() for name, value in losses.items()})
 
@@ -287,7 +300,7 @@ def test_stale_gradients_are_dropped():
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("architecture", [{"projection_norm": True}, {"projection_shared": False}])
+@pytest.mark.parametrize("architecture", [{"projection_norm": True}, {"projection_shared": False}, {"trunk": "efficientnet_lite0"}])
 def test_every_weight_of_every_architecture_gets_a_gradient(architecture):
     model = tiny_model(**architecture).train()
     backward_step(model, Objective(preset="tuned"), all_clips(1)[0].chunk(2), World())

@@ -159,7 +159,7 @@ def test_rows_need_different_labels(folder):
 
 @pytest.mark.parametrize("text", ["nonsense", "a=nonsense", "./nowhere"])
 def test_an_unknown_name_lists_the_valid_ones(text):
-    with pytest.raises(ModelNotFoundError, match="Known names: ccl_r18_mini") as caught:
+    with pytest.raises(ModelNotFoundError, match="Known names: ccl_lite0") as caught:
         load(text)
     assert all(name in str(caught.value) for name in REFERENCE_ROWS)
 
