@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from .errors import InputError
 
-__all__ = ["BUNDLED_FOLDER", "DEFAULT_MODEL", "REGISTRY", "RegistryEntry", "list_models", "organisation"]
+__all__ = [
+    "BUNDLED_FOLDER",
+    "DEFAULT_MODEL",
+    "REGISTRY",
+    "RegistryEntry",
+    "list_models",
+    "organisation",
+]
 
 # The organisation on the Hub that publishes these checkpoints, and the variable that names another
 # one: that of a fork, or of your own copies.

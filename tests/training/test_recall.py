@@ -98,7 +98,9 @@ def test_thumbnails_are_grey_pixels(name: str) -> None:
     with torch.inference_mode():
         found = named.model((pixels - mean) / std)
     grey = torch.einsum("bcthw,c->bthw", pixels, torch.tensor((0.299, 0.587, 0.114)))
-    small = grey.unflatten(3, (24, 4)).mean(4).unflatten(2, (24, 4)).mean(3).flatten(2)  # (1,4,576)
+    small = (
+        grey.unflatten(3, (24, 4)).mean(4).unflatten(2, (24, 4)).mean(3).flatten(2)
+    )  # (1,4,576)
     wanted = small.mean(1) if name == "thumbnail" else small.diff(dim=1).abs().mean(1)
     torch.testing.assert_close(found.frames, small, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.video, wanted, rtol=0, atol=1e-5)

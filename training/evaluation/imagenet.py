@@ -117,4 +117,3 @@ def trunk_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             counter = name.removesuffix("running_var") + "num_batches_tracked"
             renamed.setdefault(counter, torch.zeros((), dtype=torch.int64))
     return renamed
-

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ccl_hub.config import Architecture, CCLConfig, Preprocessing, parse_dataclass
 from ccl_hub._util.checks import require
+from ccl_hub.config import Architecture, CCLConfig, Preprocessing, parse_dataclass
 from ccl_hub.errors import ConfigError
 
 from ..objective import Objective

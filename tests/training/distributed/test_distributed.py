@@ -300,7 +300,10 @@ def test_stale_gradients_are_dropped():
     assert torch.equal(*gradients)
 
 
-@pytest.mark.parametrize("architecture", [{"projection_norm": True}, {"projection_shared": False}, {"trunk": "efficientnet_lite0"}])
+@pytest.mark.parametrize(
+    "architecture",
+    [{"projection_norm": True}, {"projection_shared": False}, {"trunk": "efficientnet_lite0"}],
+)
 def test_every_weight_of_every_architecture_gets_a_gradient(architecture):
     model = tiny_model(**architecture).train()
     backward_step(model, Objective(preset="tuned"), all_clips(1)[0].chunk(2), World())

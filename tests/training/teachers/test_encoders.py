@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from media import real_clip
 
 from ccl_hub.config import Architecture, Preprocessing
 from ccl_hub.errors import TrainingError, WeightsError
 from ccl_hub.network.efficientnet_lite import EfficientNetLite0
+from ccl_hub.video import VideoReader
 from training.frames.rendered import RenderedVideos
 from training.recipes.sections import Teacher as TeacherSection
 from training.teachers import lite0
-from training.teachers.encoders import OnnxTeacher, new_teacher
+from training.teachers.encoders import OnnxTeacher, new_teacher, normalised
 from training.teachers.table import TeacherTable
 from training.teachers.weight_file import read_weights
 
@@ -103,7 +105,10 @@ class CountingTeacher:
 
 @pytest.mark.parametrize("kept", ["in memory", "in a file"])
 def test_each_frame_is_asked_for_once(kept: str, tmp_path: Path) -> None:
-    source, cache = RenderedVideos(4, Preprocessing()), str(tmp_path / "new" / "cache") if kept == "in a file" else ""
+    source, cache = (
+        RenderedVideos(4, Preprocessing()),
+        str(tmp_path / "new" / "cache") if kept == "in a file" else "",
+    )
     videos, indices = np.array([2, 0]), np.array([[[3, 1], [0, 5]], [[3, 2], [0, 0]]])  # (V,b,T)
     pixels = np.stack(
         [[source.read(v, row) for v, row in zip(videos, view, strict=True)] for view in indices]
@@ -176,7 +181,9 @@ def test_other_and_damaged_weights_are_refused(tmp_path: Path) -> None:
         lite0.load_lite0(new_trunk(0), path)
     named = tmp_path / "lite0-0123456789abcdef.pth"
     named.write_bytes(path.read_bytes())
-    with pytest.raises(WeightsError, match=r"its name says 0123456789abcdef\.\.\.; the file is da"):
+    with pytest.raises(
+        WeightsError, match=r"its name says 0123456789abcdef\.\.\.; the file is da"
+    ):
         read_weights(named)
     path.write_bytes(b"junk")
     with pytest.raises(WeightsError, match="no readable weights"):
@@ -204,7 +211,9 @@ def test_the_published_weights_equal_the_published_network() -> None:
     theirs.load_state_dict(tensors)
     ours = new_trunk(0).eval()
     lite0.load_lite0(ours)
-    images = torch.randn(2, 3, 160, 160)
+    with VideoReader(real_clip("bikes.mp4")) as reader:
+        frames = np.stack([frame for _, frame in reader.frames([0, 40])])
+    images = normalised(torch.from_numpy(frames), 160, lite0.MEAN, lite0.STD)
     with torch.inference_mode():
         wanted = theirs.extract_features(images)
         torch.testing.assert_close(ours.last_maps(images), wanted, rtol=0, atol=1e-5)
