@@ -60,7 +60,7 @@ def _load(name, pretrained, weights, **kw):
 
 
 def _config(name):
-    """Return what a model of this name is built by, without provenance: fresh weights have none."""
+    """Return what builds a model of this name, without provenance: fresh weights have none."""
     from ccl_hub.config import CCLConfig
     from ccl_hub.network.weights import CONFIG_NAME, bundled_folder
 

@@ -19,8 +19,8 @@ model folder, a Hub id ``org/name``, the folder or a checkpoint of a training ru
 ``kinetics-supervised=PLACE``
     The same network fine-tuned with labels on Kinetics-400, by ``python -m training.finetune``.
 
-Random rows are loaded once for each seed. They, and the others without a PLACE, take sampling and frame size of
-the first model that has its own, so that the rows of one table see the same pixels.
+Random rows are loaded once for each seed. They, and the others without a PLACE, take sampling and
+frame size of the first model that has its own, so that the rows of one table see the same pixels.
 ``LABEL=random-init=PLACE`` takes the architecture and the frames of the model at PLACE.
 """
 

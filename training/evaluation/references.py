@@ -1,4 +1,4 @@
-"""Rows that nobody trained here: a published image encoder, and thumbnails without any learning."""
+"""Rows that nobody trained here: a published image encoder, and thumbnails."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def lite0_model(like: CCLConfig) -> tuple[CCLModel, str]:
     arch = Architecture(trunk=LITE0, stage_channels=(*widths, last, last))
     pre = dataclasses.replace(like.preprocessing, mean=MEAN, std=STD)
     model = CCLModel(CCLConfig(arch, pre, Provenance(LITE0, "ImageNet-1k, with labels")))
-    trunk = model.trunk
-    assert isinstance(trunk, EfficientNetLite0)
+    trunk = EfficientNetLite0(arch)
+    model.trunk = trunk.to(memory_format=torch.channels_last)
     model.weights_sha256 = load_lite0(trunk)
     trunk.start_features(torch.eye(last), torch.zeros(last))  # none of the channels is below 0
     model.head.start_as_identity()

@@ -13,6 +13,7 @@ from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ModelNotFoundError, WeightsError
 from ccl_hub.network import weights
 from ccl_hub.publish import golden
+from ccl_hub.registry import REGISTRY
 
 
 @pytest.fixture(scope="module")
