@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cli import add_feature_arguments, options_of, run
+from .cli import add_feature_arguments, count, options_of, run
 from .reporting.page import TITLE
 from .reporting.write import ReportOptions, write_report
 
@@ -43,6 +43,15 @@ def read_options(arguments: Sequence[str] | None) -> ReportOptions:
         default=[],
         metavar="NAME=ORG/DATASET[#TASK]",
         help="a data set that is a benchmark on the Hub; may be repeated",
+    )
+    parser.add_argument(
+        "--edits-of",
+        default="",
+        metavar="PACK",
+        help="show what the edits of a training make of frames of this packed set",
+    )
+    parser.add_argument(
+        "--edit-videos", type=count, default=6, help="videos on that sheet (default: 6)"
     )
     gallery = parser.add_argument_group("galleries of nearest neighbours")
     gallery.add_argument(

@@ -17,9 +17,13 @@ from report_data import (
 )
 
 from ccl_hub import CCLConfig, CCLModel
-from ccl_hub.config import Architecture
+from ccl_hub.config import Architecture, Preprocessing
+from ccl_hub.errors import ConfigError
 from training import report
 from training.evaluation.results import DataRecord
+from training.frames.rendered import RenderedVideos
+from training.recipes.edits import Edits
+from training.reporting.edits import edit_sheet
 from training.reporting.gallery import galleries
 from training.reporting.page import markdown, page_of, render
 
@@ -55,6 +59,22 @@ def one_hot(video):
     import torch
 
     return torch.eye(24)[video]
+
+
+def test_edits_are_shown_one_by_one():
+    sheet = edit_sheet(RenderedVideos(4, Preprocessing()), 3, Edits())
+    assert len({row.name for row in sheet.rows}) == len(sheet.rows) == 1 + 14 + 3
+    images = [[view.image for view in row.views] for row in sheet.rows]
+    assert {len(row) for row in images} == {3}
+    assert all(
+        one != first for row in images[1:] for one, first in zip(row, images[0], strict=True)
+    )
+    html = render(page_of([result()], edits=sheet))
+    seen = Page(html)
+    assert len(seen.images) == 3 * len(sheet.rows) and "edits" in seen.ids
+    assert all(image["alt"] for image in seen.images)
+    with pytest.raises(ConfigError, match=r"--edit-videos is 5; allowed: 1 to 4"):
+        edit_sheet(RenderedVideos(4, Preprocessing()), 5, Edits())
 
 
 def test_the_page_stands_alone(page):

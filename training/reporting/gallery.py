@@ -223,16 +223,15 @@ class _Drawer:
         times = np.asarray(self._features.frame_seconds[clip], np.float64)[list(frames)]
         indices = np.abs(self._source.seconds(video)[:, None] - times).argmin(0)
         pixels = self._source.read(video, indices)  # (k,h,w,3)
-        image, width, height = _jpeg(pixels)
         span = f"{times[0]:.2f} s" if len(times) == 1 else f"{times[0]:.2f} to {times[-1]:.2f} s"
         name, label = self._source.names[video], self._labels[video]
         what = f"{len(frames)} frames of a clip" if len(frames) > 1 else "a frame"
         alt = f"{what} of {name}, {label}, at {span}"
-        return Thumbnail(image, alt, width, height, f"{name} · {span}", len(frames))
+        return thumbnail_of(pixels, alt, f"{name} · {span}")
 
 
-def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:
-    """Return frames (k, h, w, 3) uint8 side by side as a JPEG data URI, with width and height."""
+def thumbnail_of(pixels: np.ndarray, alt: str, caption: str) -> Thumbnail:
+    """Return frames (k, h, w, 3) uint8 side by side as a thumbnail."""
     from PIL import Image
 
     strip = Image.fromarray(np.concatenate(list(pixels), axis=1))
@@ -241,4 +240,5 @@ def _jpeg(pixels: np.ndarray) -> tuple[str, int, int]:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/jpeg;base64,{text}", width, THUMBNAIL_HEIGHT_PX
+    uri = f"data:image/jpeg;base64,{text}"
+    return Thumbnail(uri, alt, width, THUMBNAIL_HEIGHT_PX, caption, len(pixels))

@@ -17,6 +17,7 @@ from ccl_hub.errors import ConfigError
 
 from ..evaluation.results import DataRecord, ModelRecord, Results
 from ..evaluation.tables import markdown_table
+from .edits import EditSheet
 from .figures import Chart, Matrix, matrices, result_charts
 from .gallery import Gallery
 from .rows import Cell, Table, unique
@@ -64,6 +65,7 @@ class Page:
     charts: tuple[Chart, ...]
     matrices: tuple[Matrix, ...]
     galleries: tuple[Gallery, ...]
+    edits: EditSheet | None
     hub: str
     hub_files: tuple[str, ...]
     made: str
@@ -76,6 +78,7 @@ class Page:
         sections += [("curves", "Curves")] if self.charts else []
         sections += [("confusion", "Confusion matrices")] if self.matrices else []
         sections += [("neighbours", "Nearest neighbours")] if self.galleries else []
+        sections += [("edits", "Edits")] if self.edits else []
         sections.append(("hub", "Hub metadata"))
         return [{"anchor": anchor, "title": title} for anchor, title in sections]
 
@@ -86,6 +89,7 @@ def page_of(
     title: str = TITLE,
     charts: Sequence[Chart] = (),
     galleries: Sequence[Gallery] = (),
+    edits: EditSheet | None = None,
     hub_files: Sequence[str] = (),
 ) -> Page:
     """Arrange everything for the page.
@@ -123,6 +127,7 @@ def page_of(
         charts=(*charts, *result_charts(results)),
         matrices=tuple(matrices(results)),
         galleries=tuple(galleries),
+        edits=edits,
         hub=hub,
         hub_files=tuple(hub_files),
         made=_made(results),

@@ -11,6 +11,9 @@ from ccl_hub.errors import ConfigError
 
 from ..evaluation.evaluate import EmbeddingOptions, embedded_sets
 from ..evaluation.results import read_results
+from ..frames.packed import FrameStore
+from ..recipes.edits import Edits
+from .edits import EditSheet, edit_sheet
 from .figures import run_charts
 from .gallery import Gallery, galleries
 from .metadata import hub_data, metadata_files, write_metadata
@@ -30,6 +33,8 @@ class ReportOptions(EmbeddingOptions):
     runs: tuple[Path, ...]
     hub_data: tuple[str, ...]
     gallery_model: tuple[str, ...]
+    edits_of: str
+    edit_videos: int
     queries: int
     neighbours: int
     seed: int
@@ -59,6 +64,7 @@ def write_report(options: ReportOptions) -> None:
         title=options.title,
         charts=charts,
         galleries=drawn,
+        edits=_edits(options),
         hub_files=[f"hub/{name}" for name in files],
     )
     texts = {"report.html": render(page), "report.md": markdown(page)}
@@ -67,6 +73,14 @@ def write_report(options: ReportOptions) -> None:
     for name, text in texts.items():
         write_atomically(folder / name, text)
         logger.info("wrote %s", folder / name)
+
+
+def _edits(options: ReportOptions) -> EditSheet | None:
+    """Draw the contact sheet of edits, if it is asked for."""
+    if not options.edits_of:
+        return None
+    store = FrameStore(options.edits_of)
+    return edit_sheet(store, options.edit_videos, Edits(), options.seed)
 
 
 def _galleries(options: ReportOptions) -> list[Gallery]:
