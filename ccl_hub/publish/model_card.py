@@ -28,13 +28,17 @@ PLACEHOLDERS = re.compile(
     rf"|{re.escape(FOLDER_PLACEHOLDER)}",
     re.IGNORECASE,
 )
+NETWORKS = {
+    "resnet18": 'The paper\'s "R18+1" network',
+    "efficientnet_lite0": "EfficientNet-Lite0 on frames and one convolution across time",
+}
 INTENDED_USE = (
     "Search, deduplication, clustering and classification of videos by cosine similarity or a "
     "linear layer on the vectors, and fine-tuning. Not for decisions about people, and not for "
     "recognising them."
 )
 LIMITS = (
-    "The network was trained without labels and reflects its training data: what is rare or "
+    "The network reflects its training data: what is rare or "
     "missing there (places, people, cameras, activities) is told apart less well, and nothing was "
     "done to balance it. It sees a clip of {seconds:g} s at {side} px: long actions and fine "
     "detail are outside it. Figures on other data than yours may not hold for yours; measure on "
@@ -109,6 +113,7 @@ def render(config: CCLConfig, card: Card | None = None) -> str:
         "metadata": _metadata(name, card),
         "name": name,
         "dim": config.architecture.feature_dim,
+        "network": NETWORKS[config.architecture.trunk],
         "clip_frames": pre.clip_frames,
         "interval": f"{pre.frame_interval_seconds:g}",
         "frame_choice": FRAME_CHOICES[pre.frame_choice],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -108,6 +109,10 @@ def test_the_exported_model_is_whitened_and_has_no_teacher(
     assert export_main([str(whole.out), "--out", str(tmp_path / "model"), "--dtype", "fp32"]) == 0
     model = CCLModel.from_pretrained(tmp_path / "model")
     assert not [name for name in model.state_dict() if name.startswith("teacher")]
+    record = json.loads((tmp_path / "model" / "training_provenance.json").read_text())
+    assert record["recipe"]["teacher"]["onnx"] == "teacher.onnx", "no paths of this machine"
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "its teacher is `teacher.onnx`" in card and "No labels were used" not in card
     identity = torch.eye(model.config.architecture.feature_dim)
     assert not torch.equal(model.output.weight, identity), "fitted at the end"
     assert torch.equal(model.output.weight, final_tensors(whole.out)["ema/output.weight"])

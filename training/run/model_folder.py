@@ -89,6 +89,7 @@ def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) ->
         metrics.pop("trained", None)
     return {
         "recipe": _without_paths(recipe.to_dict()),
+        "origin": state.get("origin", {}),
         "data": state["data"],
         "steps": state["step"],
         "finished": state["progress"] >= 1,
@@ -104,10 +105,13 @@ def provenance(checkpoint: Checkpoint, recipe: Recipe, dtype: str, ema: bool) ->
 def _without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     """Keep the names of folders alone, so that a published record hides the machine's paths."""
     data, validation = dict(recipe["data"]), dict(recipe["validation"])
+    teacher = dict(recipe["teacher"])
     for key in ("pack", "folder"):
         data[key] = Path(data[key]).name
     validation["packs"] = [Path(pack).name for pack in validation["packs"]]
-    return {**recipe, "data": data, "validation": validation}
+    teacher["onnx"], teacher["cache"] = Path(teacher["onnx"]).name, ""
+    start = Path(recipe["start"]).name
+    return {**recipe, "start": start, "data": data, "validation": validation, "teacher": teacher}
 
 
 def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
@@ -125,12 +129,22 @@ def model_card(record: Mapping[str, Any], licence: str = "") -> Card:
     return Card(
         licence=licence,
         training=f"{record['steps']} steps of {record['recipe']['optim']['batch']} videos, {end} "
-        f"its schedule; objective preset `{record['recipe']['objective']['preset']}`. No labels "
-        f"were used. Exact settings, data hash and versions: `{PROVENANCE_NAME}`.",
+        f"its schedule; objective preset `{record['recipe']['objective']['preset']}`. "
+        f"{_labels(record)} Exact settings, data hash and versions: `{PROVENANCE_NAME}`.",
         data=f"{data['videos']} videos; fingerprint of the set `{data['fingerprint']}`.",
         measured="\n".join(_retrieval_lines(record)),
         figures=tuple(figures),
     )
+
+
+def _labels(record: Mapping[str, Any]) -> str:
+    """Say whether labels had a part in it, by way of other weights."""
+    start, teacher = record["recipe"]["start"], record["recipe"]["teacher"]
+    others = {"start": start, "teacher": teacher["network"] or teacher["onnx"]}
+    used = [f"its {part} is `{name}`" for part, name in others.items() if name]
+    if not used:
+        return "No labels were used."
+    return f"The clips have no labels, but {' and '.join(used)}, which may have been trained with."
 
 
 def _retrieval_lines(record: Mapping[str, Any]) -> list[str]:

@@ -44,9 +44,11 @@ class Pretraining:
 
     def __init__(self, recipe: Recipe, source: ClipSource, world: World) -> None:
         self.recipe, self.source, self.world = recipe, source, world
-        self.origin: dict[str, Any] = {}  # the recipe decides the initial weights
         torch.manual_seed(recipe.seed)
         model = initial_model(recipe)
+        # Weights from elsewhere, by their hashes; all others are decided by the recipe.
+        self.origin: dict[str, Any] = {"start": model.weights_sha256} if recipe.start else {}
+        model.weights_sha256 = ""  # not for long
         self.teaching = Teaching.of(recipe, source, model, world.device)
         self.model = prepared(model, recipe, world)
         self.frozen = freeze(self.model, recipe.optim.frozen)
@@ -157,9 +159,11 @@ def initial_model(recipe: Recipe) -> CCLModel:
     """Build the recipe's untrained network from the current random state of torch."""
     model = CCLModel(recipe.model_config)
     if recipe.start == LITE0:
-        load_lite0(model.trunk)
+        model.weights_sha256 = load_lite0(model.trunk)
     elif recipe.start:
-        model.load_state_dict(CCLModel.from_pretrained(Path(recipe.start)).state_dict())
+        before = CCLModel.from_pretrained(Path(recipe.start))
+        model.load_state_dict(before.state_dict())
+        model.weights_sha256 = before.weights_sha256
         return model
     if recipe.temporal_init != "random":  # "calibrated" goes on from here with a first batch
         model.head.start_as_identity()
