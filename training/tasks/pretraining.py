@@ -48,7 +48,7 @@ class Pretraining:
         model = initial_model(recipe)
         # Weights from elsewhere, by their hashes; all others are decided by the recipe.
         self.origin: dict[str, Any] = {"start": model.weights_sha256} if recipe.start else {}
-        model.weights_sha256 = ""  # not for long
+        model.weights_sha256 = ""  # training changes them
         self.teaching = Teaching.of(recipe, source, model, world.device)
         self.model = prepared(model, recipe, world)
         self.frozen = freeze(self.model, recipe.optim.frozen)
