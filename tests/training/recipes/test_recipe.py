@@ -27,8 +27,8 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_promised_recipes_are_shipped():
-    promised = {"k400", "k400_tuned", "lite0", "mini", "r18_mini", "smoke", "ucf101", "ucf101_tuned"}
-    assert promised <= set(SHIPPED)
+    promised = {"k400", "k400_tuned", "ucf101", "ucf101_tuned", "mini", "lite0", "r18_mini"}
+    assert promised | {"smoke"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
