@@ -144,7 +144,7 @@ def _labels(record: Mapping[str, Any]) -> str:
     used = [f"its {part} is `{name}`" for part, name in others.items() if name]
     if not used:
         return "No labels were used."
-    return f"The clips have no labels, but {' and '.join(used)}, which may have been trained with."
+    return f"The clips have no labels, but {' and '.join(used)}, trained with labels or not."
 
 
 def _retrieval_lines(record: Mapping[str, Any]) -> list[str]:
