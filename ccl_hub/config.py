@@ -102,9 +102,12 @@ class Architecture:
             value = getattr(self, name)
             require(value in allowed, name, value, " or ".join(map(repr, allowed)))
         shape = self.trunk_shape
-        for name, usual in (("stage_channels", shape.channels), ("stage_blocks", shape.blocks)):
+        for name, usual, what in (
+            ("stage_channels", shape.channels, "widths"),
+            ("stage_blocks", shape.blocks, "depths"),
+        ):
             value = getattr(self, name) or usual
-            require(len(value) == len(usual), name, value, f"{len(usual)} numbers")
+            require(len(value) == len(usual), name, value, f"{len(usual)} {what}")
             require(all(n >= 1 for n in value), name, value, "whole numbers >= 1")
             object.__setattr__(self, name, value)
         for name in ("projection_hidden", "projection_dim"):

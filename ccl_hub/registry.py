@@ -61,7 +61,8 @@ DEFAULT_MODEL = "ccl_lite0"
 _ENTRIES = (
     RegistryEntry(
         name=DEFAULT_MODEL,
-        trained_on="ImageNet with labels, then 3,578 unlabelled clips, 271 minutes",
+        trained_on="ImageNet with labels (its start), then 3,578 unlabelled clips, 271 minutes "
+        "(robot arms, internet video, phones, pets, sports, surveillance)",
         bundled=True,
         sha256="c8a1e324621c39ea9d4ad48d00e77b89ab031bcd948f839f3473c012e23a2ad7",
         size_bytes=10_776_040,

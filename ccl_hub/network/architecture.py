@@ -211,7 +211,7 @@ class CCLNetwork(nn.Module):
 
         Args:
             clips: (B, 3, T, H, W) float, normalised with ``preprocessing.mean`` and ``std``;
-                any B, T >= 1 and H, W >= :attr:`smallest_side_px`.
+                any B, T >= 1 and H, W >= ``smallest_side_px``.
             project: Also return the 128-d projections that the loss compares.
 
         Returns:

@@ -96,7 +96,7 @@ def test_any_number_of_frames_gives_the_numbers_of_torch(
 ) -> None:
     frames = some_frames(count)
     assert_same(engine(frames), TorchEngine(model)(frames))
-    assert torch.equal(engine.clip_head, TorchEngine(model).shift)
+    assert torch.equal(engine.clip_head.shift, TorchEngine(model).clip_head.shift)
 
 
 def test_calls_from_several_threads_do_not_mix(engine: Engine, model: CCLModel) -> None:

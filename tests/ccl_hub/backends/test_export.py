@@ -130,7 +130,7 @@ def test_an_onnx_file_is_of_the_oldest_version_that_its_operators_allow(
     ],
 )
 def test_every_preprocessing_has_its_words(pre: Preprocessing, words: str) -> None:
-    sentence = export._input_in_words(pre)
+    sentence = export._input_in_words(pre, 32)
     assert words in sentence and f"centre crop {pre.crop_px} x {pre.crop_px}" in sentence
 
 

@@ -48,6 +48,7 @@ class Case:
     trunk: str = "resnet18"
     features_weight: float = 0.0
     frame_loss: bool = False
+    tolerance: float = 1e-5
 
 
 CASES = {
@@ -60,7 +61,8 @@ CASES = {
     "mse": Case(objective=Objective(kind="mse"), chunks=2),
     "bf16": Case(autocast=True),
     "bf16_chunked": Case(autocast=True, chunks=2),
-    "lite0": Case(trunk="efficientnet_lite0"),
+    # Centred, what is left of its random features is small beside their rounding.
+    "lite0": Case(trunk="efficientnet_lite0", tolerance=1e-3),
     "features": Case(features_weight=0.5, chunks=2),
     "features_two_views": Case(views=2, features_weight=0.5),
     "frame_loss": Case(frame_loss=True),

@@ -57,7 +57,7 @@ def test_frozen_modules_in_bfloat16_are_near_and_leave_no_trace(
         near.video.sum().backward()
     assert torch.equal(model(clips).frames, exact)
     assert not torch.equal(near.frames, exact)
-    assert torch.cosine_similarity(near.frames.flatten(0, 1), exact.flatten(0, 1)).min() > 0.99
+    assert torch.cosine_similarity(near.frames.flatten(0, 1), exact.flatten(0, 1)).min() > 0.95
     assert all("forward" not in vars(module) for module in modules)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

@@ -42,7 +42,9 @@ def encoder(path: Path, pick: str) -> Path:
             onnx.helper.make_node("Unsqueeze", ["z"], ["y"], axes=[1]),
         ],
         "maps": [onnx.helper.make_node("Identity", ["x"], ["y"])],
-        "scalar": [onnx.helper.make_node("ReduceMean", ["x"], ["y"], axes=[0, 1, 2, 3])],
+        "scalar": [
+            onnx.helper.make_node("ReduceMean", ["x"], ["y"], axes=[0, 1, 2, 3], keepdims=0)
+        ],
     }
     kind = onnx.TensorProto.FLOAT
     given = onnx.helper.make_tensor_value_info("x", kind, ["n", 3, SIZE_PX, SIZE_PX])
@@ -211,7 +213,8 @@ def test_the_published_weights_equal_the_published_network() -> None:
     theirs.load_state_dict(tensors)
     ours = new_trunk(0).eval()
     lite0.load_lite0(ours)
-    with VideoReader(real_clip("bikes.mp4")) as reader:
+    size = Preprocessing(resize="stretch", resize_height_px=160, resize_width_px=160, crop_px=160)
+    with VideoReader(real_clip("bikes.mp4"), resize=size) as reader:
         frames = np.stack([frame for _, frame in reader.frames([0, 40])])
     images = normalised(torch.from_numpy(frames), 160, lite0.MEAN, lite0.STD)
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """Recall of edited frames: the share whose nearest frame is of the right video.
 
-The library holds frames of every video, at the middles of segments of about a second; a query is
+The library holds frames of every video, at the middles of segments of about half a second; a query is
 one frame of one video, at a random instant, edited. So the very frame asked for is seldom in the
 library, as it is with a user's screenshot.
 """
@@ -64,7 +64,7 @@ class Recall:
 
 
 def frame_set(
-    paths: Sequence[Path], every_seconds: float = 1.0, seed: int | None = None
+    paths: Sequence[Path], every_seconds: float = 0.5, seed: int | None = None
 ) -> FrameSet:
     """Read frames of videos.
 
