@@ -63,7 +63,10 @@ TRUNK_SHAPES = {
     "resnet18": TrunkShape((64, 128, 256, 512), (2, 2, 2, 2), stride=16),
     # Seven stages, the 1x1 convolution after them, and the features; the stem has twice the first.
     "efficientnet_lite0": TrunkShape(
-        (16, 24, 40, 80, 112, 192, 320, 1280, 512), (1, 2, 2, 3, 3, 4, 1), stride=32
+        (16, 24, 40, 80, 112, 192, 320, 1280, 512),
+        (1, 2, 2, 3, 3, 4, 1),
+        stride=32,
+        smallest_side_px=64,
     ),
 }
 """The trunks by name; :mod:`ccl_hub.network.architecture` has their modules."""

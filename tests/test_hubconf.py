@@ -163,7 +163,7 @@ def test_every_entry_of_a_clone_works_without_a_socket(clone: Path, tmp_path: Pa
     sha256 = hashlib.sha256((tiny / weights.WEIGHTS_NAME).read_bytes()).hexdigest()
     lines = run(ENTRY_BY_ENTRY, clone, tiny, ",".join(CHECKPOINTS), home=tmp_path)
     for name in CHECKPOINTS:
-        parameters = 4979072 if name == "ccl_lite0" else 12128192
+        parameters = {"ccl_lite0": 4979072, "ccl_r18_mini": 12128704}.get(name, 12128192)
         assert lines.pop(0) == f"{name} {parameters} True"
         assert lines.pop(0) == f"{name} {sha256}"
         bundled = REGISTRY[name].bundled

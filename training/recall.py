@@ -4,8 +4,8 @@
 
 One frame of each video of ``--queries``, at a random instant, is edited in 13 ways (compressed,
 cropped, mirrored, in black bars, under a banner, grey, bright, blurred, turned, laid over another
-picture, filmed off a screen, ...) and looked up by cosine among frames about half a second apart of
-these videos and of those of ``--gallery``. Found is it where the nearest frame is of its video.
+picture, filmed off a screen, ...) and looked up by cosine among frames about half a second apart
+of these videos and of those of ``--gallery``. It is found where the nearest frame is of its video.
 
 The command writes one results file per model and seed; ``python -m training.report`` makes a table
 of them. Exit codes: 0 done; 2 a model, list or argument cannot be used; 1 a result cannot be

@@ -134,7 +134,9 @@ def export_model(model: CCLNetwork, path: str | Path, format: str) -> Exported:
     data = _onnx_bytes(program, facts) if format == "onnx" else _pt2_bytes(program, facts)
     run = _onnx_runner(data) if format == "onnx" else _pt2_runner(data)
     pre = model.preprocessing
-    shapes = [*SHAPES, (2, pre.clip_frames, pre.crop_px, pre.crop_px)]
+    smallest = model.smallest_side_px
+    shapes = [(b, t, max(h, smallest), max(w, smallest)) for b, t, h, w in SHAPES]
+    shapes.append((2, pre.clip_frames, pre.crop_px, pre.crop_px))
     difference = max(_compared(plain, run, shape, path) for shape in shapes)
     write_atomically(path, data)
     sha256 = hashlib.sha256(data).hexdigest()

@@ -63,7 +63,10 @@ class PaddedConv(nn.Conv2d):
             groups=groups,
             bias=False,
         )
-        self.uneven_padding = () if even else (before, total - before, before, total - before)
+        # One more than is used behind an even side: an odd one gives half of it rounded up, and
+        # torch.export can tell that no side becomes 0.
+        behind = total - before + 1
+        self.uneven_padding = () if even else (before, behind, before, behind)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,h,w) -> (N,C',h/stride,w/stride)."""

@@ -16,12 +16,10 @@ from tiny_models import SHAPES, whitened_model
 from ccl_hub import CCLModel
 from ccl_hub.backends import make_engine
 from ccl_hub.backends.export import SUFFIXES, export_model
-from ccl_hub.backends.quantize import build_int8
 from ccl_hub.config import Architecture
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import InputError
 from ccl_hub.network.architecture import Whitening
-from ccl_hub.network.frame_graph import FrameMaps
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.publish import golden
 from ccl_hub.transforms import to_clips
@@ -125,17 +123,6 @@ def test_every_runtime_gives_the_numbers_of_torch(
     assert_close(torch.as_tensor(found), torch.as_tensor(wanted))
 
 
-@pytest.mark.slow
-def test_int8_keeps_directions(model: CCLModel, frames: np.ndarray, tmp_path: Path) -> None:
-    pytest.importorskip("nncf")
-    made = build_int8(model, [BALLS], cache=tmp_path)
-    engine = make_engine(model, "openvino-int8", calibration=made, threads=2)
-    exact: FrameMaps = make_engine(model, "torch")(frames)
-    quantized = engine(frames)
-    cosines = torch.cosine_similarity(quantized.parts.flatten(1), exact.parts.flatten(1))
-    assert cosines.min() > 0.9
-
-
 @pytest.mark.parametrize("kind", list(SUFFIXES))
 @pytest.mark.slow
 def test_exported_files_give_the_numbers_of_the_model(
@@ -189,6 +176,6 @@ def test_ray_embeds_with_it(model: CCLModel, folder: Path) -> None:
     from ccl_hub.ray import CCLEmbedder
 
     rows = CCLEmbedder(folder, clips=2)({"path": [str(BALLS)]}).to_pylist()
-    assert [row["status"] for row in rows] == ["done", "done"], rows[0]["reason"]
+    assert [row["status"] for row in rows] == ["ok", "ok"], rows[0]["reason"]
     wanted = torch.from_numpy(embed_video(model, BALLS, clips=2).clips)
     assert_close(torch.tensor([row["embedding"] for row in rows]), wanted)

@@ -42,8 +42,14 @@ def whitened_model(trunk: str) -> CCLModel:
     arch = Architecture(trunk=trunk, output="whitened", **SHAPES[trunk])
     model = CCLModel(CCLConfig(arch, pre))
     randomise_norms(model)
-    frames = model.eval()(torch.randn(4, 3, 8, 64, 64)).frames  # (4,8,16)
-    model.output.fit(frames.detach().flatten(0, 1))
+    # Blobs of colours: noise alone would differ too little after pooling.
+    blobs = torch.nn.functional.interpolate(2 * torch.randn(64, 3, 3, 3), (64, 64))
+    with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.momentum = 1.0  # so that statistics are those of the blobs
+        model.train()(blobs[:, :, None])
+        model.output.fit(model.eval()(blobs[:, :, None]).frames[:, 0], damping=1.0)
     return model
 
 

@@ -45,10 +45,8 @@ class Case:
     objective: Objective = Objective(preset="tuned")  # noqa: RUF009
     autocast: bool = False
     training: bool = False
-    trunk: str = "resnet18"
     features_weight: float = 0.0
     frame_loss: bool = False
-    tolerance: float = 1e-5
 
 
 CASES = {
@@ -61,8 +59,6 @@ CASES = {
     "mse": Case(objective=Objective(kind="mse"), chunks=2),
     "bf16": Case(autocast=True),
     "bf16_chunked": Case(autocast=True, chunks=2),
-    # Centred, what is left of its random features is small beside their rounding.
-    "lite0": Case(trunk="efficientnet_lite0", tolerance=1e-3),
     "features": Case(features_weight=0.5, chunks=2),
     "features_two_views": Case(views=2, features_weight=0.5),
     "frame_loss": Case(frame_loss=True),
@@ -80,16 +76,13 @@ def free_port() -> int:
 
 
 def tiny_model(seed: int = 0, **architecture: object) -> CCLModel:
-    """A model with 8 to 32 channels, its BatchNorm statistics and projections those of the data.
+    """An R18+1 with 8 to 16 channels, its BatchNorm statistics and projections those of the data.
 
     Centred projections point in all directions; those of a fresh network are nearly parallel, and
     the contrastive terms would have next to no gradient to compare.
     """
     torch.manual_seed(seed)
-    channels, blocks = (8, 8, 16, 16), (1, 1, 1, 1)
-    if architecture.get("trunk") == "efficientnet_lite0":
-        channels, blocks = (8, 8, 8, 16, 16, 16, 16, 32, 16), (1, 1, 1, 1, 1, 1, 1)
-    small = Architecture(stage_channels=channels, stage_blocks=blocks, **architecture)
+    small = Architecture(stage_channels=(8, 8, 16, 16), stage_blocks=(1, 1, 1, 1), **architecture)
     model = CCLModel(CCLConfig(small))
     with torch.no_grad():
         model.train()(all_clips(1)[0])
@@ -108,7 +101,7 @@ def all_clips(views: int) -> tuple[Tensor, ...]:
 
 def update(case: Case, world: World) -> dict[str, Tensor]:
     """Do one update on this process's share; return losses, gradients and new state."""
-    model = tiny_model(trunk=case.trunk).train(case.training)
+    model = tiny_model().train(case.training)
     share = local_batch(BATCH, world)
     views = [v[world.rank * share :][:share] for v in all_clips(case.views)]
     pieces = list(zip(*(torch.tensor_split(v, case.chunks) for v in views), strict=True))

@@ -1,7 +1,7 @@
 """Recall of edited frames: the share whose nearest frame is of the right video.
 
-The library holds frames of every video, at the middles of segments of about half a second; a query is
-one frame of one video, at a random instant, edited. So the very frame asked for is seldom in the
+The library holds frames of every video, at the middles of segments of about half a second; a query
+is one frame of one video, at a random instant, edited. So the frame asked for is seldom in the
 library, as it is with a user's screenshot.
 """
 
