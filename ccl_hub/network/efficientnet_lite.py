@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..config import Architecture
 
-BATCHNORM = {"eps": 1e-3, "momentum": 0.01}
+NORM_EPS, NORM_MOMENTUM = 1e-3, 0.01
 """As the network was trained by its authors; torch's own defaults would change its numbers."""
 
 
@@ -103,7 +103,7 @@ def conv_norm(
     """Return convolution, BatchNorm and, if asked for, ReLU6."""
     layers = [
         PaddedConv(in_channels, out_channels, kernel_px, stride, groups),
-        nn.BatchNorm2d(out_channels, **BATCHNORM),
+        nn.BatchNorm2d(out_channels, NORM_EPS, NORM_MOMENTUM),
     ]
     return nn.Sequential(*layers, *([nn.ReLU6()] if activation else []))
 
