@@ -64,7 +64,7 @@ _ENTRIES = (
         trained_on="ImageNet with labels (its start), then 3,578 unlabelled clips, 271 minutes "
         "(robot arms, internet video, phones, pets, sports, surveillance)",
         bundled=True,
-        sha256="c8a1e324621c39ea9d4ad48d00e77b89ab031bcd948f839f3473c012e23a2ad7",
+        sha256="f0b2957d4a6fa94516e732d1323b90d924f9372212f535a68aebfff008562930",
         size_bytes=10_776_040,
     ),
     RegistryEntry(
