@@ -96,18 +96,7 @@ def ccl_lite0(pretrained=True, weights=None, **kw):
 def ccl_r18_mini(pretrained=True, weights=None, **kw):
     """CCL R18+1 trained on 225 minutes of unlabelled video; ships with the code, needs no network.
 
-    Args:
-        pretrained (bool): False gives fresh random weights, in training mode.
-        weights (str): Instead of the named checkpoint: another name, a local folder or a Hub id
-            ``org/name``, also ``org/name@revision``. Only safetensors are loaded.
-        kw: As in ``CCLModel.from_pretrained``: ``revision``, ``device``, ``dtype``, ``token``,
-            ``cache_dir``, ``local_files_only``, ``force_download``, ``subfolder``. If not
-            pretrained: ``config``.
-
-    Returns:
-        ``ccl_hub.CCLModel``: ``model(clips)`` takes (B, 3, T, 112, 112) normalised floats and
-        returns ``frames`` (B, T, 512) and ``video`` (B, 512); ``model.embed("video.mp4")`` takes
-        a file. ``ccl_preprocess`` makes clips from uint8 frames.
+    Arguments and result are those of ``ccl_lite0``, but that its clips are (B, 3, T, 112, 112).
     """
     return _load("ccl_r18_mini", pretrained, weights, **kw)
 

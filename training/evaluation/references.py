@@ -12,10 +12,10 @@ from ccl_hub import CCLModel
 from ccl_hub.config import TRUNK_SHAPES, Architecture, CCLConfig, Preprocessing, Provenance
 from ccl_hub.network.efficientnet_lite import EfficientNetLite0
 
+from ..clips.augment import LUMA
 from ..teachers.lite0 import MEAN, STD, load_lite0
 
 LITE0 = "efficientnet_lite0"
-GREY = (0.299, 0.587, 0.114)
 THUMBNAIL_PX = 24
 
 
@@ -71,7 +71,7 @@ class _Thumbnail(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
-        self.register_buffer("grey", torch.tensor(GREY))
+        self.register_buffer("grey", torch.tensor(LUMA))
 
     def forward(self, images: Tensor) -> Tensor:
         rgb = images * self.std + self.mean
