@@ -90,7 +90,9 @@ def run_steps(
     with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(runner.run_chain, chain) for chain in chains]
         try:
-            wait(futures)
+            # In turns: a signal that another thread received does not end a wait without a limit.
+            while wait(futures, POLL_SECONDS).not_done:
+                pass
         except BaseException:
             runner.killing.set()
             raise
