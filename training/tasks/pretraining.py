@@ -110,9 +110,14 @@ class Pretraining:
 
     @cached_property
     def _frozen_in_bfloat16(self) -> FrozenInBfloat16 | None:
-        """Made at the first step, when weights are read or restored."""
-        wanted = self.frozen and self.recipe.precision.frozen == "bf16"
-        return FrozenInBfloat16(self.frozen) if wanted else None
+        """Made at the first step, when weights are read or restored.
+
+        Of the trunk alone: a frozen temporal head passes the gradient on.
+        """
+        named = zip(self.recipe.optim.frozen, self.frozen, strict=True)
+        parts = [module for name, module in named if name.startswith("trunk.")]
+        wanted = parts and self.recipe.precision.frozen == "bf16"
+        return FrozenInBfloat16(parts) if wanted else None
 
     def updated(self, step: int) -> None:
         """Move the average towards the weights."""
