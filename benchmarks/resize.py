@@ -27,7 +27,7 @@ from av.video.reformatter import Interpolation
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.video import pixels as video_pixels
-from ccl_hub.video.open import MediaLimits, open_video
+from ccl_hub.video.open import MediaLimits, check_file, open_video
 from ccl_hub.video.pixels import DECODER_VERSION, FrameResizer
 
 PAPER = Preprocessing()
@@ -42,7 +42,7 @@ FILTERS = {
 def decode(path: Path, count: int) -> list[av.VideoFrame]:
     """Return the first frames of a video."""
     frames: list[av.VideoFrame] = []
-    with open_video(path, MediaLimits(), threads=1) as opened:
+    with open_video(check_file(path, MediaLimits()), MediaLimits(), threads=1) as opened:
         for packet in opened.container.demux(opened.stream):
             frames += opened.stream.codec_context.decode(packet if packet.size else None)
             if len(frames) >= count:

@@ -14,7 +14,9 @@
     │   ├── UnsupportedMediaError         container or codec that is refused or unknown
     │   ├── NoVideoError                  a readable file without any video frame
     │   ├── MediaLimitError               larger than the stated limits
-    │   └── DecodeError                   damaged or truncated beyond use
+    │   ├── DecodeError                   damaged or truncated beyond use
+    │   ├── DecoderCrashError             its decoding process died
+    │   └── DecoderFaultError             an unforeseen error, or a call that the sandbox refuses
     ├── OutputError (OSError)             a result could not be written
     ├── ExportError                       a model cannot be written for another runtime
     └── TrainingError                     a training run cannot start or go on
@@ -25,13 +27,14 @@ next. ``MediaError.code`` is a short stable word for tables and scripts.
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 
 __all__ = [
     "CCLError",
     "ConfigError",
     "DecodeError",
+    "DecoderCrashError",
+    "DecoderFaultError",
     "ExportError",
     "HubError",
     "InputError",
@@ -145,6 +148,18 @@ class DecodeError(MediaError):
     code = "damaged"
 
 
+class DecoderCrashError(MediaError):
+    """The process that decoded it died; see :class:`ccl_hub.embed.ClipStream` for ``decode``."""
+
+    code = "crashed"
+
+
+class DecoderFaultError(MediaError):
+    """Its decoding process met an unforeseen error, or a system call that its sandbox refuses."""
+
+    code = "internal"
+
+
 class OutputError(CCLError, OSError):
     """A result could not be written."""
 
@@ -165,8 +180,12 @@ def code_and_reason(error: Exception) -> tuple[str, str]:
     """
     if isinstance(error, MemoryError):
         return MediaLimitError.code, TOO_LITTLE_MEMORY
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    file = "unknown code" if place is None else Path(place.tb_frame.f_code.co_filename).name
+    line = 0 if place is None else place.tb_lineno
     return "internal", (
-        f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}: "
+        f"unexpected {type(error).__name__} in {file}, line {line}: "
         f"{error}; convert the video, and please report this."
     )

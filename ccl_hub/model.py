@@ -22,6 +22,7 @@ from .network.devices import resolve_device, resolve_dtype
 if TYPE_CHECKING:
     import numpy as np
 
+    from .decoding.one_video import Decode
     from .embed.embeddings import Embeddings
     from .embed.in_memory import ImageLike
     from .publish.model_card import Card
@@ -173,12 +174,24 @@ class CCLModel(CCLNetwork):
         clips: int | None = None,
         every_seconds: float | None = None,
         batch_size: int | None = None,
+        decode: Decode = "auto",
     ) -> Embeddings:
-        """Embed one video file; see :func:`ccl_hub.embed.embed_video`."""
+        """Embed one video file; see :func:`ccl_hub.embed.embed_video`.
+
+        On Linux it is decoded in a confined process; ``decode="in-process"`` decodes it here.
+        """
+        from .decoding.one_video import prepare
+
+        prepare(decode)  # it starts while this process imports
         from .embed.stream import embed_video
 
         return embed_video(
-            self, path, clips=clips, every_seconds=every_seconds, batch_size=batch_size
+            self,
+            path,
+            clips=clips,
+            every_seconds=every_seconds,
+            batch_size=batch_size,
+            decode=decode,
         )
 
     def embed_frames(
@@ -197,8 +210,8 @@ class CCLModel(CCLNetwork):
             self, frames, seconds, clips=clips, every_seconds=every_seconds, batch_size=batch_size
         )
 
-    def embed_image(self, image: ImageLike) -> Embeddings:
+    def embed_image(self, image: ImageLike, *, decode: Decode = "auto") -> Embeddings:
         """Embed one still image; see :func:`ccl_hub.embed.embed_image`."""
         from .embed.in_memory import embed_image
 
-        return embed_image(self, image)
+        return embed_image(self, image, decode=decode)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from .._util import machine
 from .._util.checks import whole_number
+from ..decoding import sandbox
+from ..decoding.sandbox import Sandbox
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ class BatchOptions:
             little memory.
         batch_clips: Frames that go through the network at once, as a number of clips; 16 frames
             at least, and None for what suits the device.
+        sandbox: "auto" confines decoding as well as the system can; "require" refuses to run
+            where it cannot do so fully; "off" gives decoders the rights of the caller
+            (SECURITY.md).
     """
 
     workers: int | None = None
@@ -42,6 +47,7 @@ class BatchOptions:
     limits: MediaLimits | None = None
     frames: bool = True
     batch_clips: int | None = None
+    sandbox: Sandbox = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -56,6 +62,7 @@ class BatchOptions:
             raise InputError(
                 f"deadline_seconds is {self.deadline_seconds}; allowed: more than 0 seconds."
             )
+        sandbox.check(self.sandbox)
 
     @property
     def worker_count(self) -> int:
@@ -85,6 +92,8 @@ class BatchItem:
             code of :class:`ccl_hub.errors.MediaError`, "crashed", "timeout", "unreadable",
             "internal" (an unforeseen error) or "not_finite".
         reason: The same in words.
+        sandbox: How well its decoder was confined: "full", "files only" or "none"; "" where the
+            video was not decoded.
     """
 
     index: int
@@ -92,3 +101,4 @@ class BatchItem:
     embeddings: Embeddings | None
     code: str = ""
     reason: str = ""
+    sandbox: str = ""

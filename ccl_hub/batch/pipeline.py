@@ -29,6 +29,7 @@ from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import TORCH_BACKENDS
 from ..decoding.messages import BLOCK_FRAMES, DecodeSettings, Ended, Failed, Job, Planned
 from ..decoding.pool import Block, DecodePool, Event
+from ..decoding.sandbox import level_of
 from ..embed.results import gather, make_provenance
 from ..errors import CCLError, ModelError, code_and_reason
 from ..network.frame_graph import ClipHead, FrameMaps
@@ -126,6 +127,7 @@ class Pipeline:
             sampling=sampling,
             limits=options.limits or MediaLimits(),
             memory_bytes=options.worker_bytes,
+            sandbox=options.sandbox,
         )
         workers, deadline_seconds = options.worker_count, options.deadline_seconds
         self._pool = DecodePool(settings, self._hear, workers, deadline_seconds)
@@ -223,7 +225,7 @@ class Pipeline:
                 return
             video.over = True
             video.attempt = None  # and the memory that it takes
-        self._give(video, BatchItem(video.index, video.path, None, code, reason))
+        self._give(video, BatchItem(video.index, video.path, None, code, reason, self._level))
 
     @contextlib.contextmanager
     def _costs(self, video: _Video) -> Iterator[None]:
@@ -326,13 +328,15 @@ class Pipeline:
         try:
             item = self._item(video, attempt, facts)
         except Exception as error:
-            item = BatchItem(video.index, video.path, None, *code_and_reason(error))
+            code, reason = code_and_reason(error)
+            item = BatchItem(video.index, video.path, None, code, reason, self._level)
         self._give(video, item)
 
     def _item(self, video: _Video, attempt: _Attempt, facts: SourceFacts) -> BatchItem:
         """Make the result of a whole video."""
         engine, plan, path = video.device.engine, attempt.plan, video.path
-        provenance = make_provenance(engine, self._sampling, path, facts)
+        level = self._level
+        provenance = make_provenance(engine, self._sampling, path, facts, level)
         if not self._options.frames:  # copies: views would keep the whole
             none = plan.frame_seconds[:, :0].copy(), plan.indices[:, :0].copy()
             plan = replace(plan, frame_seconds=none[0], indices=none[1])
@@ -341,8 +345,13 @@ class Pipeline:
         try:
             check_finite(engine, result.clips, result.frames)
         except ModelError as error:
-            return BatchItem(video.index, path, None, "not_finite", str(error))
-        return BatchItem(video.index, path, result)
+            return BatchItem(video.index, path, None, "not_finite", str(error), level)
+        return BatchItem(video.index, path, result, sandbox=level)
+
+    @property
+    def _level(self) -> str:
+        """How well decoding is confined; "" before there was any."""
+        return "" if self._pool.walls is None else level_of(self._pool.walls)
 
     def _give(self, video: _Video, item: BatchItem) -> None:
         del self._videos[video.index]

@@ -38,6 +38,7 @@ from .progress import ClipProgress, JobProgress, summary_facts, summary_table
 if TYPE_CHECKING:
     from ..backends.engine import Engine
     from ..batch.options import BatchOptions
+    from ..decoding.one_video import Decode
     from ..sampling import Sampling
 
 embed_app = typer.Typer(
@@ -46,6 +47,10 @@ embed_app = typer.Typer(
 
 Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
 Format = Literal["npz", "npy", "safetensors"]
+Sandbox = Literal["auto", "require", "off"]
+DECODE: dict[str, Decode] = {"auto": "auto", "require": "confined", "off": "in-process"}
+"""Where one video is decoded."""
+
 CALIBRATION_VIDEOS = 10_000
 BATCH_ONLY = (
     *("lists", "root", "extensions", "format", "workers", "threads", "deadline_seconds"),
@@ -146,6 +151,13 @@ def embed(
             "--batch-size", help="Clips computed at once. [default: what suits the device]", min=1
         ),
     ] = None,
+    sandbox: Annotated[
+        Sandbox,
+        typer.Option(
+            help="Confine decoding: auto, as well as the system can; require, fully or not at "
+            "all; off, never."
+        ),
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -239,6 +251,7 @@ def embed(
             deadline_seconds=deadline_seconds,
             memory_bytes=memory_bytes,
             batch_clips=batch_clips,
+            sandbox=sandbox,
         )
         sampling = Sampling(clips, every_seconds)
 
@@ -343,6 +356,10 @@ def _embed_one(
     check_output(out, level, source=video)
     check_writable(out)
     began = time.perf_counter()
+    from ..decoding.one_video import prepare
+
+    decode = DECODE[batch.sandbox]
+    prepare(decode)  # the process is ready when the model is
     from ..embed.stream import write_video
 
     (engine,) = engines(most=1)
@@ -356,6 +373,7 @@ def _embed_one(
             every_seconds=sampling.every_seconds,
             batch_size=batch.batch_clips,
             progress=progress.update,
+            decode=decode,
         )
     facts = {
         "out": str(out),

@@ -90,15 +90,19 @@ def verify_command(
 ) -> None:
     """Re-embed shipped golden inputs and compare: does this machine give our numbers?
 
-    Exit codes: 0 within tolerance; 1 not, or the check could not run.
+    Also prints how well this machine confines decoding. Exit codes: 0 within tolerance; 1 not,
+    or the check could not run.
     """
     with guard("ccl-hub", debug):
+        from ..decoding.one_video import walls_here
+        from ..decoding.sandbox import describe
         from ..publish.golden import verify
 
         hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
         checks = verify(name, device, revision, hub)
         for check in checks:
             typer.echo(str(check))
+        typer.echo(f"confinement of decoders: {describe(walls_here())}")
         if not all(check.passed for check in checks):
             raise typer.Exit(FAILED)
 

@@ -97,6 +97,7 @@ def summary_facts(summary: JobSummary) -> dict[str, Any]:
         "elapsed_seconds": round(summary.elapsed_seconds, 3),
         "failures": None if summary.failures is None else str(summary.failures),
         "stopped": summary.stopped,
+        "sandbox": summary.sandbox,
     }
 
 

@@ -4,18 +4,22 @@
     from the worker    Ready; then for each Job: Planned, any number of Decoded, Ended
 
 ``Failed`` may come instead of the rest of a job, and another ``Planned`` starts the job over.
+What a worker says is read by :mod:`.wire`, which trusts none of it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from ..config import Preprocessing
 from ..sampling import ClipPlan, Sampling
-from ..video.info import SourceFacts
+from ..video.info import SourceFacts, VideoInfo
 from ..video.open import MediaLimits
+from .confinement import Walls
+from .sandbox import Sandbox
 
 BLOCK_FRAMES = 16
 """Frames handed over at once; what one CPU core computes best together."""
@@ -33,6 +37,7 @@ class DecodeSettings:
         memory_bytes: Memory a worker may take beyond what it starts with; None for any. Enforced
             on Linux only.
         slots: Blocks of frames that a worker may be ahead of the network.
+        sandbox: Whether a worker is confined.
     """
 
     preprocessing: Preprocessing
@@ -41,12 +46,27 @@ class DecodeSettings:
     threads: int = 1
     memory_bytes: int | None = None
     slots: int = 16
+    sandbox: Sandbox = "auto"
+
+    def plan(self, info: VideoInfo) -> ClipPlan:
+        """Return the clips of a video.
+
+        Raises:
+            MediaLimitError: There are more than the limits allow.
+        """
+        most = self.limits.max_windows
+        return self.sampling.plan(info.seconds, info.duration_seconds, self.preprocessing, most)
 
     @property
     def ring_shape(self) -> tuple[int, int, int, int, int]:
         """(slots, BLOCK_FRAMES, S, S, 3): the uint8 frames that a worker shares with the pool."""
         side = self.preprocessing.crop_px
         return self.slots, BLOCK_FRAMES, side, side, 3
+
+    @property
+    def ring_bytes(self) -> int:
+        """Their size."""
+        return math.prod(self.ring_shape)
 
 
 @dataclass(frozen=True)
@@ -56,10 +76,13 @@ class Job:
     Args:
         number: Names it in messages.
         path: The file.
+        decode_index: Whether its frames are listed by decoding them; None to do that only if some
+            of those listed otherwise cannot be decoded.
     """
 
     number: int
     path: Path
+    decode_index: bool | None = None
 
 
 class Free(NamedTuple):
@@ -69,7 +92,13 @@ class Free(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """The process has started."""
+    """The process has started, and these walls are around it.
+
+    ``is_watched``: a descriptor for :class:`.confinement.Refusals` follows.
+    """
+
+    walls: Walls = Walls()
+    is_watched: bool = False
 
 
 class Planned(NamedTuple):

@@ -8,32 +8,25 @@ never far ahead of the network; that waiting does not count against a video's de
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, TypeAlias
+from multiprocessing.connection import wait
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CCLError, MediaLimitError, code_and_reason
-from . import messages
+from ..errors import CCLError, MediaError, MediaLimitError, code_and_reason
+from ..video.open import open_file
+from . import messages, process, sandbox
+from .confinement import Walls
 from .messages import DecodeSettings, Job
-from .shared_memory import SharedMemory
-
-logger = logging.getLogger(__name__)
+from .process import Worker
+from .wire import WireError
 
 RECYCLE_VIDEOS = 256
 """Videos after which a worker is replaced, so that what its libraries leak stays small."""
@@ -41,13 +34,8 @@ RECYCLE_VIDEOS = 256
 _START_SECONDS = 120.0
 _POLL_SECONDS = 0.5
 _FAILED_STARTS = 3
-_KILL_SECONDS = 5.0
-_PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-from ccl_hub.decoding.worker import main
-main(int(sys.argv[1]), sys.argv[2])
-"""
+_OPEN_SECONDS = 5.0
+_MOST_REFUSALS = 1_000
 
 
 @dataclass(frozen=True)
@@ -69,40 +57,6 @@ Event: TypeAlias = messages.Planned | Block | messages.Ended | messages.Failed |
 """What the pool tells of a video, in the order of :mod:`.messages`; an error ends the pool."""
 
 
-@dataclass
-class _Worker:
-    """A decoding process and the video that it decodes."""
-
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    ring: npt.NDArray[np.uint8]
-    job: Job | None = None
-    ready: bool = False
-    videos: int = 0
-    taken: int = 0  # blocks that the network has not given back
-    used_seconds: float = 0.0
-    since_seconds: float | None = field(default_factory=time.monotonic)  # None: it waits for us
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def busy_seconds(self) -> float:
-        """Time spent on its video, or on starting."""
-        running = 0.0 if self.since_seconds is None else time.monotonic() - self.since_seconds
-        return self.used_seconds + running
-
-    def restart_clock(self, slots: int) -> None:
-        """Count from now, or from when one of its slots, all taken, is given back."""
-        with self.lock:
-            waits = self.taken == slots
-            self.used_seconds, self.since_seconds = 0.0, None if waits else time.monotonic()
-
-    def send(self, message: messages.ToWorker) -> None:
-        """Send a message, unless the process is dead, which the next look at it will show."""
-        try:
-            self.connection.send(message)
-        except OSError as error:
-            logger.debug("decoding process %d: %s", self.process.pid, error)
-
-
 class DecodePool:
     """Decodes videos in several processes, each watched.
 
@@ -112,6 +66,10 @@ class DecodePool:
         workers: How many processes.
         deadline_seconds: Longest a video may take to decode.
         recycle_videos: Videos after which a process is replaced.
+        idle_seconds: Time after which a process without a video is ended.
+
+    Raises:
+        InputError: The settings ask for a sandbox that this system does not offer.
     """
 
     def __init__(
@@ -121,12 +79,17 @@ class DecodePool:
         workers: int,
         deadline_seconds: float,
         recycle_videos: int = RECYCLE_VIDEOS,
+        idle_seconds: float = float("inf"),
     ) -> None:
+        sandbox.check(settings.sandbox)
+        self.walls: Walls | None = None  # around the workers, once there is one
         self._settings, self._tell = settings, tell
         self._workers, self._deadline_seconds = workers, deadline_seconds
-        self._recycle_videos = recycle_videos
+        self._recycle_videos, self._idle_seconds = recycle_videos, idle_seconds
         self._jobs: deque[Job] = deque()
-        self._running: list[_Worker] = []
+        self._running: list[Worker] = []
+        self._opening: set[threading.Thread] = set()
+        self._unopened: deque[tuple[Worker, messages.Failed]] = deque()
         self._failed_starts = 0
         self._closing = False
         self._wake_lock = threading.RLock()
@@ -156,9 +119,13 @@ class DecodePool:
         try:
             while not self._closing:
                 self._assign()
-                wait([self._woken, *(w.connection for w in self._running)], poll_seconds)
+                refusals = [w.refusals.fileno() for w in self._running if w.refusals is not None]
+                connections = (w.connection for w in self._running)
+                wait([self._woken, *connections, *refusals], poll_seconds)
                 while self._woken.poll():
                     self._woken.recv_bytes()
+                while self._unopened:
+                    self._end(*self._unopened.popleft())
                 for worker in list(self._running):
                     self._attend(worker)
         except BaseException as error:
@@ -167,8 +134,10 @@ class DecodePool:
             for worker in self._running:
                 worker.process.kill()
             for worker in self._running:
-                _stop(worker)
+                worker.stop()
             self._running.clear()  # their memory goes with them
+            for thread in list(self._opening):
+                thread.join(_OPEN_SECONDS)
             with self._wake_lock:
                 self._wake_up.close()
                 self._woken.close()
@@ -178,59 +147,118 @@ class DecodePool:
         idle = [w for w in self._running if w.job is None]
         for worker in idle:
             if self._jobs and worker.ready:
-                worker.job = self._jobs.popleft()
-                worker.restart_clock(self._settings.slots)
-                with worker.lock:  # other threads give blocks back meanwhile
-                    worker.send(worker.job)
+                self._begin(worker, self._jobs.popleft())
         waiting = sum(not w.ready for w in self._running)
         while len(self._running) < self._workers and len(self._jobs) > waiting:
             try:
-                self._running.append(_start(self._settings))
+                self._running.append(process.start(self._settings))
             except OSError as error:
                 raise _cannot_start(str(error)) from error
             waiting += 1
 
-    def _attend(self, worker: _Worker) -> None:
-        """Read the messages of a worker; replace it if it is dead, late or due."""
+    def _begin(self, worker: Worker, job: Job) -> None:
+        """Let a worker decode a video."""
+        worker.begin(job)
+        if not process.PASSES_DESCRIPTORS:
+            with worker.lock:  # other threads give blocks back meanwhile
+                worker.send(job)
+            return
+        # In a thread of its own: a dead disk may hold it for ever.
+        thread = threading.Thread(
+            target=self._open, args=(worker, job), name="ccl-open", daemon=True
+        )
+        self._opening.add(thread)
+        thread.start()
+
+    def _open(self, worker: Worker, job: Job) -> None:
+        """Open a video, and hand its descriptor to a worker."""
         try:
-            while worker.connection.poll():
-                self._hear(worker, worker.connection.recv())
+            with open_file(job.path, self._settings.limits) as media, worker.lock:
+                worker.send(replace(job, path=media.path), media.descriptor)
+        except MediaError as error:
+            failure = messages.Failed(job.number, error.code, error.reason)
+            self._unopened.append((worker, failure))
+            self._wake()
+        except Exception as error:
+            failure = messages.Failed(job.number, *code_and_reason(error))
+            self._unopened.append((worker, failure))
+            self._wake()
+        finally:
+            self._opening.discard(threading.current_thread())
+
+    def _attend(self, worker: Worker) -> None:
+        """Read the messages of a worker; replace it if it is dead, late or due."""
+        worker.note_refusals()
+        try:
+            for message in worker.receive():
+                worker.check(message)
+                self._hear(worker, message)
         except (EOFError, OSError):
-            return self._lose(worker, "crashed", _how_it_died(worker.process))
+            return self._lose(worker, "crashed", worker.how_it_died())
+        except WireError as error:
+            reason = (
+                f"its decoding process does not keep to the rules ({error}); distrust the file."
+            )
+            return self._lose(worker, "internal", reason)
         except MemoryError as error:  # half of a message may have come
             return self._lose(worker, *code_and_reason(error))
+        if len(worker.refused) > _MOST_REFUSALS:
+            return self._lose(worker, "internal", "its decoder tries again and again.")
         limit = self._deadline_seconds if worker.ready else _START_SECONDS
         if (worker.job is not None or not worker.ready) and worker.busy_seconds() > limit:
             reason = f"not decoded after {limit:g} s; allow more by deadline_seconds (--deadline)."
             return self._lose(worker, "timeout", reason)
-        if worker.job is None and worker.videos >= self._recycle_videos:
+        idle = worker.ready and worker.job is None
+        if idle and (
+            worker.videos >= self._recycle_videos or worker.busy_seconds() > self._idle_seconds
+        ):
             self._running.remove(worker)  # this process holds the memory of waiting blocks, too
-            _stop(worker)
+            worker.stop()
         return None
 
-    def _hear(self, worker: _Worker, message: messages.FromWorker) -> None:
+    def _hear(self, worker: Worker, message: messages.FromWorker) -> None:
         match message:
-            case messages.Ready():
-                worker.ready, self._failed_starts = True, 0
+            case messages.Ready(walls):
+                worker.ready, self._failed_starts, self.walls = True, 0, walls
+                worker.restart_clock()
+                self._judge(walls)
             case messages.Planned():
                 self._tell(message)
             case messages.Decoded(number, slot, count):
                 with worker.lock:
-                    worker.taken += 1
-                    if worker.taken == self._settings.slots and worker.since_seconds is not None:
+                    worker.taken.add(slot)
+                    full = len(worker.taken) == self._settings.slots
+                    if full and worker.since_seconds is not None:
                         worker.used_seconds, worker.since_seconds = worker.busy_seconds(), None
                 frames = worker.ring[slot, :count]
                 self._tell(Block(number, frames, lambda: self._release(worker, slot)))
             case messages.Ended() | messages.Failed():
-                worker.job, worker.videos = None, worker.videos + 1
-                if isinstance(message, messages.Failed) and message.code == MediaLimitError.code:
-                    worker.videos = self._recycle_videos  # its memory may be in pieces
-                self._tell(message)
+                worker.videos += 1
+                self._end(worker, message)
 
-    def _release(self, worker: _Worker, slot: int) -> None:
+    def _judge(self, walls: Walls) -> None:
+        """Compare the walls around a worker with what was asked for."""
+        if self._settings.sandbox == "require":
+            sandbox.require_full(walls)
+        elif self._settings.sandbox == "auto":
+            sandbox.tell_once(walls)
+
+    def _end(self, worker: Worker, message: messages.Ended | messages.Failed) -> None:
+        """Tell of the end of a video, unless the worker was lost with it."""
+        if worker.job is None or worker.job.number != message.job:
+            return
+        worker.job = None
+        worker.restart_clock()
+        if isinstance(message, messages.Failed):
+            if message.code == MediaLimitError.code:
+                worker.videos = self._recycle_videos  # its memory may be in pieces
+            message = _blamed(message, worker)
+        self._tell(message)
+
+    def _release(self, worker: Worker, slot: int) -> None:
         """Give a block back, from any thread."""
         with worker.lock:
-            worker.taken -= 1
+            worker.taken.discard(slot)
             if worker.since_seconds is None:
                 worker.since_seconds = time.monotonic()
             worker.send(messages.Free(slot))
@@ -241,16 +269,31 @@ class DecodePool:
             if not self._wake_up.closed:
                 self._wake_up.send_bytes(b"!")
 
-    def _lose(self, worker: _Worker, code: str, reason: str) -> None:
+    def _lose(self, worker: Worker, code: str, reason: str) -> None:
         """End a worker that died or hangs, and fail its video."""
         self._running.remove(worker)
-        _stop(worker)
+        worker.stop()
         if worker.job is not None:
-            self._tell(messages.Failed(worker.job.number, code, reason))
+            failure = messages.Failed(worker.job.number, code, reason)
+            worker.job = None
+            self._tell(_blamed(failure, worker))
         elif not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= _FAILED_STARTS:
                 raise _cannot_start(reason)
+
+
+def _blamed(failure: messages.Failed, worker: Worker) -> messages.Failed:
+    """Return the failure of a video; its confinement may have caused it if it refused a call."""
+    if not worker.refused:
+        return failure
+    names = ", ".join(sorted(set(worker.refused))[:8])
+    return messages.Failed(
+        failure.job,
+        "internal",
+        f"its decoder was refused a system call by its sandbox ({names}): {failure.reason} If you "
+        "trust the file, decode it with sandbox='off' (--sandbox off), and please report this.",
+    )
 
 
 def _cannot_start(reason: str) -> CCLError:
@@ -258,88 +301,3 @@ def _cannot_start(reason: str) -> CCLError:
         f"decoding processes cannot start ({reason.rstrip('.')}); look for too little memory or "
         "processes, and for what they wrote to stderr."
     )
-
-
-def _start(settings: DecodeSettings) -> _Worker:
-    """Start a process that inherits a connection and a piece of memory."""
-    ours, theirs = Pipe()
-    memory = SharedMemory(math.prod(settings.ring_shape))
-    handle = theirs.fileno()
-    inherited: dict[str, Any] = {"pass_fds": [handle, memory.descriptor]}
-    if sys.platform == "win32":
-        os.set_handle_inheritable(handle, True)
-        inherited = {"close_fds": False}
-    try:
-        with _ctrl_c_blocked():
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM, str(handle), memory.token],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # stdout belongs to data
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(_module_folders()),
-                    "OMP_NUM_THREADS": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
-                **inherited,
-            )
-    except BaseException:
-        ours.close()
-        memory.buffer.close()
-        raise
-    finally:
-        theirs.close()
-        memory.close_descriptor()
-    ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(settings.ring_shape)
-    worker = _Worker(process, ours, ring)
-    worker.send(settings)
-    return worker
-
-
-@contextmanager
-def _ctrl_c_blocked() -> Iterator[None]:
-    """Block Ctrl-C in this thread and in what it starts, which ignores it by itself only later."""
-    if sys.platform == "win32":
-        yield
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _module_folders() -> list[str]:
-    """Return the folders from which this process imports, in the same order.
-
-    This package may be from elsewhere: torch.hub forgets the folder that it imports from.
-    """
-    folders = [folder for folder in sys.path if isinstance(folder, str) and folder]
-    parent = str(Path(__file__).absolute().parents[2])
-    return folders if parent in folders else [parent, *folders]
-
-
-def _stop(worker: _Worker) -> None:
-    """End a process whatever it does: it writes nothing that could stay half done."""
-    worker.process.kill()
-    with worker.lock:
-        worker.connection.close()
-    try:
-        worker.process.wait(_KILL_SECONDS)
-    except subprocess.TimeoutExpired:  # the system holds it, waiting for a dead disk
-        logger.warning("decoding process %d cannot be ended; left behind.", worker.process.pid)
-
-
-def _how_it_died(process: subprocess.Popen[bytes]) -> str:
-    try:
-        code = process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        return "its decoding process closed the connection."
-    if code >= 0:
-        return f"its decoding process ended with exit code {code}."
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    why = "the machine may lack memory" if name == "SIGKILL" else "the file crashes the decoder"
-    return f"its decoding process was ended by {name}; {why}."

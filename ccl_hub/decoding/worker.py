@@ -4,15 +4,16 @@ It runs in a process of its own, so that a decoder that crashes, hangs or eats t
 video. It is started as ``python -c`` with an inherited connection and not by ``multiprocessing``,
 which would run the user's script again in every worker. It imports no torch.
 
-:mod:`.messages` has what it is told and what it answers.
+Before its first video it locks itself in (:mod:`.confinement`): from then on it opens no file, not
+even a module. :mod:`.messages` has what it is told and what it answers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
+import socket
 import sys
 from collections import deque
 from itertools import islice
@@ -22,19 +23,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.ma
 
 from ..crop import center_crop
 from ..errors import DecodeError, MediaError, MediaLimitError, code_and_reason
 from ..sampling import ClipPlan
+from ..video.file import MediaFile
 from ..video.info import SourceFacts
 from ..video.reader import VideoReader
 from . import messages
+from .confinement import Walls, confine
 from .messages import BLOCK_FRAMES, DecodeSettings, Job
 from .shared_memory import SharedMemory
+from .wire import packed
 
 SHORT_BYTES = 256 << 20
 """A process that came so near its limit, or used half of a smaller one, may have been refused a
 frame, or a few."""
+
+_CHARACTER_SETS = (
+    *("ISO6937", *(f"ISO-8859-{part}" for part in range(5, 16)), "UCS-2BE"),
+    *("KSC_5601", "GB2312", "BIG5"),
+)
+"""Of the names in transport streams (ETSI EN 300 468, annex A)."""
 
 _TOO_LITTLE_MEMORY = (
     "decoding it needs more memory than a worker may take; raise memory_bytes "
@@ -46,37 +57,52 @@ class _Worker:
     """The loop of a decoding process."""
 
     def __init__(
-        self,
-        connection: Connection,
-        memory: SharedMemory,
-        settings: DecodeSettings,
-        limit_bytes: int | None,
+        self, connection: Connection, memory: SharedMemory, settings: DecodeSettings
     ) -> None:
-        self.connection, self.settings, self.limit_bytes = connection, settings, limit_bytes
-        self.ring = np.frombuffer(memory.buffer, dtype=np.uint8).reshape(settings.ring_shape)
+        self.connection, self.settings = connection, settings
+        buffer = memory.map(settings.ring_bytes)
+        self.ring = np.frombuffer(buffer, dtype=np.uint8).reshape(settings.ring_shape)
         self.free = deque(range(settings.slots))
+        self.limit_bytes = _limit_memory(settings.memory_bytes)
+        # What is needed of the system later is opened now.
+        self.line = _line(connection)
+        self.status = os.open("/proc/self/status", os.O_RDONLY) if self.limit_bytes else None
+        self.converters = _open_converters()
 
     def send(self, message: messages.FromWorker) -> None:
-        self.connection.send(message)
+        self.connection.send_bytes(packed(message))
 
     def run(self) -> None:
-        """Decode videos until told to end."""
-        self.send(messages.Ready())
+        """Give up what no decoder needs; then decode videos until told to end."""
+        walls, refusals = Walls(), None
+        if self.settings.sandbox != "off":
+            _close_stderr()
+            walls, refusals = confine()
+        self.send(messages.Ready(walls, refusals is not None))
+        if refusals is not None and self.line is not None:
+            socket.send_fds(self.line, [b"\0"], [refusals])
+            os.close(refusals)  # whoever holds it could let calls pass
         while True:
             message: messages.ToWorker = self.connection.recv()
             match message:
-                case Job():
-                    self.decode(message)
+                case Job(path=path) if self.line is not None:
+                    (descriptor,) = socket.recv_fds(self.line, 1, 1)[1]
+                    try:
+                        self.decode(message, MediaFile(path, descriptor))
+                    finally:
+                        os.close(descriptor)
+                case Job(path=path):
+                    self.decode(message, path)
                 case messages.Free(slot):
                     self.free.append(slot)
                 case _:
                     return
 
-    def decode(self, job: Job) -> None:
+    def decode(self, job: Job, file: MediaFile | Path) -> None:
         """Decode one video and say how it went."""
         number = job.number
         try:
-            facts = self.attempts(job)
+            facts = self.attempts(job, file)
         except MediaError as error:
             self.send(messages.Failed(number, error.code, error.reason))
         except MemoryError:
@@ -88,7 +114,7 @@ class _Worker:
         else:
             self.send(messages.Ended(number, facts))
 
-    def attempts(self, job: Job) -> SourceFacts:
+    def attempts(self, job: Job, file: MediaFile | Path) -> SourceFacts:
         """Decode a video; if its index lists frames that cannot be decoded, again without them.
 
         A decoder that gets no memory for a frame may call the frame damaged. What looks damaged
@@ -96,11 +122,11 @@ class _Worker:
         """
         try:
             try:
-                facts = self.attempt(job, decode_index=False)
+                facts = self.attempt(job, file, decode_index=bool(job.decode_index))
             except DecodeError:
-                if self.was_short_of_memory():
+                if job.decode_index is not None or self.was_short_of_memory():
                     raise
-                facts = self.attempt(job, decode_index=True)
+                facts = self.attempt(job, file, decode_index=True)
         except DecodeError as error:
             if self.was_short_of_memory():
                 raise MediaLimitError(f"{_TOO_LITTLE_MEMORY} Or {error.reason}") from error
@@ -111,30 +137,24 @@ class _Worker:
 
     def was_short_of_memory(self) -> bool:
         """Whether this process came near its limit; the pool then replaces it."""
-        if self.limit_bytes is None:
+        if self.limit_bytes is None or self.status is None:
             return False
-        words = Path("/proc/self/status").read_text().split()
-        peak_bytes = int(words[words.index("VmPeak:") + 1]) * 1024
+        words = os.pread(self.status, 1 << 14, 0).split()
+        peak_bytes = int(words[words.index(b"VmPeak:") + 1]) * 1024
         short_bytes = min(SHORT_BYTES, (self.settings.memory_bytes or 0) // 2)
         return self.limit_bytes - peak_bytes < short_bytes
 
-    def attempt(self, job: Job, decode_index: bool) -> SourceFacts:
+    def attempt(self, job: Job, file: MediaFile | Path, decode_index: bool) -> SourceFacts:
         """Send the plan of a video and its frames."""
         settings = self.settings
         with VideoReader(
-            job.path,
+            file,
             resize=settings.preprocessing,
             limits=settings.limits,
             threads=settings.threads,
             decode_index=decode_index,
         ) as reader:
-            info = reader.info
-            plan = settings.sampling.plan(
-                info.seconds,
-                info.duration_seconds,
-                settings.preprocessing,
-                settings.limits.max_windows,
-            )
+            plan = settings.plan(reader.info)
             self.send(messages.Planned(job.number, plan))
             self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
@@ -172,12 +192,14 @@ def main(connection_handle: int, memory_token: str) -> None:
         memory_token: Token of the shared memory.
     """
     _die_with_parent()
-    with _connection(connection_handle) as connection:
+    with contextlib.ExitStack() as opened:
+        connection = opened.enter_context(_connection(connection_handle))
         try:
             settings: DecodeSettings = connection.recv()
-            memory = SharedMemory(math.prod(settings.ring_shape), memory_token)
-            limit_bytes = _limit_memory(settings.memory_bytes)
-            _Worker(connection, memory, settings, limit_bytes).run()
+            worker = _Worker(connection, SharedMemory(memory_token), settings)
+            if worker.line is not None:
+                opened.enter_context(worker.line)
+            worker.run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the batch is over
 
@@ -186,6 +208,35 @@ def _connection(handle: int) -> Connection:
     kind: Any = Connection if os.name != "nt" else connections.__dict__["PipeConnection"]
     opened: Connection = kind(handle)
     return opened
+
+
+def _line(connection: Connection) -> socket.socket | None:
+    """Return the socket of a connection over which descriptors come; None where none do."""
+    if sys.platform != "linux":
+        return None
+    return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _close_stderr() -> None:
+    """Say nothing more to stderr, which may be a terminal that obeys what is written to it."""
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+
+
+def _open_converters() -> list[int | None]:
+    """Open what converts the names in transport streams: libc loads a module for each.
+
+    Without them FFmpeg goes on without the names, but it would look for them in vain.
+    """
+    if sys.platform != "linux":
+        return []
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    libc.iconv_open.restype = ctypes.c_void_p
+    return [libc.iconv_open(b"UTF-8", name.encode()) for name in _CHARACTER_SETS]
 
 
 def _die_with_parent() -> None:

@@ -39,6 +39,8 @@ class EmbeddingProvenance:
         completeness: "complete", "incomplete" (truncated or damaged) or "unknown" (the container
             does not say how long the video should be).
         note: What is missing, in words.
+        sandbox: How well the decoder was confined: "full", "files only" or "none"
+            (SECURITY.md); "" for arrays, and of files written before there was one.
     """
 
     model: str
@@ -57,6 +59,7 @@ class EmbeddingProvenance:
     duration_seconds: float = 0.0
     completeness: str = "complete"
     note: str = ""
+    sandbox: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..config import Preprocessing
+from ..decoding.one_video import Decode
 from ..errors import InputError
 from ..network.windows import WindowAssembler
 from ..sampling import Sampling
@@ -76,7 +77,7 @@ def embed_frames(
     return gather(pieces, plan, lambda: provenance)
 
 
-def embed_image(model: Network, image: ImageLike) -> Embeddings:
+def embed_image(model: Network, image: ImageLike, *, decode: Decode = "auto") -> Embeddings:
     """Embed one still image, as a video of one frame (one clip, W = 1).
 
     A file with several frames (an animation, a video) gives the one clip in its middle.
@@ -86,6 +87,7 @@ def embed_image(model: Network, image: ImageLike) -> Embeddings:
         image: A file, a uint8 (H, W, 3) RGB array, or a PIL image of 8 bits a channel, which is
             treated as its file would be: turned upright by its EXIF tag, on black where
             transparent.
+        decode: Where a file is decoded; see :func:`embed_video`.
 
     Returns:
         :class:`Embeddings` with ``clips`` (1,512); all T frame vectors are equal.
@@ -95,7 +97,7 @@ def embed_image(model: Network, image: ImageLike) -> Embeddings:
         InputError: The array is not uint8 (H, W, 3), or ``image`` is none of the three.
     """
     if isinstance(image, (str, Path)):
-        return embed_video(model, image, clips=1)
+        return embed_video(model, image, clips=1, decode=decode)
     if isinstance(image, (np.ndarray, torch.Tensor)):
         array = _as_array(image)
     elif hasattr(image, "getexif"):  # only a PIL image has it, so PIL is there

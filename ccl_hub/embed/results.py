@@ -24,8 +24,12 @@ def make_provenance(
     sampling: Sampling,
     path: str | Path | None = None,
     source: SourceFacts | None = None,
+    sandbox: str = "",
 ) -> EmbeddingProvenance:
-    """Return what made embeddings: engine, sampling and, for a file, what is known of it."""
+    """Return what made embeddings: engine, sampling and, for a file, what is known of it.
+
+    ``sandbox`` is the level at which the decoder of the file was confined.
+    """
     model, run = engine.model, engine.info
     facts = EmbeddingProvenance(
         model=model.name,
@@ -49,6 +53,7 @@ def make_provenance(
         duration_seconds=source.duration_seconds,
         completeness=source.completeness,
         note=source.note,
+        sandbox=sandbox,
     )
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from ..backends.engine import Engine
+from ..decoding.messages import DecodeSettings
+from ..decoding.one_video import Decode, open_one
 from ..errors import TOO_LITTLE_MEMORY, DecodeError, MediaLimitError
 from ..network.architecture import CCLNetwork
 from ..network.windows import ClipVectors, WindowAssembler
 from ..sampling import Sampling
-from ..video.info import SourceFacts
 from ..video.open import MediaLimits
-from ..video.reader import VideoReader
+from ..video.reader import DEFAULT_THREADS
 from . import writers
 from .embeddings import EmbeddingProvenance, Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
@@ -45,6 +46,7 @@ class ClipStream:
         decode_index: List the frames by decoding them, which leaves out those that cannot be
             decoded; without it such a frame is a DecodeError in the middle of the stream.
         with_frames: Also give the vectors of frames.
+        decode: See :func:`embed_video`.
 
     Raises:
         MediaError: The file cannot be embedded; its subclass and ``code`` say why.
@@ -67,17 +69,23 @@ class ClipStream:
         limits: MediaLimits | None = None,
         decode_index: bool = False,
         with_frames: bool = True,
+        decode: Decode = "auto",
     ) -> None:
         self._engine, self._with_frames = engine_of(model), with_frames
         self._batch_frames = frames_at_once(self._engine, batch_size)
         self._path, self._sampling = path, sampling
-        pre = self._engine.model.preprocessing
-        self._reader = VideoReader(path, resize=pre, limits=limits, decode_index=decode_index)
-        info, most = self._reader.info, (limits or MediaLimits()).max_windows
+        settings = DecodeSettings(
+            self._engine.model.preprocessing,
+            sampling,
+            limits or MediaLimits(),
+            threads=DEFAULT_THREADS,
+            sandbox="require" if decode == "confined" else "auto",
+        )
         try:
-            self.plan = sampling.plan(info.seconds, info.duration_seconds, pre, most)
+            self._video = open_one(path, settings, decode, decode_index)
         except MediaLimitError as error:
             raise MediaLimitError(error.reason, path) from error
+        self.plan = self._video.plan
 
     def __iter__(self) -> Iterator[ClipVectors]:
         """Yield the vectors of some neighbouring clips at a time.
@@ -87,19 +95,19 @@ class ClipStream:
             ModelError: The model gives NaN or infinity.
         """
         windows = WindowAssembler(self.plan.indices, self._engine.clip_head, self._with_frames)
-        frames = (frame for _, frame in self._reader.frames(windows.frames))
+        frames = self._video.frames()
         yield from assembled(self._engine, windows, frames, self._batch_frames)
 
     def provenance(self) -> EmbeddingProvenance:
         """Return what made the embeddings; it is complete after the last piece."""
-        facts = SourceFacts.of(self._reader.info)
-        return make_provenance(self._engine, self._sampling, self._path, facts)
+        facts, level = self._video.facts, self._video.level
+        return make_provenance(self._engine, self._sampling, self._path, facts, level)
 
     def __enter__(self) -> ClipStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.close()
+        self._video.close()
 
 
 def embed_video(
@@ -111,6 +119,7 @@ def embed_video(
     batch_size: int | None = None,
     limits: MediaLimits | None = None,
     progress: Progress | None = None,
+    decode: Decode = "auto",
 ) -> Embeddings:
     """Embed one local video or image file.
 
@@ -124,6 +133,9 @@ def embed_video(
             what suits the device.
         limits: Largest media accepted.
         progress: Called with (clips done, clips in all) after each batch.
+        decode: "auto" decodes in a confined process where the system can confine one, and else
+            here; "confined" refuses to decode otherwise; "in-process" decodes here, where a file
+            that takes over the decoder has the rights of the caller (SECURITY.md).
 
     Returns:
         :class:`Embeddings`; ``incomplete`` is True if part of the file could not be read. Videos
@@ -141,7 +153,9 @@ def embed_video(
         (512,)
     """
     engine, sampling = engine_of(model), Sampling(clips, every_seconds)
-    stream = partial(ClipStream, engine, path, sampling, batch_size=batch_size, limits=limits)
+    stream = partial(
+        ClipStream, engine, path, sampling, batch_size=batch_size, limits=limits, decode=decode
+    )
     return _used(stream, path, lambda stream: _whole(stream, progress))
 
 
@@ -155,6 +169,7 @@ def write_video(
     every_seconds: float | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    decode: Decode = "auto",
 ) -> tuple[EmbeddingProvenance, dict[str, tuple[int, ...]]]:
     """Embed one file straight into another; a ``.npy`` is written in bounded memory.
 
@@ -183,7 +198,7 @@ def write_video(
         return stream.provenance(), shapes
 
     engine, sampling = engine_of(model), Sampling(clips, every_seconds)
-    stream = partial(ClipStream, engine, path, sampling, batch_size=batch_size)
+    stream = partial(ClipStream, engine, path, sampling, batch_size=batch_size, decode=decode)
     frames_kept = out.suffix != ".npy" or level == "frame"
     return _used(partial(stream, with_frames=frames_kept), path, write)
 

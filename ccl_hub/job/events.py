@@ -51,6 +51,8 @@ class JobSummary:
         elapsed_seconds: Length of the run.
         failures: File that lists which of these videos are not done, or None.
         stopped: True if it ended early, by fail_fast.
+        sandbox: How well decoding was confined: "full", "files only" or "none"; "" if nothing was
+            decoded.
     """
 
     destination: Path
@@ -61,6 +63,7 @@ class JobSummary:
     elapsed_seconds: float = 0.0
     failures: Path | None = None
     stopped: bool = False
+    sandbox: str = ""
 
     @property
     def all_done(self) -> bool:

@@ -14,7 +14,7 @@ from .._util.files import file_sha256
 from ..batch.options import BatchItem
 from ..errors import MediaError
 from ..inputs.find import VideoInput
-from ..video.open import MediaLimits, check_path
+from ..video.open import MediaLimits, check_file
 from .manifest import FAILED, INCOMPLETE, Row
 from .options import JobOptions
 from .sinks import Sink
@@ -114,7 +114,7 @@ class Look:
         if self.size_bytes > 0:
             return None
         try:
-            check_path(path, limits)
+            check_file(path, limits)
         except MediaError as error:
             return BatchItem(-1, path, None, error.code, error.reason)
         return None

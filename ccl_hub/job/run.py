@@ -118,7 +118,7 @@ def run_job(
             run.keep_all(items)
         sink.finish()
         summary.failures = _write_failures(state)
-    summary.stopped = run.stopped
+    summary.stopped, summary.sandbox = run.stopped, run.sandbox
     summary.elapsed_seconds = time.monotonic() - began
     return summary
 
@@ -142,6 +142,7 @@ class _Run:
         self._limits = limits
         self._under_way: dict[int, Look] = {}
         self.stopped = self._warned = False
+        self.sandbox = ""
 
     def paths(self, videos: Iterator[VideoInput]) -> Iterator[Path | None]:
         """Yield the files to embed; tell of videos that need not be, and yield None for them."""
@@ -215,6 +216,7 @@ class _Run:
                         self._state.manifest.commit()
                     else:
                         look = self._under_way.pop(item.index)
+                        self.sandbox = item.sandbox or self.sandbox
                         future = None
                         if (result := item.embeddings) is not None:
                             future = pool.submit(self._sink.prepare, look.video.id, result)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DecodeError, MediaLimitError, NoVideoError, UnsupportedMediaError
+from .file import MediaFile
 from .headers.still import undecodable
 from .headers.wholeness import wholeness
 from .index import PacketIndex
@@ -95,38 +96,38 @@ class Probed:
     is_damaged: bool
 
 
-def probe(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Probed:
+def probe(opener: Opener, media: MediaFile, limits: MediaLimits, decode_index: bool) -> Probed:
     """List the frames of a video and judge whether it is complete.
 
     Args:
         opener: Opens the video, once for each pass.
-        path: Its absolute path.
+        media: The file.
         limits: Largest size, and what counts as a gap.
         decode_index: Decode the whole video even if its packets tell.
 
     Raises:
         MediaError: One of its kinds.
     """
-    scan = _scanned(opener, path, limits, decode_index)
+    scan = _scanned(opener, media, limits, decode_index)
     index, facts = None, scan.facts
     if not scan.decoded:
         index, facts = _believed(opener, scan, limits)
         if index is None:
-            scan = _scanned(opener, path, limits, decode_index=True)
+            scan = _scanned(opener, media, limits, decode_index=True)
             facts = scan.facts
     if facts is None:
-        _refuse_empty(scan, path)
+        _refuse_empty(scan, media)
     damaged = scan.decoded and bool(scan.damage.errors or scan.damage.corrupt or scan.marked)
-    return Probed(_info(path, scan, facts, index, limits), index, damaged)
+    return Probed(_info(media, scan, facts, index, limits), index, damaged)
 
 
-def _scanned(opener: Opener, path: Path, limits: MediaLimits, decode_index: bool) -> Scan:
+def _scanned(opener: Opener, media: MediaFile, limits: MediaLimits, decode_index: bool) -> Scan:
     """Read the file once; again without its other streams if one of them may have ended it."""
     with opener() as opened:
         decode = decode_index or not may_be_one_to_one(opened)
         scan = scan_video(opened, limits, decode=decode)
         alone = len(opened.container.streams) == 1
-    scan.whole = wholeness(path)
+    scan.whole = wholeness(media)
     if alone or not (scan.damage.read_error or len(scan.pts) < (_expected_packets(scan) or 0)):
         return scan
     with opener() as opened:
@@ -168,9 +169,9 @@ def _expected_packets(scan: Scan) -> int | None:
     return declared
 
 
-def _refuse_empty(scan: Scan, path: Path) -> NoReturn:
+def _refuse_empty(scan: Scan, media: MediaFile) -> NoReturn:
     """Raise the error for a video stream without any decodable frame."""
-    if reason := undecodable(path):
+    if reason := undecodable(media):
         raise UnsupportedMediaError(reason)
     damage = scan.damage
     if damage.unsupported and damage.unsupported == damage.errors:
@@ -218,7 +219,7 @@ def _times(scan: Scan, index: PacketIndex | None, limits: MediaLimits) -> tuple[
 
 
 def _info(
-    path: Path,
+    media: MediaFile,
     scan: Scan,
     facts: FrameFacts,
     index: PacketIndex | None,
@@ -240,8 +241,8 @@ def _info(
         if completeness == "incomplete":
             expected = max(expected, declared - scan.shown.count(0))
     return VideoInfo(
-        path=path,
-        size_bytes=path.stat().st_size,
+        path=media.path,
+        size_bytes=media.size_bytes,
         container=scan.container,
         codec=scan.codec,
         width_px=facts.width_px,

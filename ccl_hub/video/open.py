@@ -9,15 +9,21 @@ pixel limit before they allocate them.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import av.error
+
+# PyAV imports these when it meets the first stream, which a confined process cannot.
+import av.subtitles.codeccontext
+import av.subtitles.stream
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -30,6 +36,7 @@ from ..errors import (
     UnreadableError,
     UnsupportedMediaError,
 )
+from .file import DescriptorReader, MediaFile
 from .headers.layout import image_layout, matroska_crop, track_crop
 from .headers.still import still_format, still_size, webp_orientation
 from .view import BlockAlpha, FrameView
@@ -129,8 +136,8 @@ Opener = Callable[[], AbstractContextManager[Opened]]
 """Opens a video, again at each call."""
 
 
-def check_path(path: str | Path, limits: MediaLimits) -> Path:
-    """Return the absolute path of a regular, not empty local file.
+def check_file(path: str | Path, limits: MediaLimits) -> MediaFile:
+    """Return a regular, not empty local file, by its absolute path.
 
     Args:
         path: Path of the file; never a URL.
@@ -149,6 +156,33 @@ def check_path(path: str | Path, limits: MediaLimits) -> Path:
         raise MediaNotFoundError(
             f"no such local file ({reason}); give the path of a video file, not a URL.", path
         ) from error
+    _check_status(status, path, limits)
+    return MediaFile(resolved)
+
+
+@contextmanager
+def open_file(path: str | Path, limits: MediaLimits) -> Iterator[MediaFile]:
+    """Open a file as :func:`check_file` allows, for a process that may open none.
+
+    Yields:
+        The file, whose descriptor is open until the end of the block.
+
+    Raises:
+        MediaError: As of :func:`check_file`, or UnreadableError: it may not be opened.
+    """
+    media = check_file(path, limits)
+    with _readable(media.path):
+        # Nor does it wait if a pipe has taken the place of the file.
+        descriptor = os.open(media.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _check_status(os.fstat(descriptor), path, limits)
+        yield MediaFile(media.path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_status(status: os.stat_result, path: str | Path, limits: MediaLimits) -> None:
+    """Raise unless a file is a regular one of an allowed size."""
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise MediaNotFoundError(f"is {kind}; give the path of a video file.", path)
@@ -160,15 +194,14 @@ def check_path(path: str | Path, limits: MediaLimits) -> Path:
             "(MediaLimits.max_bytes).",
             path,
         )
-    return resolved
 
 
 @contextmanager
-def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[Opened]:
+def open_video(media: MediaFile, limits: MediaLimits, threads: int) -> Iterator[Opened]:
     """Open the main video stream of a local file, guarded; closes everything on leaving.
 
     Args:
-        path: Path of the file.
+        media: The file.
         limits: Largest size.
         threads: Decoder threads; 0 for one per core.
 
@@ -178,24 +211,23 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
     Raises:
         MediaError: One of its kinds, naming the file.
     """
-    resolved = check_path(path, limits)
-    with _open(resolved, limits) as container:
-        stream = _main_stream(container, resolved, limits)
+    with _open(media, limits) as container:
+        stream = _main_stream(container, media, limits)
         context = stream.codec_context
         width, height = context.width, context.height
         if not width * height:  # also when probing met a refused size
-            width, height = _stated_size(resolved, limits)
+            width, height = _stated_size(media, limits)
         if width * height > limits.max_pixels:
             raise MediaLimitError(
                 f"frames are {width}x{height}; allowed: at most {limits.max_pixels} pixels; "
                 "raise MediaLimits.max_pixels if you trust the file.",
-                resolved,
+                media.path,
             )
         if (width + 128) * (height + 128) > _MOST_OF_FFMPEG:
             raise MediaLimitError(
                 f"frames are {width}x{height}; allowed: at most {_MOST_OF_FFMPEG} pixels with 128 "
                 "more on each axis, whatever the limits; make the picture smaller.",
-                resolved,
+                media.path,
             )
         most = limits.max_pixels
         if width * height:
@@ -205,8 +237,8 @@ def open_video(path: str | Path, limits: MediaLimits, threads: int) -> Iterator[
         context.options = {"max_pixels": str(padded)}
         context.thread_count = threads
         context.thread_type = "AUTO"
-        with _readable(resolved):
-            view = _view(resolved, limits, container, stream, most)
+        with _readable(media.path):
+            view = _view(media, limits, container, stream, most)
         yield Opened(container, stream, view, Damage())
 
 
@@ -221,24 +253,24 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _stated_size(path: Path, limits: MediaLimits) -> tuple[int, int]:
+def _stated_size(media: MediaFile, limits: MediaLimits) -> tuple[int, int]:
     """Return the width and height that the file states, without any decoder; 0 if none."""
-    with _readable(path):
-        width, height = still_size(path)
+    with _readable(media.path):
+        width, height = still_size(media)
     if width * height:
         return width, height
-    with _open(path, limits, decoders="none") as container:
-        context = _main_stream(container, path, limits).codec_context
+    with _open(media, limits, decoders="none") as container:
+        context = _main_stream(container, media, limits).codec_context
         return context.width, context.height
 
 
-def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
+def _open(media: MediaFile, limits: MediaLimits, decoders: str | None = None) -> InputContainer:
     """Open the container by an absolute path and restricted formats, protocols and decoders."""
-    with _readable(path):
-        with path.open("rb") as file:
+    with _readable(media.path):
+        with media.open() as file:
             head = file.read(24)
-        image = forced = still_format(path, head)
-    if image == "jpeg_pipe" and path.suffix.lower() in (".mjpeg", ".mjpg"):
+        image = forced = still_format(media, head)
+    if image == "jpeg_pipe" and media.path.suffix.lower() in (".mjpeg", ".mjpg"):
         forced = None  # a film after all, of images that differ or are damaged
     options = {
         "format_whitelist": ",".join(ALLOWED_FORMATS),
@@ -250,46 +282,70 @@ def _open(path: Path, limits: MediaLimits, decoders: str | None = None) -> Input
         options["codec_whitelist"] = decoders
     try:
         container: InputContainer = av.open(
-            str(path), mode="r", format=forced, options=options, **_METADATA
+            _as_av_takes(media), mode="r", format=forced, options=options, **_METADATA
         )
     except MemoryError as error:
-        raise MediaLimitError("opening it needs more memory than there is.", path) from error
+        raise MediaLimitError("opening it needs more memory than there is.", media.path) from error
     except (av.error.FFmpegError, ValueError) as error:
         known = image or head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
         if known:
             raise DecodeError(
                 f"the container cannot be read ({_reason(error)}); it is damaged, cut short or "
                 "not one of the supported formats; copy or convert it again.",
-                path,
+                media.path,
             ) from error
         raise UnsupportedMediaError(
             f"not a supported video or image file ({_reason(error)}); supported are MP4/MOV, "
             "Matroska/WebM, AVI, MPEG-TS/PS, FLV, ASF, Ogg, GIF and common image files; convert "
             "it, for example with 'ffmpeg -i FILE out.mp4'.",
-            path,
+            media.path,
         ) from error
     return container
 
 
-def _main_stream(container: InputContainer, path: Path, limits: MediaLimits) -> VideoStream:
+def _as_av_takes(media: MediaFile) -> str | BinaryIO:
+    """Return a file as ``av.open`` takes it."""
+    if media.descriptor is None:
+        return str(media.path)
+    return cast("BinaryIO", _AvReader(media.descriptor, str(media.path)))
+
+
+class _AvReader(DescriptorReader):
+    """Has the name of its file, by which FFmpeg may know a format, and errors as FFmpeg's own."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        super().__init__(descriptor)
+        self.name = name
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data = os.pread(self.descriptor, size, self.position)
+        except OSError as error:
+            av.error.err_check(-(error.errno or errno.EIO))
+            raise
+        self.position += len(data)
+        return data
+
+
+def _main_stream(container: InputContainer, media: MediaFile, limits: MediaLimits) -> VideoStream:
     """Return the video stream to show: not cover art; moving, default, largest, first."""
     pictures = [s for s in container.streams.video if s.disposition.value & _ATTACHED_PIC]
     streams = [s for s in container.streams.video if s not in pictures]
     if not streams:
         content = "only a cover picture" if pictures else "no video stream"
-        raise NoVideoError(f"the file holds {content}; give a file with video.", path)
+        raise NoVideoError(f"the file holds {content}; give a file with video.", media.path)
     if any(s.disposition.value & _DEPENDENT for s in streams):
         raise UnsupportedMediaError(
-            f"the image is stored as {len(streams)} tiles; convert it to JPEG or PNG.", path
+            f"the image is stored as {len(streams)} tiles; convert it to JPEG or PNG.", media.path
         )
     known = [s for s in streams if s.codec_context is not None]
     if not known:
         raise UnsupportedMediaError(
             "no decoder for its video codec; convert it, for example with "
             "'ffmpeg -i FILE -c:v libx264 out.mp4'.",
-            path,
+            media.path,
         )
-    moving = _moving(known, path, limits) if len(known) > 1 else set()
+    moving = _moving(known, media, limits) if len(known) > 1 else set()
     return max(
         known,
         key=lambda s: (
@@ -301,7 +357,7 @@ def _main_stream(container: InputContainer, path: Path, limits: MediaLimits) -> 
     )
 
 
-def _moving(streams: list[VideoStream], path: Path, limits: MediaLimits) -> set[int]:
+def _moving(streams: list[VideoStream], media: MediaFile, limits: MediaLimits) -> set[int]:
     """Return the indices of the streams that have more than one packet.
 
     Where the container does not list them, packets are read until one of the streams has many:
@@ -311,7 +367,7 @@ def _moving(streams: list[VideoStream], path: Path, limits: MediaLimits) -> set[
     counts = {s.index: len(s.index_entries) if listed else 0 for s in streams}
     if not all(counts.values()):
         counts = dict.fromkeys(counts, 0)
-        with _open(path, limits) as container, suppress(av.error.FFmpegError, ValueError):
+        with _open(media, limits) as container, suppress(av.error.FFmpegError, ValueError):
             for packet in container.demux(*(container.streams[i] for i in counts)):
                 counts[packet.stream_index] += packet.size > 0
                 if max(counts.values()) > _MANY_PACKETS:
@@ -327,7 +383,7 @@ def _is_still(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def _view(
-    path: Path,
+    media: MediaFile,
     limits: MediaLimits,
     container: InputContainer,
     stream: VideoStream,
@@ -337,23 +393,23 @@ def _view(
     names, context = container.format.name.split(","), stream.codec_context
     view = FrameView(context.codec.name, max_pixels, is_still=_is_still(container, stream))
     if "mov" in names and view.is_still:
-        view.crop, item = image_layout(path, stream.id)
-        view.alpha = None if item is None else _still_alpha(path, limits, item)
+        view.crop, item = image_layout(media, stream.id)
+        view.alpha = None if item is None else _still_alpha(media, limits, item)
     elif "mov" in names:
-        view.crop = track_crop(path, stream.id)
+        view.crop = track_crop(media, stream.id)
     elif "matroska" in names:
-        view.crop = matroska_crop(path, container.streams.video.index(stream))
+        view.crop = matroska_crop(media, container.streams.video.index(stream))
         tags = {name.lower(): value for name, value in stream.metadata.items()}
         if context.name in ("vp8", "vp9") and tags.get("alpha_mode") == "1":
             view.alpha = BlockAlpha(context.name, context.options)
     elif "webp_pipe" in names:
-        view.orientation = webp_orientation(path)
+        view.orientation = webp_orientation(media)
     return view
 
 
-def _still_alpha(path: Path, limits: MediaLimits, item: int) -> av.VideoFrame | None:
+def _still_alpha(media: MediaFile, limits: MediaLimits, item: int) -> av.VideoFrame | None:
     """Decode the alpha of an image of HEIF or AVIF; None if FFmpeg lists no such item."""
-    with _open(path, limits) as container:
+    with _open(media, limits) as container:
         for stream in container.streams.video:
             if stream.id == item and stream.codec_context is not None:
                 stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
@@ -361,7 +417,8 @@ def _still_alpha(path: Path, limits: MediaLimits, item: int) -> av.VideoFrame | 
                     return next(container.decode(stream), None)
                 except (av.error.FFmpegError, ValueError) as error:
                     raise DecodeError(
-                        f"its alpha cannot be decoded ({_reason(error)}); copy it again.", path
+                        f"its alpha cannot be decoded ({_reason(error)}); copy it again.",
+                        media.path,
                     ) from error
     return None
 

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from ..config import Preprocessing
 from ..errors import DecodeError, InputError, MediaError
 from .decode import frames_by_order, frames_by_time
+from .file import MediaFile
 from .info import VideoInfo, probe
-from .open import MediaLimits, Opened, check_path, open_video
+from .open import MediaLimits, Opened, check_file, open_video
 from .pixels import Frame, FrameResizer
 
 PathLike = str | Path
@@ -52,7 +53,8 @@ class VideoReader:
     No file stays open between calls; leaving the ``with`` block ends a decoding in progress.
 
     Args:
-        path: A regular local file.
+        path: A regular local file; or one opened by :func:`ccl_hub.video.open.open_file`, whose
+            descriptor then stays open.
         resize: How frames are resized.
         limits: Largest size; None for the defaults.
         threads: Decoder threads; 0 for one per core.
@@ -69,7 +71,7 @@ class VideoReader:
 
     def __init__(
         self,
-        path: PathLike,
+        path: PathLike | MediaFile,
         *,
         resize: Preprocessing,
         limits: MediaLimits | None = None,
@@ -80,15 +82,18 @@ class VideoReader:
             raise InputError(f"threads is {threads}; allowed: 0 (one per core) or more.")
         self._limits = limits or MediaLimits()
         self._threads = threads
-        self._named_path = Path(path)  # as errors name it
-        self._path = check_path(path, self._limits)
+        if isinstance(path, MediaFile):
+            self._named_path, self._file = path.path, path
+        else:
+            self._named_path = Path(path)  # as errors name it
+            self._file = check_file(path, self._limits)
         self._live: Iterator[tuple[int, Frame]] | None = None
         with _named(self._named_path):
-            probed = probe(self._opener, self._path, self._limits, decode_index)
+            probed = probe(self._opener, self._file, self._limits, decode_index)
             if probed.is_damaged and threads != 1:
                 # Several threads lose frames beside one that is damaged; how many differs.
                 self._threads = 1
-                probed = probe(self._opener, self._path, self._limits, decode_index)
+                probed = probe(self._opener, self._file, self._limits, decode_index)
             self._info, self._index = probed.info, probed.index
             self._listed_note = probed.info.note
             self._resize = FrameResizer(resize, self._limits.max_pixels)
@@ -157,7 +162,7 @@ class VideoReader:
         self._info = replace(self._info, completeness="incomplete", note=note)
 
     def _opener(self) -> AbstractContextManager[Opened]:
-        return open_video(self._path, self._limits, self._threads)
+        return open_video(self._file, self._limits, self._threads)
 
     def close(self) -> None:
         """End a decoding in progress."""

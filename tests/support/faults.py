@@ -67,12 +67,14 @@ FAULTS: dict[str, Callable[[], object]] = {
 def install() -> None:
     """Give every :class:`ccl_hub.video.VideoReader` of this process the faults of its file."""
     from ccl_hub.video import VideoReader
+    from ccl_hub.video.file import MediaFile
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     opened, decoded = VideoReader.__init__, VideoReader.frames
 
-    def init(self: VideoReader, path: str | Path, **options: Any) -> None:
-        self.fault, _, rest = Path(path).name.partition("-")
+    def init(self: VideoReader, path: str | Path | MediaFile, **options: Any) -> None:
+        name = path.path.name if isinstance(path, MediaFile) else Path(path).name
+        self.fault, _, rest = name.partition("-")
         self.place = rest.partition("-")[0]
         if self.fault in FAULTS and self.place == "open":
             FAULTS[self.fault]()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from ..file import MediaFile
 from .wholeness import ebml_number
 
 _MAX_BOXES = 10_000
@@ -59,15 +59,15 @@ class Layout(NamedTuple):
     alpha_item: int | None = None
 
 
-def track_crop(path: Path, track: int) -> Crop:
+def track_crop(media: MediaFile, track: int) -> Crop:
     """Return the crop of a video track of MP4 or MOV.
 
     Args:
-        path: The file.
+        media: The file.
         track: Its ``track_ID``, which FFmpeg gives as ``stream.id``.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    size = media.size_bytes
+    with media.open() as file:
         for trak in _inside(_boxes, file, (b"", 0, size), b"moov", b"trak"):
             header = next((_read(file, box) for box in _inside(_boxes, file, trak, b"tkhd")), b"")
             # Its version says how wide the times before the track_ID are.
@@ -77,15 +77,15 @@ def track_crop(path: Path, track: int) -> Crop:
     return NO_CROP
 
 
-def matroska_crop(path: Path, number: int) -> Crop:
+def matroska_crop(media: MediaFile, number: int) -> Crop:
     """Return the crop of a video track of Matroska or WebM.
 
     Args:
-        path: The file.
+        media: The file.
         number: How many video tracks come before it.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    size = media.size_bytes
+    with media.open() as file:
         for tracks in _inside(_elements, file, (b"", 0, size), _SEGMENT, _TRACKS):
             videos = _inside(_elements, file, tracks, _ENTRY, _VIDEO)
             video = next(islice(videos, number, None), None)
@@ -93,18 +93,18 @@ def matroska_crop(path: Path, number: int) -> Crop:
     return NO_CROP
 
 
-def image_layout(path: Path, item: int) -> Layout:
+def image_layout(media: MediaFile, item: int) -> Layout:
     """Return the layout of an image of HEIF or AVIF.
 
     Alpha by which the picture is multiplied already (``prem``) is left out: such a picture is
     composited over black as it is.
 
     Args:
-        path: The file.
+        media: The file.
         item: Its ``item_ID``, which FFmpeg gives as ``stream.id``.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    size = media.size_bytes
+    with media.open() as file:
         for _, start, end in _inside(_boxes, file, (b"", 0, size), b"meta"):
             meta = b"", start + 4, end
             properties = _item_properties(file, meta)

@@ -7,10 +7,10 @@ pattern of names.
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import UnsupportedMediaError
+from ..file import MediaFile
 from .jpeg import has_rare_coding, is_film, stated_size
 from .wholeness import tiff_tags, wholeness
 
@@ -21,11 +21,11 @@ _MAX_CHUNKS = 10_000
 _MAX_EXIF_BYTES = 1 << 16
 
 
-def still_format(path: Path, head: bytes) -> str | None:
+def still_format(media: MediaFile, head: bytes) -> str | None:
     """Return FFmpeg's name of the demuxer for an image file, None for anything else.
 
     Args:
-        path: The file.
+        media: The file.
         head: Its first bytes, 24 or all.
 
     Raises:
@@ -34,21 +34,21 @@ def still_format(path: Path, head: bytes) -> str | None:
     if head.startswith(b"BM"):
         return "bmp_pipe"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return None if _is_animated_webp(path) else "webp_pipe"
-    with path.open("rb") as file:
+        return None if _is_animated_webp(media) else "webp_pipe"
+    with media.open() as file:
         if head.startswith(_PNG):
             return "apng" if _is_animated_png(file) else "png_pipe"
         if head.startswith(b"\xff\xd8\xff"):
             return "mjpeg" if is_film(file) else "jpeg_pipe"
         if head.startswith(_TIFF):
-            _refuse_tiff(path, file, head)
+            _refuse_tiff(media, file, head)
             return "tiff_pipe"
     return None
 
 
-def still_size(path: Path) -> tuple[int, int]:
+def still_size(media: MediaFile) -> tuple[int, int]:
     """Return the width and height that a PNG, JPEG, TIFF or BMP file states; 0 for others."""
-    with path.open("rb") as file:
+    with media.open() as file:
         head = file.read(26)
         if head.startswith(_PNG):
             return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
@@ -65,16 +65,16 @@ def still_size(path: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def undecodable(path: Path) -> str:
+def undecodable(media: MediaFile) -> str:
     """Return why FFmpeg cannot decode an image file although it may be whole; "" if not known."""
-    if _is_animated_webp(path):
+    if _is_animated_webp(media):
         return (
             "animated WebP cannot be read; convert it to GIF, APNG or MP4, for example with "
             "'magick FILE out.gif' or Pillow."
         )
-    with path.open("rb") as file:
+    with media.open() as file:
         head = file.read(4)
-        if head.startswith(_TIFF) and wholeness(path) == "whole":
+        if head.startswith(_TIFF) and wholeness(media) == "whole":
             return "TIFF of this kind cannot be read; convert it to PNG."
         if head.startswith(b"\xff\xd8\xff") and has_rare_coding(file):
             return (
@@ -84,19 +84,19 @@ def undecodable(path: Path) -> str:
     return ""
 
 
-def _is_animated_webp(path: Path) -> bool:
+def _is_animated_webp(media: MediaFile) -> bool:
     """Return True for a WebP file whose extended header (VP8X) announces an animation."""
-    with path.open("rb") as file:
+    with media.open() as file:
         head = file.read(21)
     return head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
 
 
-def webp_orientation(path: Path) -> int:
+def webp_orientation(media: MediaFile) -> int:
     """Return the EXIF orientation of a WebP file, 1 to 8; 1 if it states none.
 
     FFmpeg does not read the EXIF chunk where it begins with ``Exif``, as in JPEG.
     """
-    with path.open("rb") as file:
+    with media.open() as file:
         position = 12
         for _ in range(_MAX_CHUNKS):
             file.seek(position)
@@ -126,7 +126,7 @@ def _is_animated_png(file: BinaryIO) -> bool:
     return False
 
 
-def _refuse_tiff(path: Path, file: BinaryIO, head: bytes) -> None:
+def _refuse_tiff(media: MediaFile, file: BinaryIO, head: bytes) -> None:
     """Raise for raw files, whose first image is a preview, and for JPEG, which FFmpeg shows black.
 
     Tags are NewSubfileType and Compression (TIFF 6.0, 8); Canon marks its raw files in the head.
@@ -135,9 +135,9 @@ def _refuse_tiff(path: Path, file: BinaryIO, head: bytes) -> None:
     if head[8:10] == b"CR" or tags.get(254, (0,))[0] & 1:
         raise UnsupportedMediaError(
             "the raw file of a camera, in which only a preview can be read; convert it to JPEG.",
-            path,
+            media.path,
         )
     if tags.get(259, (1,))[0] in _TIFF_JPEG:
         raise UnsupportedMediaError(
-            "TIFF with JPEG compression cannot be read; convert it to JPEG or PNG.", path
+            "TIFF with JPEG compression cannot be read; convert it to JPEG or PNG.", media.path
         )

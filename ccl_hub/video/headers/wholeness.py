@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from operator import add
-from pathlib import Path
 from typing import BinaryIO, Literal
 
+from ..file import MediaFile
 from .jpeg import is_whole as jpeg_is_whole
 
 Wholeness = Literal["whole", "cut", "unknown"]
@@ -24,18 +24,18 @@ _TIFF_TAGS = (254, 256, 257, 259, 273, 274, 279, 324, 325)
 _MAX_TIFF_VALUES = 1 << 20
 
 
-def wholeness(path: Path) -> Wholeness:
-    """Tell whether the file at ``path`` ends where its container says it does.
+def wholeness(media: MediaFile) -> Wholeness:
+    """Tell whether a file ends where its container says it does.
 
     Args:
-        path: A regular file.
+        media: A regular file.
 
     Example:
-        >>> wholeness(Path("cut.mp4"))  # doctest: +SKIP
+        >>> wholeness(MediaFile(Path("cut.mp4")))  # doctest: +SKIP
         'cut'
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    size = media.size_bytes
+    with media.open() as file:
         head = file.read(64)
         if head.startswith(b"\x1aE\xdf\xa3"):
             return _matroska(head, size)

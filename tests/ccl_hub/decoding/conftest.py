@@ -13,7 +13,7 @@ from batch_parts import (
     spread_faults,
 )
 
-from ccl_hub.decoding import pool as decode_pool
+from ccl_hub.decoding import process
 from ccl_hub.decoding.messages import DecodeSettings
 
 
@@ -36,12 +36,12 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Process ids of the workers, as they are started."""
-    start, ids = decode_pool._start, []
+    start, ids = process.start, []
 
     def noted(settings: DecodeSettings) -> Any:
         worker = start(settings)
         ids.append(worker.process.pid)
         return worker
 
-    monkeypatch.setattr(decode_pool, "_start", noted)
+    monkeypatch.setattr(process, "start", noted)
     return ids

@@ -22,6 +22,7 @@ from batch_parts import (
 from watched_pool import GOOD, Watched, watched
 
 from ccl_hub.decoding import pool as decode_pool
+from ccl_hub.decoding import process
 from ccl_hub.decoding.messages import Job
 from ccl_hub.errors import CCLError
 
@@ -84,7 +85,7 @@ def test_a_process_that_cannot_be_killed_does_not_stop_the_others(
             kill(process)
 
     monkeypatch.setattr(subprocess.Popen, "kill", immortal)
-    monkeypatch.setattr(decode_pool, "_KILL_SECONDS", 0.2)
+    monkeypatch.setattr(process, "_KILL_SECONDS", 0.2)
     with watched(deadline=2.0) as one:
         began = time.monotonic()
         assert [code for code, _ in one.decode([bad, video])] == ["timeout", ""]
@@ -104,11 +105,11 @@ def test_modules_beside_the_videos_are_not_imported(
 
 
 def test_modules_are_searched_where_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = str(Path(decode_pool.__file__).parents[2])
+    parent = str(Path(process.__file__).parents[2])
     monkeypatch.setattr(sys, "path", ["", "/a", Path("/ignored"), "/stdlib", parent, "/b"])
-    assert decode_pool._module_folders() == ["/a", "/stdlib", parent, "/b"]
+    assert process.module_folders() == ["/a", "/stdlib", parent, "/b"]
     monkeypatch.setattr(sys, "path", ["/a"])  # as after torch.hub, whose folder is gone again
-    assert decode_pool._module_folders() == [parent, "/a"]
+    assert process.module_folders() == [parent, "/a"]
 
 
 def test_ctrl_c_is_not_for_workers(video: Path, starts: list[int]) -> None:

@@ -13,6 +13,7 @@ from media import Recipe, add_silence, cut, read_number, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, MediaError, NoVideoError
 from ccl_hub.video import VideoReader, load_image
+from ccl_hub.video.file import MediaFile
 from ccl_hub.video.headers.wholeness import wholeness
 
 PAPER = Preprocessing()
@@ -111,7 +112,7 @@ def test_a_cut_at_a_packet_border_is_seen_by_duration(tmp_path: Path) -> None:
     assert data[segment] == 1  # an eight-byte size: make it fit, as if remuxed after the loss
     data[segment : segment + 8] = b"\x01" + (last_cluster - segment - 8).to_bytes(7, "big")
     path.write_bytes(data)
-    assert wholeness(path) == "whole"
+    assert wholeness(MediaFile(path)) == "whole"
     with VideoReader(path, resize=PAPER) as reader:
         assert reader.info.completeness == "incomplete"
         assert "s of 3.600 s" in reader.info.note
@@ -262,4 +263,4 @@ def test_cover_art_is_not_video(tmp_path: Path) -> None:
 def test_outer_structure(tmp_path: Path, data: bytes, kind: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    assert wholeness(path) == kind
+    assert wholeness(MediaFile(path)) == kind

@@ -12,7 +12,7 @@ from media import Recipe, numbered_frame, read_number, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.video import MediaLimits, VideoReader
 from ccl_hub.video.index import start_packets
-from ccl_hub.video.open import open_video
+from ccl_hub.video.open import check_file, open_video
 from ccl_hub.video.scan import decode_packet, is_idr
 
 PAPER = Preprocessing()
@@ -56,7 +56,7 @@ def test_an_empty_packet_does_not_end_decoding(tmp_path: Path) -> None:
     """A decoder takes a packet without data for the end; AVI has them for repeated frames."""
     path = write_video(tmp_path, Recipe("v.avi", "mpeg4", 10, options={"b": "2M"}))
     frames = []
-    with open_video(path, MediaLimits(), threads=1) as opened:
+    with open_video(check_file(path, MediaLimits()), MediaLimits(), threads=1) as opened:
         for packet in opened.container.demux(opened.stream):
             frames += decode_packet(opened, av.Packet())
             if packet.size:

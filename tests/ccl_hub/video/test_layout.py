@@ -14,6 +14,7 @@ from media import Recipe, numbered_frame, read_number, write_video
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.video import VideoReader, load_image
+from ccl_hub.video.file import MediaFile
 from ccl_hub.video.headers import layout as video_layout
 from ccl_hub.video.headers.layout import NO_CROP, Crop, image_layout, matroska_crop, track_crop
 
@@ -158,20 +159,21 @@ def test_a_crop_that_leaves_nothing_or_is_negative_is_none(tmp_path: Path) -> No
 def test_an_odd_crop_is_exact(tmp_path: Path) -> None:
     path = write_video(tmp_path, Recipe("v.mkv", "libx264", 2, (64, 48), options=H264))
     path.write_bytes(mkv_with_crop(path.read_bytes(), 3, 5, 0, 0))
-    assert matroska_crop(path, 0) == Crop(3, 5, 0, 0)
+    assert matroska_crop(MediaFile(path), 0) == Crop(3, 5, 0, 0)
     assert shown(path)[0] == (61, 43, 0)
 
 
 def test_files_without_a_crop_have_none(tmp_path: Path) -> None:
     for name in ("v.mp4", "v.mkv"):
         path = write_video(tmp_path, Recipe(name, "libx264", 3, (64, 48), options=H264))
-        crop = track_crop(path, 1) if name == "v.mp4" else matroska_crop(path, 0)
+        media = MediaFile(path)
+        crop = track_crop(media, 1) if name == "v.mp4" else matroska_crop(media, 0)
         assert crop == NO_CROP
         data = path.read_bytes()
         for length in range(0, len(data), 41):  # cut anywhere: no answer, no error
             path.write_bytes(data[:length])
-            assert track_crop(path, 1) == matroska_crop(path, 0) == NO_CROP
-            assert image_layout(path, 1).crop == NO_CROP
+            assert track_crop(MediaFile(path), 1) == matroska_crop(MediaFile(path), 0) == NO_CROP
+            assert image_layout(MediaFile(path), 1).crop == NO_CROP
 
 
 # -------------------------------------------------------------------------- HEIF and AVIF
@@ -212,7 +214,7 @@ def test_the_crop_of_an_avif_still_is_applied(tmp_path: Path, orientation: int) 
     plain = avif(bordered(9, WIDTH, HEIGHT), **({"exif": exif} if orientation > 1 else {}))
     path = tmp_path / "v.avif"
     path.write_bytes(with_clap_property(plain, CLAP))
-    assert image_layout(path, 1).crop == Crop(LEFT, TOP, RIGHT, BOTTOM)
+    assert image_layout(MediaFile(path), 1).crop == Crop(LEFT, TOP, RIGHT, BOTTOM)
     with VideoReader(path, resize=PAPER) as reader:
         info = reader.info
         frame = next(reader.frames([0]))[1]
@@ -240,10 +242,10 @@ def test_the_alpha_of_an_avif_still_is_composited(tmp_path: Path) -> None:
     path = tmp_path / "v.avif"
     data = avif(half_transparent())
     path.write_bytes(data)
-    assert image_layout(path, 1).alpha_item == 2
+    assert image_layout(MediaFile(path), 1).alpha_item == 2
     assert is_composited(load_image(path, PAPER)[0])
     path.write_bytes(data.replace(b"auxl", b"prem"))  # no alpha any more
-    assert image_layout(path, 1).alpha_item is None
+    assert image_layout(MediaFile(path), 1).alpha_item is None
 
 
 def test_alpha_that_is_multiplied_already_is_not_applied_again(tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_alpha_that_is_multiplied_already_is_not_applied_again(tmp_path: Path) -
     source, count, target = struct.unpack(">HHH", box[8:14])
     prem = struct.pack(">I4sHHH", 14, b"prem", target, count, source)
     path.write_bytes(mp4_with(data, (b"meta", b"iref"), prem))
-    assert image_layout(path, 1).alpha_item is None
+    assert image_layout(MediaFile(path), 1).alpha_item is None
 
 
 # ----------------------------------------------------------------------- alpha of VP8, VP9
@@ -278,7 +280,7 @@ def test_references_without_end_are_not_followed(
     path.write_bytes(box(b"ftyp", b"mif1") + meta)
     reads, read = [], video_layout._read
     monkeypatch.setattr(video_layout, "_read", lambda *a: reads.append(a) or read(*a))
-    assert image_layout(path, 1) == video_layout.Layout()
+    assert image_layout(MediaFile(path), 1) == video_layout.Layout()
     assert count < len(reads) < 1.1 * count
 
 

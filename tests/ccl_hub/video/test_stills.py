@@ -15,6 +15,7 @@ from media import Recipe, numbered_frame, read_number, write_video
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import DecodeError, MediaError, MediaLimitError, UnsupportedMediaError
 from ccl_hub.video import MediaLimits, VideoInfo, VideoReader, load_image, resize_rgb
+from ccl_hub.video.file import MediaFile
 from ccl_hub.video.headers.wholeness import tiff_tags, wholeness
 
 Image = pytest.importorskip("PIL.Image")
@@ -90,7 +91,7 @@ def test_a_cut_photograph_is_cut_whatever_follows_it(
     """An end marker in the tail is not its own, unless it comes before any other marker."""
     path = tmp_path / "photo.jpg"
     path.write_bytes(photo[: int(len(photo) * share)] + TAILS[tail])
-    assert wholeness(path) == "cut"
+    assert wholeness(MediaFile(path)) == "cut"
     with pytest.raises(MediaError):
         load_image(path, PAPER)
 
@@ -112,7 +113,7 @@ def test_a_long_tail_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return io.BufferedReader(Counted(self))
 
     monkeypatch.setattr(Path, "open", watched)
-    assert wholeness(path) == "whole"
+    assert wholeness(MediaFile(path)) == "whole"
     assert len(PHOTO) <= read[0] < 1 << 20
 
 
