@@ -22,6 +22,7 @@ from media import Recipe, numbered_frame, write_video
 
 from ccl_hub.backends import Engine, EngineInfo
 from ccl_hub.batch import BatchItem
+from ccl_hub.decoding.one_video import close_idle
 from ccl_hub.model import CCLModel
 from ccl_hub.network.frame_graph import ClipHead, FrameMaps
 
@@ -164,6 +165,7 @@ def leaves_nothing() -> Iterator[None]:
 
     Servers that other libraries started for earlier tests are none of this one's.
     """
+    close_idle()
     before = children()
     gc.collect()
     gc.disable()
@@ -171,6 +173,7 @@ def leaves_nothing() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+        close_idle()  # the process that is kept for the next single video
     assert [child for child in children() if child not in before] == []
     assert not [t.name for t in threading.enumerate() if t.name.startswith("ccl-")]
 

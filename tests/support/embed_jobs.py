@@ -38,7 +38,7 @@ inner = video.VideoReader.__init__
 
 
 def init(self, path, *arguments, **named):
-    word = Path(path).stem.partition("-")[0]
+    word = Path(getattr(path, "path", path)).stem.partition("-")[0]  # of a MediaFile
     if word == "crash":
         os.abort()
     if word == "exit":

@@ -17,6 +17,8 @@ import torch
 from project import ROOT
 from tiny_models import tiny_model
 
+from ccl_hub.decoding.confinement import available
+from ccl_hub.decoding.sandbox import describe
 from ccl_hub.embed import Embeddings
 from ccl_hub.registry import list_models
 
@@ -205,6 +207,7 @@ def test_info_and_verify() -> None:
     done = run("hub", "verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") == 5
+    assert f"confinement of decoders: {describe(available())}" in done.stdout
 
 
 def test_cuda_is_refused_clearly_without_one(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from embed_jobs import (
     write_tiny,
 )
 
+from ccl_hub.decoding.confinement import available
+from ccl_hub.decoding.sandbox import level_of
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks, and sends signals")
 
 
@@ -89,6 +92,7 @@ def test_what_is_not_done_is_told(
         "elapsed_seconds": 0,
         "failures": str(failures),
         "stopped": False,
+        "sandbox": level_of(available()),
     }
     table = done.stderr.splitlines()
     assert table[0] == f"{tmp_path}/feats: 7 videos: 5 done, 0 incomplete, 2 failed"

@@ -23,6 +23,7 @@ from ccl_hub.network.frame_graph import ClipHead, FrameMaps
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips
+from ccl_hub.video import VideoReader
 
 BALLS = ROOT / "examples" / "bouncing_balls.mp4"
 
@@ -120,7 +121,8 @@ def test_a_variable_rate_video_whatever_the_windows(
     path = encode(tmp_path, Recipe("vfr.mkv", "libx264", frames=60, ticks=irregular_ticks(60)))
     with ClipStream(model, path, Sampling(every_seconds=every)) as stream:
         parts = list(stream)
-        frames = dict(stream._reader.frames(np.unique(stream.plan.indices)))
+    with VideoReader(path, resize=model.preprocessing) as reader:
+        frames = dict(reader.frames(np.unique(stream.plan.indices)))
     small = np.stack([frames.get(i, next(iter(frames.values()))) for i in range(60)])
     found = tuple(np.concatenate(vectors) for vectors in zip(*parts, strict=True))
     assert_same(found, by_windows(model, small, stream.plan.indices))
@@ -171,11 +173,9 @@ def test_windows_denser_than_frames_are_made_some_at_a_time(
 def test_a_frame_that_never_comes_is_an_error(
     model: CCLModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ccl_hub.video import VideoReader
-
     monkeypatch.setattr(VideoReader, "frames", lambda self, indices, **_: iter(()))
     with pytest.raises(DecodeError, match="never decoded"):
-        embed_video(model, BALLS)
+        embed_video(model, BALLS, decode="in-process")
 
 
 def test_sampling_is_checked_before_any_video_is_opened() -> None:
