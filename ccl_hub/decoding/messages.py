@@ -10,6 +10,7 @@ What a worker says is read by :mod:`.wire`, which trusts none of it.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,11 @@ class DecodeSettings:
     memory_bytes: int | None = None
     slots: int = 16
     sandbox: Sandbox = "auto"
+
+    @property
+    def gets_descriptors(self) -> bool:
+        """Whether a worker gets each video open, by a descriptor behind its :class:`Job`."""
+        return sys.platform == "linux" and self.sandbox != "off"
 
     def plan(self, info: VideoInfo) -> ClipPlan:
         """Return the clips of a video.

@@ -159,7 +159,7 @@ class DecodePool:
     def _begin(self, worker: Worker, job: Job) -> None:
         """Let a worker decode a video."""
         worker.begin(job)
-        if not process.PASSES_DESCRIPTORS:
+        if not self._settings.gets_descriptors:
             with worker.lock:  # other threads give blocks back meanwhile
                 worker.send(job)
             return

@@ -28,9 +28,6 @@ from .shared_memory import SharedMemory
 
 logger = logging.getLogger(__name__)
 
-PASSES_DESCRIPTORS = sys.platform == "linux"
-"""Whether a video is opened here, and its descriptor handed over; else workers open it."""
-
 _KILL_SECONDS = 5.0
 _SEND_SECONDS = 5
 _READ_BYTES = 1 << 20

@@ -65,7 +65,7 @@ class _Worker:
         self.free = deque(range(settings.slots))
         self.limit_bytes = _limit_memory(settings.memory_bytes)
         # What is needed of the system later is opened now.
-        self.line = _line(connection)
+        self.line = _line(connection) if settings.gets_descriptors else None
         self.status = os.open("/proc/self/status", os.O_RDONLY) if self.limit_bytes else None
         self.converters = _open_converters()
 
@@ -210,10 +210,8 @@ def _connection(handle: int) -> Connection:
     return opened
 
 
-def _line(connection: Connection) -> socket.socket | None:
-    """Return the socket of a connection over which descriptors come; None where none do."""
-    if sys.platform != "linux":
-        return None
+def _line(connection: Connection) -> socket.socket:
+    """Return the socket of a connection, over which descriptors come."""
     return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
 

@@ -111,7 +111,7 @@ LIES: dict[str, Callable[[], object]] = {
 
 def install() -> None:
     """Let decoding processes do what the name of a video says, in place of decoding it."""
-    from ccl_hub.errors import DecodeError
+    from ccl_hub.errors import NoVideoError
     from ccl_hub.video import VideoReader
     from ccl_hub.video.file import MediaFile
 
@@ -125,6 +125,6 @@ def install() -> None:
             facts = json.load(file)
         for word in words:
             {**ATTEMPTS, **ALLOWED}[word](facts)
-        raise DecodeError("it could.")
+        raise NoVideoError("it could.")  # after which there is no second attempt
 
     VideoReader.__init__ = init  # type: ignore[method-assign]

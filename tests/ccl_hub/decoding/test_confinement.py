@@ -105,7 +105,7 @@ def test_the_same_attempts_succeed_without_a_sandbox(attempts: Path, refused: li
     with watched(deadline=600.0, sandbox="off") as one:
         outcomes = one.decode([video(attempts, word) for word in words])
         assert one.pool.walls == Walls()
-    assert outcomes == [("damaged", "it could.")] * len(words)
+    assert outcomes == [("no_video", "it could.")] * len(words)
     assert (attempts / "new.txt").exists() and refused == []
 
 
@@ -119,7 +119,7 @@ def _may_make_namespaces() -> bool:
 def test_what_decoders_need_is_allowed(attempts: Path, refused: list[str]) -> None:
     with watched(deadline=600.0) as one:
         outcomes = one.decode([video(attempts, word) for word in ALLOWED])
-    assert outcomes == [("damaged", "it could.")] * len(ALLOWED) and refused == []
+    assert outcomes == [("no_video", "it could.")] * len(ALLOWED) and refused == []
 
 
 @needs_full
