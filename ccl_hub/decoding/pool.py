@@ -188,8 +188,8 @@ class DecodePool:
 
     def _attend(self, worker: Worker) -> None:
         """Read the messages of a worker; replace it if it is dead, late or due."""
-        worker.note_refusals()
         try:
+            worker.note_refusals()
             for message in worker.receive():
                 worker.check(message)
                 self._hear(worker, message)

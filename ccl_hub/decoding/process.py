@@ -234,9 +234,10 @@ if hasattr(os, "register_at_fork"):
 def start_early() -> None:
     """Start a process for the next video now: it is ready when the caller is, too.
 
-    It lives as long as the thread that starts it, at most.
+    Only the main thread does: Linux ends a process with the thread that started it.
     """
-    _spare.start()
+    if threading.current_thread() is threading.main_thread():
+        _spare.start()
 
 
 def stop_early() -> None:

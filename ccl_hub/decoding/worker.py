@@ -32,7 +32,7 @@ from ..video.file import MediaFile
 from ..video.info import SourceFacts
 from ..video.reader import VideoReader
 from . import messages
-from .confinement import Walls, confine
+from .confinement import Walls, available, confine
 from .messages import BLOCK_FRAMES, DecodeSettings, Job
 from .shared_memory import SharedMemory
 from .wire import packed
@@ -75,7 +75,7 @@ class _Worker:
     def run(self) -> None:
         """Give up what no decoder needs; then decode videos until told to end."""
         walls, refusals = Walls(), None
-        if self.settings.sandbox != "off":
+        if self.settings.sandbox != "off" and available() != Walls():
             _close_stderr()
             walls, refusals = confine()
         self.send(messages.Ready(walls, refusals is not None))
