@@ -68,7 +68,7 @@ _LANDLOCK_HAS_TCP, _LANDLOCK_HAS_SCOPES = 4, 6
 # linux/seccomp.h, linux/filter.h
 _ALLOW, _NOTIFY, _ERRNO, _KILL = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
 _SET_MODE_FILTER, _GET_ACTION_AVAILABLE = 1, 2
-_SPEC_ALLOW, _NEW_LISTENER = 1 << 2, 1 << 3
+_SYNC, _SPEC_ALLOW, _NEW_LISTENER, _TELL_SYNC = 1, 1 << 2, 1 << 3, 1 << 4
 _NOTIFICATION, _NOTIFICATION_BYTES = "=QIIi", 80  # id, process, flags, call; more follows
 _ANSWER = "=QqiI"  # id, value, error, flags
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
@@ -107,25 +107,24 @@ def confine() -> tuple[Walls, int | None]:
     """Lock this process in for good, as far as the kernel can.
 
     Returns:
-        The walls, and a descriptor by which a supervisor learns of refused calls
-        (:class:`Refusals`); None where there is none, and calls are refused without a word.
-
-    Raises:
-        OSError: The kernel refuses what it offers.
-        RuntimeError: The process has more than one thread: Landlock would bind only this one.
+        The walls that there are now, and a descriptor by which a supervisor learns of refused
+        calls (:class:`Refusals`); None where there is none, and calls are refused without a word.
     """
     offered = available()
     if offered == Walls():
         return offered, None
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads != 1:
-        raise RuntimeError(f"a process is confined before it has threads; this one has {threads}")
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
-    if offered.landlock:
-        _forbid_paths(offered.landlock)
-    return offered, _forbid_calls() if offered.seccomp else None
+    version, seccomp, watched = 0, False, None
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        # Landlock binds the thread that asks for it; a second one would be free.
+        if offered.landlock and len(list(Path("/proc/self/task").iterdir())) == 1:
+            _forbid_paths(offered.landlock)
+            version = offered.landlock
+    with contextlib.suppress(OSError):
+        if offered.seccomp:
+            watched = _forbid_calls()
+            seccomp = True
+    return Walls(version, seccomp), watched
 
 
 def _call(name: str, *arguments: object) -> int:
@@ -162,19 +161,29 @@ def _forbid_calls() -> int | None:
     """Install the list of calls; return the descriptor for refused ones if there can be one."""
     try:
         # The kernel tells a supervisor, which answers; see Refusals.
-        return _install(_program(_NOTIFY), _SPEC_ALLOW | _NEW_LISTENER)
+        return _install(_program(_NOTIFY), _NEW_LISTENER | _TELL_SYNC)
     except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.EINVAL):  # another has it, or Linux before 5.0
+        if error.errno not in (errno.EBUSY, errno.EINVAL):  # another has it, or Linux before 5.7
             raise
-    _install(_program(_ERRNO | errno.EPERM), _SPEC_ALLOW)
+    _install(_program(_ERRNO | errno.EPERM))
     return None
 
 
-def _install(program: bytes, flags: int) -> int:
-    """Install a filter; SPEC_ALLOW, as it would slow older kernels down against another threat."""
+def _install(program: bytes, flags: int = 0) -> int:
+    """Install a filter for every thread.
+
+    Without SPEC_ALLOW, kernels before 5.16 would slow the process down against another threat.
+
+    Raises:
+        OSError: The kernel refuses, or a thread has a filter of its own.
+    """
+    flags |= _SYNC | _SPEC_ALLOW
     code = ctypes.create_string_buffer(program, len(program))
     head = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    return _call("seccomp", _SET_MODE_FILTER, flags, head)
+    result = _call("seccomp", _SET_MODE_FILTER, flags, head)
+    if result > 0 and not flags & _NEW_LISTENER:  # the number of that thread
+        raise OSError(errno.ESRCH, "seccomp: another thread has a filter of its own")
+    return result
 
 
 def _program(refuse: int) -> bytes:

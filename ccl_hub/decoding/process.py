@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _KILL_SECONDS = 5.0
 _SEND_SECONDS = 5
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
 _REFUSALS_AT_ONCE = 16
 _PROGRAM = """
 import signal, sys
