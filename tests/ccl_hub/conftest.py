@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,3 +21,21 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model; rooms that need the model itself have their own."""
     return save_model(tmp_path_factory.mktemp("model"))
+
+
+MOST_FILES = 20
+"""Of one test; some make thousands."""
+
+
+@pytest.fixture(autouse=True)
+def confined_too(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With ``CCL_TEST_CONFINED=1``: every file that tests of video make, decoded confined, too."""
+    yield
+    asked = os.environ.get("CCL_TEST_CONFINED") and request.path.parent.name == "video"
+    if not asked or "tmp_path" not in request.fixturenames:
+        return
+    from both_ways import same_both_ways
+
+    folder = request.getfixturevalue("tmp_path")
+    for path in [path for path in sorted(folder.rglob("*")) if path.is_file()][:MOST_FILES]:
+        same_both_ways(path)

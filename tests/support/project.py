@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHONPATH = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+_SUPPORT = ROOT / "tests" / "support"
+PYTHONPATH = os.pathsep.join(map(str, (ROOT, _SUPPORT, _SUPPORT / "confined")))
 """What lets another process import the project and the helpers of its tests."""
 
 
