@@ -30,12 +30,13 @@ MOST_FILES = 20
 @pytest.fixture(autouse=True)
 def confined_too(request: pytest.FixtureRequest) -> Iterator[None]:
     """With ``CCL_TEST_CONFINED=1``: every file that tests of video make, decoded confined, too."""
-    yield
     asked = os.environ.get("CCL_TEST_CONFINED") and request.path.parent.name == "video"
     if not asked or "tmp_path" not in request.fixturenames:
+        yield
         return
     from both_ways import same_both_ways
 
     folder = request.getfixturevalue("tmp_path")
+    yield
     for path in [path for path in sorted(folder.rglob("*")) if path.is_file()][:MOST_FILES]:
         same_both_ways(path)
