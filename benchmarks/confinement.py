@@ -79,7 +79,8 @@ def _in_turns(measure: Callable[[Sandbox], float], rounds: int) -> dict[Sandbox,
 
 def _batch(paths: list[Path], rounds: int) -> dict[str, object]:
     seconds = _in_turns(lambda way: _decoded(paths, way), rounds)
-    shares = [1 - off / auto for auto, off in zip(seconds["auto"], seconds["off"], strict=True)]
+    pairs = zip(seconds["require"], seconds["off"], strict=True)
+    shares = [1 - off / confined for confined, off in pairs]
     share = statistics.median(shares)
     rates = {way: round(len(paths) / statistics.median(seconds[way]), 2) for way in WAYS}
     return {
