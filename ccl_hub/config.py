@@ -156,6 +156,10 @@ class Preprocessing:
             then, the last whose time has come, as in every checkpoint trained from now on.
             ``"nearest"``: the nearest in time, even one yet to come, as in every checkpoint whose
             ``config.json`` says nothing, so that its embeddings stay as they were.
+        bars: ``"keep"`` black bars beside the picture, as every checkpoint is trained, or
+            ``"cut"`` them off first, so that a copy with bars is as one without
+            (:mod:`ccl_hub.video.bars`).
+        key_frames_only: Take key frames of files alone, which is much faster to decode.
     """
 
     clip_frames: int = 8
@@ -167,6 +171,8 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.43216, 0.394666, 0.37645)
     std: tuple[float, ...] = (0.22803, 0.22145, 0.216989)
     frame_choice: str = "nearest"
+    bars: str = "keep"
+    key_frames_only: bool = False
 
     def __post_init__(self) -> None:
         sides = (self.resize_height_px, self.resize_width_px)
@@ -178,6 +184,7 @@ class Preprocessing:
             ("resize", self.resize in ("stretch", "short_side"), "'stretch' or 'short_side'"),
             ("crop_px", 32 <= self.crop_px <= smallest, f"32 to {smallest} (the resized side)"),
             ("frame_choice", self.frame_choice in choices, " or ".join(map(repr, choices))),
+            ("bars", self.bars in ("keep", "cut"), "'keep' or 'cut'"),
         ):
             require(ok, name, getattr(self, name), allowed)
         for name in ("mean", "std"):
@@ -198,9 +205,8 @@ class Preprocessing:
         before it existed, so that old hashes stay valid.
         """
         values = dataclasses.asdict(self)
-        if self.frame_choice == "nearest":
-            del values["frame_choice"]
-        return values
+        usual = {"frame_choice": "nearest", "bars": "keep", "key_frames_only": False}
+        return {name: value for name, value in values.items() if usual.get(name, ()) != value}
 
 
 @dataclass(frozen=True)

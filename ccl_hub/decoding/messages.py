@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..config import Preprocessing
 from ..sampling import ClipPlan, Sampling
-from ..video.info import SourceFacts, VideoInfo
+from ..video.info import SourceFacts
 from ..video.open import MediaLimits
 from .confinement import Walls
 from .sandbox import Sandbox
@@ -53,15 +53,6 @@ class DecodeSettings:
     def gets_descriptors(self) -> bool:
         """Whether a worker gets each video open, by a descriptor behind its :class:`Job`."""
         return sys.platform == "linux" and self.sandbox != "off"
-
-    def plan(self, info: VideoInfo) -> ClipPlan:
-        """Return the clips of a video.
-
-        Raises:
-            MediaLimitError: There are more than the limits allow.
-        """
-        most = self.limits.max_windows
-        return self.sampling.plan(info.seconds, info.duration_seconds, self.preprocessing, most)
 
     @property
     def ring_shape(self) -> tuple[int, int, int, int, int]:

@@ -6,6 +6,7 @@ The process is kept for the next video, and ends when none comes for a while.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import queue
 import threading
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from ..config import Preprocessing
 from ..errors import CCLError, DecoderCrashError, DecoderFaultError, InputError, MediaError
 from ..sampling import ClipPlan, Sampling
+from ..video.bars import BarsFoundError
 from ..video.info import SourceFacts
 from ..video.open import MediaLimits
 from ..video.reader import VideoReader
@@ -39,6 +41,13 @@ DECODES: tuple[Decode, ...] = ("auto", "confined", "in-process")
 _IDLE_SECONDS = 60.0
 _START_SECONDS = 120.0
 _ERRORS = {kind.code: kind for kind in MediaError.__subclasses__()}
+
+
+class StartsOverError(Exception):
+    """Frames that came before are void; ask for all of them again."""
+
+    def __init__(self) -> None:
+        super().__init__("it has black bars, which are cut off from its beginning on")
 
 
 def takes_process(decode: Decode) -> bool:
@@ -101,12 +110,21 @@ class VideoHere:
             threads=settings.threads,
             decode_index=decode_index,
         )
-        self.plan = settings.plan(self._reader.info)
+        self.plan = self._reader.plan(settings.sampling)
 
     def frames(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the frames of the plan, each once and in order: (h,w,3) uint8 RGB, resized."""
-        for _, frame in self._reader.frames(np.unique(self.plan.indices)):
-            yield frame
+        """Yield the frames of the plan, each once and in order: (h,w,3) uint8 RGB, resized.
+
+        Raises:
+            MediaError: One cannot be decoded.
+            StartsOverError: See there.
+        """
+        try:
+            for _, frame in self._reader.frames(np.unique(self.plan.indices)):
+                yield frame
+        except BarsFoundError as found:
+            self._reader.cut_bars(found.bars)
+            raise StartsOverError from found
 
     @property
     def facts(self) -> SourceFacts:
@@ -146,6 +164,7 @@ class OneVideo:
 
         Raises:
             MediaError: One cannot be decoded.
+            StartsOverError: See there.
         """
         while True:
             match self._next():
@@ -153,6 +172,9 @@ class OneVideo:
                     own = frames.copy()
                     release()
                     yield from own
+                case messages.Planned(_, plan):
+                    self.plan = plan
+                    raise StartsOverError
                 case messages.Ended(_, facts):
                     self._facts = facts
                     self._give_back(is_over=True)
@@ -165,9 +187,10 @@ class OneVideo:
         Raises:
             MediaError: One cannot be decoded.
         """
-        for _ in self.frames() if self._facts is None else ():
-            pass
-        assert self._facts is not None  # noqa: S101 (for the type checker)
+        while self._facts is None:
+            with contextlib.suppress(StartsOverError):
+                for _ in self.frames():
+                    pass
         return self._facts
 
     def close(self) -> None:

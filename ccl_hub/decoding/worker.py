@@ -28,6 +28,7 @@ import numpy.ma
 from ..crop import center_crop
 from ..errors import DecodeError, MediaError, MediaLimitError, code_and_reason
 from ..sampling import ClipPlan
+from ..video.bars import BarsFoundError
 from ..video.file import MediaFile
 from ..video.info import SourceFacts
 from ..video.reader import VideoReader
@@ -154,9 +155,14 @@ class _Worker:
             threads=settings.threads,
             decode_index=decode_index,
         ) as reader:
-            plan = settings.plan(reader.info)
+            plan = reader.plan(settings.sampling)
             self.send(messages.Planned(job.number, plan))
-            self.send_frames(job, plan, reader)
+            try:
+                self.send_frames(job, plan, reader)
+            except BarsFoundError as found:
+                reader.cut_bars(found.bars)
+                self.send(messages.Planned(job.number, plan))  # starts the job over
+                self.send_frames(job, plan, reader)
             info = reader.info  # as it is known after decoding
         return SourceFacts.of(info)
 

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..network.windows import WindowAssembler
 from ..sampling import Sampling
 from ..transforms import to_clips
+from ..video.bars import MOST_FRAMES, BarFinder
 from ..video.open import MediaLimits
 from ..video.pixels import resize_rgb
 from .embeddings import Embeddings
@@ -70,6 +71,8 @@ def embed_frames(
     pre = engine.model.preprocessing
     plan = sampling.plan(times, duration, pre, MediaLimits().max_windows)
     windows = WindowAssembler(plan.indices, engine.clip_head)
+    if pre.bars == "cut":
+        frames = _without_bars(frames, pre)
     small = (resize_rgb(frames[i : i + 1], pre)[0] for i in windows.frames)
     pieces = assembled(engine, windows, small, batch_frames)
     provenance = make_provenance(engine, sampling)
@@ -138,6 +141,15 @@ def preprocess(
     small = resize_rgb(flat, pre)  # (B*T,h,w,3)
     batch = 1 if array.ndim == 4 else len(array)
     return to_clips(torch.from_numpy(small.reshape(batch, -1, *small.shape[1:])), pre)
+
+
+def _without_bars(frames: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Return (N,H,W,3) frames without black bars, which are looked for as in files."""
+    finder = BarFinder()
+    for i in range(0, len(frames), max(1, len(frames) // MOST_FRAMES)):
+        finder.see(resize_rgb(frames[i : i + 1], preprocessing)[0])
+    bars = finder.bars()
+    return frames if bars is None else bars.of(frames)
 
 
 def _as_array(frames: object) -> np.ndarray:

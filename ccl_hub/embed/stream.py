@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from ..backends.engine import Engine
 from ..decoding.messages import DecodeSettings
-from ..decoding.one_video import Decode, open_one
+from ..decoding.one_video import Decode, StartsOverError, open_one
 from ..errors import TOO_LITTLE_MEMORY, DecodeError, MediaLimitError
 from ..network.architecture import CCLNetwork
 from ..network.windows import ClipVectors, WindowAssembler
@@ -73,7 +73,7 @@ class ClipStream:
     ) -> None:
         self._engine, self._with_frames = engine_of(model), with_frames
         self._batch_frames = frames_at_once(self._engine, batch_size)
-        self._path, self._sampling = path, sampling
+        self.path, self._sampling = path, sampling
         settings = DecodeSettings(
             self._engine.model.preprocessing,
             sampling,
@@ -93,6 +93,7 @@ class ClipStream:
         Raises:
             MediaError: A frame cannot be decoded.
             ModelError: The model gives NaN or infinity.
+            StartsOverError: What was yielded is void; iterate again.
         """
         windows = WindowAssembler(self.plan.indices, self._engine.clip_head, self._with_frames)
         frames = self._video.frames()
@@ -101,7 +102,7 @@ class ClipStream:
     def provenance(self) -> EmbeddingProvenance:
         """Return what made the embeddings; it is complete after the last piece."""
         facts, level = self._video.facts, self._video.level
-        return make_provenance(self._engine, self._sampling, self._path, facts, level)
+        return make_provenance(self._engine, self._sampling, self.path, facts, level)
 
     def __enter__(self) -> ClipStream:
         return self
@@ -215,13 +216,22 @@ def _used(
     try:
         try:
             with stream() as clips:
-                return use(clips)
+                return _used_once(clips, use)
         except DecodeError as error:
             logger.info("%s; trying again with the frames that can be decoded", error)
-        with stream(decode_index=True) as clips:
-            return use(clips)
+            with stream(decode_index=True) as clips:
+                return _used_once(clips, use)
     except MemoryError as error:
         raise MediaLimitError(TOO_LITTLE_MEMORY, path) from error
+
+
+def _used_once(stream: ClipStream, use: Callable[[ClipStream], T]) -> T:
+    """Use a stream, from its beginning again if it starts over."""
+    while True:
+        try:
+            return use(stream)
+        except StartsOverError as error:
+            logger.info("%s: %s", stream.path, error)
 
 
 def _watched(stream: ClipStream, progress: Progress | None) -> Iterator[ClipVectors]:

@@ -146,6 +146,11 @@ class Manifest:
         with self._guarded():
             yield from (Row(*values) for values in self._db.execute(query, states))
 
+    def forget(self, id: str) -> None:
+        """Know nothing of a video any more."""
+        self._execute("DELETE FROM videos WHERE id = ?", id)
+        self._commit_sometimes()
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Let changes count together or not at all, whatever interrupts them."""

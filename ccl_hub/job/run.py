@@ -35,7 +35,7 @@ from .manifest import DONE, FAILED, INCOMPLETE, Row
 from .options import JobInputs, JobOptions
 from .parquet import check_pyarrow
 from .parts import DatasetSink
-from .sinks import FolderSink, Prepared, Sink
+from .sinks import FolderSink, Prepared, Sink, SinkMaker
 from .state import JobState, open_state
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run_job(
     batch: BatchOptions | None = None,
     listen: Callable[[VideoEvent], None] = lambda event: None,
     tell_total: Callable[[int], None] | None = None,
+    into: SinkMaker | None = None,
 ) -> JobSummary:
     """Embed every video of the inputs into a destination, or go on where an earlier run ended.
 
@@ -72,6 +73,7 @@ def run_job(
         listen: Called for each video as it is done, in this thread.
         tell_total: Called with the number of videos as soon as it is known, in another thread,
             which then searches ahead.
+        into: What takes the results, in a folder of its own kind; None for files and datasets.
 
     Returns:
         What was done; videos that failed are counted there and listed in ``failures.csv``.
@@ -87,9 +89,12 @@ def run_job(
     if destination.is_dataset:
         check_pyarrow()  # before anything there is touched
     began = time.monotonic()
-    batch = replace(batch or BatchOptions(), frames=options.has_frames(destination))
+    frames = True if into is not None else options.has_frames(destination)
+    batch = replace(batch or BatchOptions(), frames=frames)
     inputs.choose_root(None)  # before anything is made
     settings = _settings(engines[0], sampling, options, destination)
+    if into is not None:
+        settings["format"] = into.format
     summary = JobSummary(destination.path)
     with open_state(
         *(destination, options.shard, settings, options.overwrite),
@@ -105,7 +110,9 @@ def run_job(
             listen(event)
 
         sink: Sink
-        if destination.is_dataset:
+        if into is not None:
+            sink = into.make(state)
+        elif destination.is_dataset:
             sink = DatasetSink(state, options.level or "clip")
         else:
             sink = FolderSink(state, options.suffix, options.level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,19 @@ class Sink(Protocol):
 
     def finish(self) -> None:
         """Write what is left."""
+
+
+@dataclass(frozen=True)
+class SinkMaker:
+    """Makes a sink from outside this room.
+
+    Args:
+        format: What the destination is called in its settings; another one is refused.
+        make: Called once the destination is claimed.
+    """
+
+    format: str
+    make: Callable[[JobState], Sink]
 
 
 class FolderSink:

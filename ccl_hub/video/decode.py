@@ -28,13 +28,16 @@ SEEK_COST_PACKETS = 12
 """Seek when that leaves out more packets: refilling the decoder costs about as many."""
 
 
-def frames_by_time(opener: Opener, index: PacketIndex, numbers: list[int]) -> Frames:
+def frames_by_time(
+    opener: Opener, index: PacketIndex, numbers: list[int], only_keys: bool = False
+) -> Frames:
     """Yield some frames of a one-to-one video, in order.
 
     Args:
         opener: Opens the video, once for each pass.
         index: Where its frames are.
         numbers: Ascending frame numbers.
+        only_keys: All of them are key frames, so that the decoder may leave out all others.
 
     Yields:
         Frame number and frame, None where it cannot be decoded.
@@ -43,6 +46,8 @@ def frames_by_time(opener: Opener, index: PacketIndex, numbers: list[int]) -> Fr
     while todo:
         with opener() as opened:
             only_video(opened)
+            if only_keys:
+                opened.stream.codec_context.skip_frame = "NONKEY"
             yield from _one_pass(opened, index, todo, may_seek)
         may_seek = False
 

@@ -34,6 +34,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 
 from ..config import Preprocessing
 from ..errors import DecodeError, InputError, MediaLimitError, UnsupportedMediaError
+from .bars import Bars
 from .view import Beside, FrameFilter
 
 Frame = npt.NDArray[np.uint8]
@@ -141,10 +142,16 @@ class FrameResizer:
         self._progressive = FrameFilter(("setfield", "prog"))
         self._flags = scaling | SWS_QUALITY
         self._size: tuple[int, int] | None = None
+        self._bars: Bars | None = None
 
     def fix_size(self, height_px: int, width_px: int) -> None:
         """Fix the size by a frame as shown; without this call the first frame fixes it."""
         self._size = target_size(height_px, width_px, self._preprocessing)
+
+    def cut(self, bars: Bars, height_px: int, width_px: int) -> None:
+        """Cut bars off all frames from now on, whose size as shown is given."""
+        self._bars = bars
+        self.fix_size(*bars.rest(height_px, width_px))
 
     def __call__(self, frame: av.VideoFrame) -> Frame:
         """Return the frame as (h, w, 3) uint8 RGB, contiguous.
@@ -171,7 +178,11 @@ class FrameResizer:
         try:
             # Interlaced frames are called progressive: libswscale would split their fields.
             whole = self._progressive(frame) if frame.interlaced_frame else frame
-            small = self._resize(self._opaque(whole), height, width)
+            opaque = self._opaque(whole)
+            if self._bars is not None:
+                stored = self._bars.as_stored(transposed, flip_vertical, flip_horizontal)
+                opaque = FrameFilter(("crop", stored.crop_filter))(opaque)
+            small = self._resize(opaque, height, width)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             raise DecodeError(
                 f"a frame of {frame.width}x{frame.height} {frame.format.name} cannot be "

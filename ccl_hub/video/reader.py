@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from ..config import Preprocessing
 from ..errors import DecodeError, InputError, MediaError
+from ..sampling import ClipPlan, Sampling
+from .bars import BarFinder, Bars
 from .decode import frames_by_order, frames_by_time
 from .file import MediaFile
 from .info import VideoInfo, probe
@@ -98,6 +100,8 @@ class VideoReader:
             self._listed_note = probed.info.note
             self._resize = FrameResizer(resize, self._limits.max_pixels)
             self._resize.fix_size(self._info.height_px, self._info.width_px)
+        self._preprocessing = resize
+        self._finder = BarFinder() if resize.bars == "cut" else None
         self._report = DecodeReport()
 
     @property
@@ -109,6 +113,25 @@ class VideoReader:
     def report(self) -> DecodeReport:
         """What the latest call of :meth:`frames` has given so far."""
         return self._report
+
+    def plan(self, sampling: Sampling) -> ClipPlan:
+        """Choose the frames of each clip, of key frames alone if the preprocessing says so.
+
+        Raises:
+            MediaLimitError: ``every_seconds`` makes too many windows of this video.
+        """
+        info, pre, most = self._info, self._preprocessing, self._limits.max_windows
+        numbers = np.arange(len(info.seconds))
+        if pre.key_frames_only and len(info.key_frames):
+            numbers = info.key_frames
+        with _named(self._named_path):
+            plan = sampling.plan(info.seconds[numbers], info.duration_seconds, pre, most)
+        return replace(plan, indices=numbers[plan.indices])
+
+    def cut_bars(self, bars: Bars) -> None:
+        """Cut bars off every frame of the next :meth:`frames`, and look for no more."""
+        self._finder = None
+        self._resize.cut(bars, self._info.height_px, self._info.width_px)
 
     def frames(
         self, indices: Sequence[int] | npt.NDArray[np.int64], *, skip_missing: bool = False
@@ -126,6 +149,8 @@ class VideoReader:
         Raises:
             InputError: If the indices are not allowed.
             MediaError: One of its kinds, naming the file.
+            BarsFoundError: With ``bars`` "cut": there are bars; call :meth:`cut_bars` with them,
+                and this method again.
         """
         numbers = _check_indices(indices, len(self._info.seconds))
         self._live = self._decode(numbers, skip_missing)
@@ -136,12 +161,14 @@ class VideoReader:
         if self._index is None:
             stream = frames_by_order(self._opener, numbers)
         else:
-            stream = frames_by_time(self._opener, self._index, numbers)
+            only_keys = self._preprocessing.key_frames_only and bool(len(self._info.key_frames))
+            stream = frames_by_time(self._opener, self._index, numbers, only_keys)
         with _named(self._named_path), closing(stream):
             for number, frame in stream:
                 if frame is not None:
                     small = self._resize(frame)
                     self._report = replace(self._report, decoded=self._report.decoded + 1)
+                    self._look_for_bars(small, number == numbers[-1])
                     yield number, small
                     continue
                 self._note_missing(number)
@@ -151,6 +178,11 @@ class VideoReader:
                         f"{self._info.seconds[number]:.3f} s, cannot be decoded; the file is "
                         "damaged; open it with decode_index=True to leave such frames out."
                     )
+
+    def _look_for_bars(self, frame: Frame, is_last: bool) -> None:
+        if self._finder is not None and self._finder.is_looking:
+            self._finder.see(frame)
+            self._finder.check(is_last)
 
     def _note_missing(self, number: int) -> None:
         """Keep a frame that could not be decoded, in the report and in the info."""

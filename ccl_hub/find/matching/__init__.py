@@ -1,0 +1,1 @@
+"""From nearest frames to hits: evidence, segments, and what chance would give."""

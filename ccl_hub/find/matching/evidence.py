@@ -1,0 +1,128 @@
+"""How surprising a cosine is: evidence that two frames show the same, against a background.
+
+Some frames, dark or empty ones above all, are near very many others, so that a cosine says little
+by itself. The background is a sample of the library's own frames, the same number of each video.
+Among the cosines of a frame with it, the largest fall off about exponentially: their start and
+their scale turn any other cosine into
+
+    evidence = (cosine - start) / scale + ln(1 / share above the start) - ln(50)
+
+which is 0 where one frame in 50 is as near by chance, and grows by 1 whenever chance falls by a
+factor e. It is asked of both frames, and the smaller answer counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ..store import Store
+
+Vectors = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.int64]
+
+MOST_FRAMES = 4096
+LEAST_FRAMES = 1024
+LEAST_OF_VIDEO = 4
+TAIL_SHARE, LEAST_TAIL = 0.02, 16
+LEAST_SCALE = 1e-3
+MOVED_SHARE = 0.3
+ZERO = math.log(1 / TAIL_SHARE)
+MOST_AGAINST = 2.0
+"""How much one frame may speak against a match: it may be a cut, an insert, a damaged picture."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """A sample of frames.
+
+    Args:
+        keys: (b,) their videos.
+        vectors: (b, D) unit vectors.
+    """
+
+    keys: Keys
+    vectors: Vectors
+
+    @classmethod
+    def of(cls, store: Store) -> Background:
+        """Take a sample of a library, about the same number of frames of each video."""
+        each = max(LEAST_OF_VIDEO, math.ceil(LEAST_FRAMES / max(1, len(store.videos))))
+        frames = store.sample(16 * MOST_FRAMES)
+        order = np.argsort(frames.keys, kind="stable")  # at random within a video
+        _, first, counts = np.unique(frames.keys[order], return_index=True, return_counts=True)
+        position = np.arange(len(order)) - np.repeat(first, counts)
+        chosen = order[position < each]
+        chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:MOST_FRAMES])
+        return cls(frames.keys[chosen], frames.vectors[chosen])
+
+    @cached_property
+    def moved_cosine(self) -> float:
+        """Cosine of two frames of one scene below which they count as different.
+
+        A part of the way from equal frames to such as are near each other by chance: raw features
+        have cosines of 0.9 and more throughout, whitened ones of 0.
+        """
+        cosines = np.sort(self.cosines(self.vectors), axis=1)
+        tail = min(max(LEAST_TAIL, round(TAIL_SHARE * len(self.keys))), len(self.keys))
+        start = float(np.median(cosines[:, -tail])) if tail else 0.0
+        return 1 - MOVED_SHARE * (1 - start)
+
+    def cosines(self, vectors: Vectors) -> Vectors:
+        """Return (n, b) cosines with the sample."""
+        return vectors @ self.vectors.T
+
+    def evidence(self, cosines: Numbers, with_sample: Vectors, *without: int | None) -> Numbers:
+        """Return the evidence of cosines.
+
+        Args:
+            cosines: (n, ...) cosines of n frames.
+            with_sample: (n, b) cosines of these frames with the sample.
+            without: Videos whose frames in the sample do not count.
+
+        Returns:
+            As ``cosines``.
+        """
+        kept = ~np.isin(self.keys, [key for key in without if key is not None])
+        sample = with_sample[:, kept]
+        tail = min(max(LEAST_TAIL, round(TAIL_SHARE * sample.shape[1])), sample.shape[1])
+        if tail < 2:
+            return np.zeros_like(cosines)
+        largest = np.partition(sample, -tail, axis=1)[:, -tail:]  # (n,tail)
+        start = largest.min(axis=1)
+        # By the median: a few frames of the sample may be copies.
+        scale = (np.median(largest, axis=1) - start) / math.log(2)
+        share = tail / sample.shape[1]
+        shape = (-1, *([1] * (cosines.ndim - 1)))
+        excess = (cosines - start.reshape(shape)) / np.maximum(scale, LEAST_SCALE).reshape(shape)
+        return np.asarray(excess + math.log(1 / share) - ZERO, np.float64)
+
+
+def novelty(
+    vectors: Vectors, seconds: Numbers, step_seconds: float, moved_cosine: float
+) -> Numbers:
+    """Return how much each frame of a query counts, so that a still scene is not many witnesses.
+
+    A frame counts whole if it has moved away from the last one that did, and a tenth if not;
+    frames that are nearer in time than ``step_seconds`` count in proportion.
+
+    Args:
+        vectors: (n, D) unit vectors in order of time.
+        seconds: (n,) their times.
+        step_seconds: Time between the frames of the library.
+        moved_cosine: Of two frames that show something else; see
+            :attr:`Background.moved_cosine`.
+    """
+    weights, anchor = np.full(len(vectors), 0.1), -1
+    for number, vector in enumerate(vectors):
+        if anchor < 0 or vector @ vectors[anchor] < moved_cosine:
+            weights[number], anchor = 1.0, number
+    if len(seconds) > 1:
+        gaps = np.diff(seconds, prepend=seconds[0] - step_seconds)
+        weights *= np.clip(gaps / step_seconds, 0.1, 1.0)
+    return weights

@@ -1,0 +1,239 @@
+"""From the vectors of a query to hits: nearest frames, evidence, segments, E-values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..store import Frames, Store
+from .chance import LENGTHS, MOST_STRETCHES, Chance, Chanced, calibrated
+from .evidence import MOST_AGAINST, Background, novelty
+from .segments import NEAR_SECONDS, Line, Points, Segment, best_line, segments_of
+
+Vectors = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.float64]
+
+NEAREST = 50
+MOST_VIDEOS = 64
+"""Videos of which lines are looked for, those with most evidence first."""
+
+CHANCE_VIDEOS = 8
+LEAST_SCORE = 2.0
+PICTURE_GAP_SECONDS = 2.0
+PICTURE_DROP = 3.0
+"""Evidence by which a frame beside the best may be less, and still look as the picture does."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for, in the space of the library.
+
+    Args:
+        seconds: (n,) times, ascending.
+        vectors: (n, D) unit vectors; zeros for what is flat.
+        duration_seconds: Its length; 0 for a picture.
+    """
+
+    seconds: Numbers
+    vectors: Vectors
+    duration_seconds: float
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it has one frame."""
+        return len(self.seconds) <= 1
+
+
+@dataclass(frozen=True)
+class Match:
+    """A hit before it has names and an E-value; times as in :class:`ccl_hub.find.results.Hit`."""
+
+    key: int
+    query_start: float
+    query_end: float
+    start: float
+    end: float
+    speed: float
+    similarity: float
+    score: float
+
+
+class Matcher:
+    """Finds queries in a library.
+
+    Args:
+        store: The library's database.
+        background: A sample of its frames.
+        frame_seconds: Time between its frames.
+    """
+
+    def __init__(self, store: Store, background: Background, frame_seconds: float) -> None:
+        self._store, self._background, self._step = store, background, frame_seconds
+
+    def matches(
+        self,
+        query: Query,
+        without: int | None = None,
+        least_score: float = LEAST_SCORE,
+        most_videos: int = MOST_VIDEOS,
+    ) -> list[Match]:
+        """Return where a query is, best first.
+
+        Args:
+            query: What is asked for.
+            without: A video that is left out: the query's own.
+            least_score: What scores less is left out.
+            most_videos: Videos that are looked at closely.
+        """
+        if not len(query.seconds):
+            return []
+        near = self._store.nearest(query.vectors, NEAREST, without)
+        if not len(near.keys):
+            return []
+        with_sample = self._background.cosines(query.vectors)
+        moved = self._background.moved_cosine
+        weights = novelty(query.vectors, query.seconds, self._step, moved)
+        candidates = []
+        for key in self._likely(near, with_sample, weights, without):
+            found = near[near.keys == key]
+            points = self._points(found, with_sample, key, without)
+            if query.is_picture:
+                candidates += self._of_picture(key, points, found)
+                continue
+            line = best_line(query.seconds, weights, points)
+            if line is not None and line.votes >= least_score:
+                candidates.append((line.votes, key, points))
+        if query.is_picture:
+            matches = [match for match in candidates if match.score >= least_score]
+            return sorted(matches, key=lambda match: -match.score)
+        candidates.sort(key=lambda candidate: -candidate[0])
+        matches = []
+        for _, key, points in candidates[:most_videos]:
+            along = self._along(query, key, with_sample, without)
+            found_here = segments_of(query.seconds, weights, points, along, least_score)
+            matches += [self._match(query, key, segment) for segment in found_here]
+        return sorted(matches, key=lambda match: -match.score)
+
+    def _likely(
+        self, near: Frames, with_sample: Vectors, weights: Numbers, without: int | None
+    ) -> list[int]:
+        """Return the videos with most evidence, each frame of the query counted once for each."""
+        evidence = np.empty(len(near.keys))
+        numbers, first = np.unique(near.queries, return_index=True)
+        ends = [*first[1:], len(near.queries)]
+        for number, begin, end in zip(numbers, first, ends, strict=True):
+            cosines = near.cosines[None, begin:end].astype(np.float64)
+            sample = with_sample[number : number + 1]
+            evidence[begin:end] = self._background.evidence(cosines, sample, without)[0]
+        evidence *= weights[near.queries]
+        order = np.lexsort((-evidence, near.queries, near.keys))
+        keys, queries = near.keys[order], near.queries[order]
+        new = np.ones(len(order), bool)
+        new[1:] = (np.diff(keys) != 0) | (np.diff(queries) != 0)
+        best = np.maximum(evidence[order][new], 0.0)
+        videos, inverse = np.unique(keys[new], return_inverse=True)
+        sums = np.bincount(inverse, best)
+        top = np.argsort(-sums, kind="stable")[:MOST_VIDEOS]
+        return [int(videos[number]) for number in top if sums[number] > 0]
+
+    def _points(
+        self, found: Frames, with_sample: Vectors, key: int, without: int | None
+    ) -> Points:
+        """Return the matches with one video that are surprising for both frames."""
+        cosines, samples = found.cosines.astype(np.float64), with_sample[found.queries]
+        asked = self._background.evidence(cosines, samples, key, without)
+        samples = self._background.cosines(found.vectors)
+        answered = self._background.evidence(cosines, samples, key, without)
+        evidence = np.minimum(asked, answered)
+        points = Points(found.queries, found.seconds, evidence)
+        return points[evidence > 0]
+
+    def _of_picture(self, key: int, points: Points, found: Frames) -> list[Match]:
+        """Return the places of a video that show a picture: frames that follow each other."""
+        order = np.argsort(points.seconds)
+        seconds, evidence = points.seconds[order], points.evidence[order]
+        groups = np.split(
+            np.arange(len(seconds)), np.flatnonzero(np.diff(seconds) > PICTURE_GAP_SECONDS) + 1
+        )
+        matches = []
+        for group in groups:
+            if not len(group):
+                continue
+            top = group[int(evidence[group].argmax())]
+            alike = group[evidence[group] >= evidence[top] - PICTURE_DROP]
+            cosine = found.cosines[found.seconds == seconds[top]].max()
+            start, end = float(seconds[alike[0]]), float(seconds[alike[-1]])
+            score = float(evidence[top])
+            matches.append(Match(key, 0.0, 0.0, start, end, 1.0, float(cosine), score))
+        return matches
+
+    def _along(self, query: Query, key: int, with_sample: Vectors, without: int | None):
+        """Return what compares the query with a video along a line."""
+        video = self._store.of(key)
+        asked = ~query.vectors.any(axis=1)
+
+        def along(line: Line) -> tuple[Numbers, Numbers]:
+            wanted = line.at(query.seconds)
+            after = np.searchsorted(video.seconds, wanted)
+            cosines, rows = np.full(len(wanted), np.nan), np.zeros(len(wanted), np.int64)
+            for row in (np.maximum(after - 1, 0), np.minimum(after, len(video.seconds) - 1)):
+                near = np.abs(video.seconds[row] - wanted) <= max(NEAR_SECONDS, self._step)
+                values = np.einsum("nd,nd->n", query.vectors, video.vectors[row])
+                values = np.where(near & ~asked, values, np.nan)
+                better = np.isnan(cosines) | (values > cosines)
+                cosines = np.where(better, values, cosines)
+                rows = np.where(better, row, rows)
+            evidence = self._background.evidence(cosines, with_sample, key, without)
+            samples = self._background.cosines(video.vectors[rows])
+            answered = self._background.evidence(cosines, samples, key, without)
+            return np.maximum(np.minimum(evidence, answered), -MOST_AGAINST), cosines
+
+        return along
+
+    def _match(self, query: Query, key: int, segment: Segment) -> Match:
+        """Return a segment in seconds, half a step beyond its first and last frame."""
+        times, line = query.seconds, segment.line
+        half = float(np.median(np.diff(times))) / 2
+        begin = max(0.0, float(times[segment.first]) - half)
+        end = min(query.duration_seconds, float(times[segment.last]) + half)
+        duration = self._store.videos[key].duration_seconds
+        start, stop = np.clip(line.at(np.array([begin, max(begin, end)])), 0.0, duration).tolist()
+        return Match(
+            *(key, begin, max(begin, end), start, stop, line.speed),
+            *(segment.similarity, segment.score),
+        )
+
+
+def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
+    """Ask a library for stretches of its own videos, and return its E-values."""
+    generator = np.random.default_rng(seed)
+    keys = np.array(sorted(store.videos), np.int64)
+    if len(keys) < 2:
+        return Chance.guessed(store.frame_count)
+    turns = np.concatenate(
+        [generator.permutation(keys) for _ in range(1 + MOST_STRETCHES // len(keys))]
+    )[:MOST_STRETCHES]
+    videos: dict[int, Frames] = {}
+    starts = generator.random(len(turns))
+
+    def ask(length: int) -> Iterator[tuple[int, list[Chanced]]]:
+        for key, share in zip(turns.tolist(), starts.tolist(), strict=True):
+            frames = videos.get(key) or store.of(key)
+            if len(videos) < 1000:
+                videos[key] = frames
+            if not len(frames.keys):
+                continue
+            count = min(length, len(frames.keys))
+            begin = round(share * (len(frames.keys) - count))
+            some = slice(begin, begin + count)
+            seconds = frames.seconds[some] - frames.seconds[begin]
+            duration = float(seconds[-1]) if count > 1 else 0.0
+            query = Query(seconds, frames.vectors[some], duration)
+            matches = matcher.matches(query, without=key, most_videos=CHANCE_VIDEOS)
+            yield count, [Chanced(key, match.key, match.score) for match in matches]
+
+    assert LENGTHS[0] == 1  # noqa: S101 - pictures
+    return calibrated(ask, store.frame_count)

@@ -1,0 +1,208 @@
+"""From frames that match to segments: votes for lines, then the best stretch of each line.
+
+A line says that second t of the query shows what second ``offset + speed * t`` of a video shows.
+Matched frames vote for (offset, speed); along the line with most votes every frame of the query is
+compared with the frame that the video shows then, and the stretch whose evidence sums up highest
+is a segment (the maximum-sum interval, by dynamic programming). Its frames vote no more, and the
+next line is looked for, so that one video may give several segments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Numbers = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
+
+SPEEDS = np.geomspace(0.5, 2.0, 25)
+BIN_SECONDS = 1.0
+NEAR_SECONDS = 0.75
+"""How far from a line a frame may be, and belong to it."""
+
+PREFER_NORMAL = 0.02
+"""Share of votes by which a line at half or double speed must be better than one at speed 1."""
+
+LEAST_SPAN_SECONDS = 4.0
+"""Shorter stretches tell too little of the speed to fit it."""
+
+MOST_SEGMENTS = 32
+MERGED_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Points:
+    """Frames of the query that match frames of one video.
+
+    Args:
+        frames: (P,) numbers of the query's frames.
+        seconds: (P,) times in the video.
+        evidence: (P,) above 0.
+    """
+
+    frames: Places
+    seconds: Numbers
+    evidence: Numbers
+
+    def __getitem__(self, chosen: npt.NDArray[np.bool_]) -> Points:
+        return Points(self.frames[chosen], self.seconds[chosen], self.evidence[chosen])
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where the query is in a video, and how many votes say so."""
+
+    offset: float
+    speed: float
+    votes: float
+
+    def at(self, seconds: Numbers) -> Numbers:
+        """Return the times in the video at which it shows what the query shows then."""
+        return self.offset + self.speed * seconds
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a line; ``first`` to ``last`` are frames of the query, both in it."""
+
+    line: Line
+    first: int
+    last: int
+    score: float
+    similarity: float
+
+
+def best_line(seconds: Numbers, weights: Numbers, points: Points) -> Line | None:
+    """Return the line with most votes.
+
+    Args:
+        seconds: (n,) times of the query's frames.
+        weights: (n,) how much each counts.
+        points: What matches.
+    """
+    if not len(points.frames):
+        return None
+    votes = points.evidence * weights[points.frames]
+    times = seconds[points.frames]
+    best = Line(0.0, 1.0, 0.0)
+    for speed in SPEEDS if len(seconds) > 1 else (1.0,):
+        prior = 1 - PREFER_NORMAL * abs(math.log2(speed))
+        offsets = points.seconds - speed * times
+        for shift in (0.0, BIN_SECONDS / 2):
+            bins = np.floor((offsets + shift) / BIN_SECONDS).astype(np.int64)
+            # A frame votes once for a bin, by its best match there.
+            order = np.lexsort((-votes, points.frames, bins))
+            same = np.zeros(len(order), bool)
+            same[1:] = (np.diff(bins[order]) == 0) & (np.diff(points.frames[order]) == 0)
+            counted = order[~same]
+            numbers, inverse = np.unique(bins[counted], return_inverse=True)
+            sums = np.bincount(inverse, votes[counted])
+            top = int(sums.argmax())
+            if sums[top] * prior > best.votes:
+                offset = (numbers[top] + 0.5) * BIN_SECONDS - shift
+                best = Line(float(offset), float(speed), float(sums[top] * prior))
+    return _fitted(best, times, points.seconds, votes)
+
+
+def _fitted(line: Line, times: Numbers, seconds: Numbers, votes: Numbers) -> Line:
+    """Move a line to the middle of what is near it, and turn it if the stretch is long enough."""
+    for _ in range(3):
+        near = np.abs(seconds - line.at(times)) <= NEAR_SECONDS
+        if not near.any():
+            return line
+        t, s, w = times[near], seconds[near], votes[near]
+        speed = line.speed
+        span = float(t.max() - t.min())
+        middle = float(np.average(t, weights=w))
+        variance = float(np.average((t - middle) ** 2, weights=w))
+        if span >= LEAST_SPAN_SECONDS and variance > 0:
+            mean = float(np.average(s, weights=w))
+            speed = float(np.average((t - middle) * (s - mean), weights=w)) / variance
+            speed = min(max(speed, float(SPEEDS[0])), float(SPEEDS[-1]))
+            if abs(speed - 1) * span < NEAR_SECONDS:
+                speed = 1.0
+        offset = float(np.average(s - speed * t, weights=w))
+        line = replace(line, offset=offset, speed=speed)
+    return line
+
+
+Along = Callable[[Line], tuple[Numbers, Numbers]]
+"""Line -> evidence and cosine of each of n frames, nan where the video has no frame to compare."""
+
+
+def segments_of(
+    seconds: Numbers, weights: Numbers, points: Points, along: Along, least_score: float
+) -> list[Segment]:
+    """Return the segments of a query in one video.
+
+    Args:
+        seconds: (n,) times of the query's frames, ascending.
+        weights: (n,) how much each counts.
+        points: What matches.
+        along: Compares the whole query with the video along a line.
+        least_score: Segments and lines below are left out.
+    """
+    found: list[Segment] = []
+    while len(found) < MOST_SEGMENTS:
+        line = best_line(seconds, weights, points)
+        if line is None or line.votes < least_score:
+            break
+        evidence, cosines = along(line)
+        for segment in found:  # each frame speaks once for about the same line
+            inside = slice(segment.first, segment.last + 1)
+            apart = np.abs(segment.line.at(seconds[inside]) - line.at(seconds[inside]))
+            evidence[inside][apart <= 2 * NEAR_SECONDS] = np.nan
+        stretch = best_stretch(np.nan_to_num(evidence * weights))
+        near = np.abs(points.seconds - line.at(seconds[points.frames])) <= 2 * NEAR_SECONDS
+        if stretch is None:
+            points = points[~near]
+            continue
+        first, last, score = stretch
+        inside = slice(first, last + 1)
+        shares = weights[inside] * (evidence[inside] > 0)
+        similarity = float(np.average(np.nan_to_num(cosines[inside]), weights=shares))
+        if score >= least_score:
+            found.append(Segment(line, first, last, score, similarity))
+        used = near & (points.frames >= first) & (points.frames <= last)
+        points = points[~(used if used.any() and score >= least_score else near)]
+    return merged(found, seconds)
+
+
+def best_stretch(evidence: Numbers) -> tuple[int, int, float] | None:
+    """Return first, last and sum of the interval whose evidence sums up highest, if above 0.
+
+    Example:
+        >>> best_stretch(np.array([-1.0, 2.0, -0.5, 3.0, -4.0, 1.0]))
+        (1, 3, 4.5)
+    """
+    best: tuple[int, int, float] | None = None
+    begin, total = 0, 0.0
+    for number, value in enumerate(evidence.tolist()):
+        if total <= 0:
+            begin, total = number, 0.0
+        total += value
+        if total > 0 and (best is None or total > best[2]):
+            best = begin, number, total
+    return best
+
+
+def merged(found: list[Segment], seconds: Numbers) -> list[Segment]:
+    """Join segments that lie on about the same line with little between them; best first."""
+    joined: list[Segment] = []
+    for segment in sorted(found, key=lambda segment: segment.first):
+        before = joined[-1] if joined else None
+        if before is not None and segment.first > before.last:
+            gap = seconds[segment.first] - seconds[before.last]
+            begin = seconds[segment.first : segment.first + 1]
+            apart = abs(float((before.line.at(begin) - segment.line.at(begin))[0]))
+            if gap <= MERGED_SECONDS and apart <= 2 * NEAR_SECONDS:
+                better = max(before, segment, key=lambda one: one.score)
+                score = before.score + segment.score
+                joined[-1] = replace(better, first=before.first, last=segment.last, score=score)
+                continue
+        joined.append(segment)
+    return sorted(joined, key=lambda segment: -segment.score)
