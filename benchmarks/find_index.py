@@ -114,16 +114,16 @@ class Lance:
         return pa.table(columns)
 
     def build(self, vectors: np.ndarray) -> None:
+        """See :class:`Candidate`."""
         from lancedb import index
 
-        table = None
+        table: Any = None
         for begin in range(0, len(vectors), 65_536):
             data = self._table(vectors[begin : begin + 65_536], begin)
             if table is None:
                 table = self.db.create_table("frames", data)
             else:
                 table.add(data)
-        assert table is not None
         dim = vectors.shape[1]
         kinds: dict[str, Callable[[], Any]] = {
             "ivf-sq": lambda: index.IvfSq(distance_type="cosine"),
@@ -136,9 +136,11 @@ class Lance:
         table.optimize(cleanup_older_than=timedelta(0))
 
     def load(self) -> None:
+        """See :class:`Candidate`."""
         self.table = self.db.open_table("frames")
 
     def search(self, query: np.ndarray) -> np.ndarray:
+        """See :class:`Candidate`."""
         find = self.table.search(query, vector_column_name="vector").distance_type("cosine")
         find = find.select(["row"]).limit(TOP)
         if self.kind == "flat":
@@ -150,9 +152,11 @@ class Lance:
         return find.to_arrow()["row"].to_numpy()
 
     def add(self, vectors: np.ndarray, first: int) -> None:
+        """See :class:`Candidate`."""
         self.table.add(self._table(vectors, first))
 
     def delete(self, first: int, last: int) -> None:
+        """See :class:`Candidate`."""
         self.table.delete(f"row >= {first} AND row < {last}")
 
 
@@ -163,6 +167,7 @@ class Parquet:
         self.folder = folder
 
     def keep(self, vectors: np.ndarray, name: str) -> None:
+        """Write vectors to a file beside the index."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -175,6 +180,7 @@ class Usearch(Parquet):
     """usearch: a graph of float16 vectors, seen from its file."""
 
     def build(self, vectors: np.ndarray) -> None:
+        """See :class:`Candidate`."""
         from usearch.index import Index
 
         self.keep(vectors, "vectors.parquet")
@@ -183,31 +189,33 @@ class Usearch(Parquet):
         index.save(str(self.folder / "frames.usearch"))
 
     def load(self) -> None:
+        """See :class:`Candidate`."""
         from usearch.index import Index
 
         view = Index.restore(str(self.folder / "frames.usearch"), view=True)
-        assert view is not None
         self.index = view
         self.index.expansion_search = 128
 
     def search(self, query: np.ndarray) -> np.ndarray:
+        """See :class:`Candidate`."""
         return np.asarray(self.index.search(query.astype(np.float16), TOP).keys, np.int64)
 
     def _changed(self, change: Callable[[Any], object]) -> None:
         from usearch.index import Index
 
         index = Index.restore(str(self.folder / "frames.usearch"))
-        assert index is not None
         change(index)
         index.save(str(self.folder / "new.usearch"))
         (self.folder / "new.usearch").replace(self.folder / "frames.usearch")
 
     def add(self, vectors: np.ndarray, first: int) -> None:
+        """See :class:`Candidate`."""
         self.keep(vectors, f"vectors-{first}.parquet")
         numbers = np.arange(first, first + len(vectors))
         self._changed(lambda index: index.add(numbers, vectors))
 
     def delete(self, first: int, last: int) -> None:
+        """See :class:`Candidate`."""
         self._changed(lambda index: index.remove(np.arange(first, last)))
 
 
@@ -219,6 +227,7 @@ class Faiss(Parquet):
         self.kind, self.lists = kind, max(16, int(rows**0.5))
 
     def build(self, vectors: np.ndarray) -> None:
+        """See :class:`Candidate`."""
         import faiss
 
         self.keep(vectors, "vectors.parquet")
@@ -230,6 +239,7 @@ class Faiss(Parquet):
         faiss.write_index(index, str(self.folder / "frames.faiss"))
 
     def load(self) -> None:
+        """See :class:`Candidate`."""
         import faiss
 
         self.index = faiss.read_index(str(self.folder / "frames.faiss"))
@@ -239,6 +249,7 @@ class Faiss(Parquet):
             self.index.hnsw.efSearch = 128
 
     def search(self, query: np.ndarray) -> np.ndarray:
+        """See :class:`Candidate`."""
         return self.index.search(query[None], TOP)[1][0]
 
     def _save(self) -> None:
@@ -248,11 +259,13 @@ class Faiss(Parquet):
         (self.folder / "new.faiss").replace(self.folder / "frames.faiss")
 
     def add(self, vectors: np.ndarray, first: int) -> None:
+        """See :class:`Candidate`."""
         self.keep(vectors, f"vectors-{first}.parquet")
         self.index.add(vectors.astype(np.float32))
         self._save()
 
     def delete(self, first: int, last: int) -> None:
+        """See :class:`Candidate`."""
         import faiss
 
         self.index.remove_ids(faiss.IDSelectorRange(first, last))  # HNSW raises: it cannot

@@ -1,4 +1,4 @@
-"""Write ``docs/cli.md`` from what ``ccl-embed --help`` and ``ccl-hub --help`` say.
+"""Write ``docs/cli.md`` from what ``ccl-embed``, ``ccl-find`` and ``ccl-hub`` say with ``--help``.
 
 Run it as ``python docs/make_cli_reference.py``.
 """
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # document this
 
 from ccl_hub._util.files import write_atomically
 from ccl_hub.cli.embed_command import embed_app
+from ccl_hub.cli.find_command import find_app
 from ccl_hub.cli.hub_command import hub_app
 
 PAGE = Path(__file__).resolve().parent / "cli.md"
@@ -27,7 +28,7 @@ HEAD = """\
 <!-- Written by docs/make_cli_reference.py from the commands' own help; do not edit. -->
 
 Messages and progress go to stderr, data to stdout. Exit codes: 0 done; 1 failed; 2 wrong usage,
-or videos failed or are incomplete; 130 stopped by Ctrl-C. `python -m
+or videos failed or are incomplete; 3 ccl-find found nothing; 130 stopped by Ctrl-C. `python -m
 training.pack` and the other programs of `training/` answer `--help` in the same way; what they
 are for is told in [Training](training.md) and [Evaluation](evaluation.md).
 """
@@ -55,12 +56,11 @@ def help_text(app: typer.Typer, *words: str) -> str:
 
 def commands() -> list[tuple[typer.Typer, tuple[str, ...]]]:
     """Return every program and command, in the order in which the page has them."""
-    names = [info.name or info.callback.__name__ for info in hub_app.registered_commands]
-    return [
-        (embed_app, ("ccl-embed",)),
-        (hub_app, ("ccl-hub",)),
-        *((hub_app, ("ccl-hub", name)) for name in names),
-    ]
+    pages: list[tuple[typer.Typer, tuple[str, ...]]] = [(embed_app, ("ccl-embed",))]
+    for app, program in ((find_app, "ccl-find"), (hub_app, "ccl-hub")):
+        names = [info.name or info.callback.__name__ for info in app.registered_commands]
+        pages += [(app, (program,)), *((app, (program, name)) for name in names)]
+    return pages
 
 
 def reference() -> str:

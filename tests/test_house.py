@@ -46,6 +46,7 @@ PUBLIC = {
 # With optional packages: looked at where they are.
 PUBLIC_EXTRAS = {
     "ray": ("ccl_hub.ray", "COLUMNS CCLEmbedder embed_paths"),
+    "lancedb": ("ccl_hub.find", "Alike Doubt Hit Library Overlap Results"),
     "transformers": ("ccl_hub.hf_transformers", "CCLAutoModel CCLTransformersConfig"),
 }
 # What the worked examples of CONTRIBUTING.md add.

@@ -16,10 +16,15 @@ _HOUR_SECONDS = 3600.0
 
 
 class ClipProgress:
-    """A bar on stderr, from the first clips of a video on; none if quiet or not on a terminal."""
+    """A bar on stderr, from the first clips of a video on; none if quiet or not on a terminal.
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+    Args:
+        quiet: No bar.
+        unit: What is counted.
+    """
+
+    def __init__(self, quiet: bool, unit: str = "clip") -> None:
+        self._quiet, self._unit = quiet, unit
         self._bar: Any = None
 
     def __enter__(self) -> ClipProgress:
@@ -30,9 +35,9 @@ class ClipProgress:
             self._bar.close()
 
     def update(self, done: int, total: int) -> None:
-        """Show ``done`` of ``total`` clips."""
+        """Show ``done`` of ``total``."""
         if self._bar is None:
-            self._bar = _bar(self._quiet, total=total, unit="clip", leave=False)
+            self._bar = _bar(self._quiet, total=total, unit=self._unit, leave=False)
         self._bar.update(done - self._bar.n)
 
 

@@ -35,14 +35,14 @@ class LibrarySink:
         manifest: What became of every video, and the spool.
         store: The database.
         space: In which vectors are compared.
-        batch_rows: Frames that may wait in the spool.
+        batch_rows: Frames that may wait in the spool; None for BATCH_ROWS.
     """
 
     def __init__(
-        self, manifest: Manifest, store: Store, space: Space, batch_rows: int = BATCH_ROWS
+        self, manifest: Manifest, store: Store, space: Space, batch_rows: int | None = None
     ) -> None:
         self._manifest, self._store, self._space = manifest, store, space
-        self._batch_rows = batch_rows
+        self._batch_rows = batch_rows or BATCH_ROWS
         self._rows = manifest.spooled_rows()
         self._spooled = {id for id, data in manifest.spool() if data}
         self._stored = {video.id for video in store.videos.values()}

@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from ccl_hub.cli.embed_command import embed_app
+from ccl_hub.cli.find_command import find_app
 from ccl_hub.cli.hub_command import hub_app
 
+APPS = {"ccl-embed": embed_app, "ccl-find": find_app, "ccl-hub": hub_app}
 FENCE = re.compile(r"(```+)(.*)")
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 SAID = re.compile(r"(?:\s*print\(.*\)  )?# (.+)")
 CODE = re.compile(r"^(```+).*?^\1$|^ {4}[^\n]*|`[^`]+`", re.DOTALL | re.MULTILINE)
 CONTINUED = re.compile(r"\\\n\s*")  # a line that ends in a backslash goes on
-PROGRAM = re.compile(r"(?:^|[\s`])(ccl-embed|ccl-hub [a-z]+|-m training\.[a-z_]+)\b([^\n`]*)")
+PROGRAM = re.compile(
+    r"(?:^|[\s`])(ccl-embed|ccl-(?:find|hub) [a-z]+|-m training\.[a-z_]+)\b([^\n`]*)"
+)
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,9 @@ def _run(words: list[str]) -> object:
         return 0
     if words[:2] == ["python", "-m"] and words[2].startswith("training."):
         return import_module(words[2]).main(words[3:])
-    apps = {"ccl-embed": embed_app, "ccl-hub": hub_app}
-    assert words[0] in apps, f"{words[0]}: no program that the tests can run"
+    assert words[0] in APPS, f"{words[0]}: no program that the tests can run"
     try:
-        apps[words[0]](words[1:], prog_name=words[0])
+        APPS[words[0]](words[1:], prog_name=words[0])
     except SystemExit as exit_:
         return exit_.code
     return 0
@@ -135,8 +138,7 @@ def options(program: str) -> frozenset[str]:
         if words[0].startswith("training."):
             import_module(words[0]).main(["--help"])
         else:
-            app = embed_app if words[0] == "ccl-embed" else hub_app
-            app([*words[1:], "--help"], prog_name=words[0])
+            APPS[words[0]]([*words[1:], "--help"], prog_name=words[0])
     found = re.findall(r"(?<![\w-])--[a-z][\w-]*", text.getvalue())
     assert found, f"{program} --help names no option"
     return frozenset(found)

@@ -156,7 +156,7 @@ def segments_of(
             inside = slice(segment.first, segment.last + 1)
             apart = np.abs(segment.line.at(seconds[inside]) - line.at(seconds[inside]))
             evidence[inside][apart <= 2 * NEAR_SECONDS] = np.nan
-        stretch = best_stretch(np.nan_to_num(evidence * weights))
+        stretch = best_stretch(np.nan_to_num(evidence * weights), seconds)
         near = np.abs(points.seconds - line.at(seconds[points.frames])) <= 2 * NEAR_SECONDS
         if stretch is None:
             points = points[~near]
@@ -172,19 +172,23 @@ def segments_of(
     return merged(found, seconds)
 
 
-def best_stretch(evidence: Numbers) -> tuple[int, int, float] | None:
+def best_stretch(evidence: Numbers, seconds: Numbers) -> tuple[int, int, float] | None:
     """Return first, last and sum of the interval whose evidence sums up highest, if above 0.
 
+    Within it no more than :data:`MERGED_SECONDS` lie between frames that speak for it.
+
     Example:
-        >>> best_stretch(np.array([-1.0, 2.0, -0.5, 3.0, -4.0, 1.0]))
+        >>> best_stretch(np.array([-1.0, 2.0, -0.5, 3.0, -4.0, 1.0]), np.arange(6) / 2)
         (1, 3, 4.5)
     """
     best: tuple[int, int, float] | None = None
-    begin, total = 0, 0.0
-    for number, value in enumerate(evidence.tolist()):
-        if total <= 0:
+    begin, total, latest = 0, 0.0, -math.inf
+    for number, (value, time) in enumerate(zip(evidence.tolist(), seconds.tolist(), strict=True)):
+        if total <= 0 or time - latest > MERGED_SECONDS:
             begin, total = number, 0.0
         total += value
+        if value > 0:
+            latest = time
         if total > 0 and (best is None or total > best[2]):
             best = begin, number, total
     return best

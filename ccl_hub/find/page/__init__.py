@@ -1,0 +1,1 @@
+"""Hits as one HTML file to look at: thumbnails, players, sorting, nothing from elsewhere."""
