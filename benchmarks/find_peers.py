@@ -8,6 +8,7 @@ A peer that is a program of its own (viddup) is run as its users run it.
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 from collections import defaultdict
@@ -122,16 +123,11 @@ def perceptual_hash(frames: np.ndarray) -> np.ndarray:
 
 
 def pdq_hash(frames: np.ndarray) -> np.ndarray:
-    """256-bit PDQ hash of each frame, of which vPDQ and hydrusvideodeduplicator are made."""
-    import vpdq
+    """256-bit PDQ of each frame: vPDQ, as hydrusvideodeduplicator uses it, is PDQ of frames."""
+    import pdqhash
 
-    def bits(frame: np.ndarray) -> np.ndarray:
-        # hashFrame: (hash as bytes or text, quality) of one RGB frame, by the version installed
-        digest = vpdq.hash_frame(frame.tobytes(), frame.shape[1], frame.shape[0])[0]
-        raw = bytes.fromhex(digest) if isinstance(digest, str) else bytes(digest)
-        return np.unpackbits(np.frombuffer(raw, np.uint8))
-
-    return np.where(np.stack([bits(frame) for frame in frames]), 1.0, -1.0).astype("f4") / 16
+    bits = [np.asarray(pdqhash.compute(frame)[0]) for frame in frames]
+    return np.where(np.stack(bits) > 0, 1.0, -1.0).astype(np.float32) / 16
 
 
 class FrameMethod(Method):
@@ -233,30 +229,46 @@ class Signature(Method):
 
 
 class Viddup(Method):
-    """viddup: brightness changes of whole files; answers with files and an offset."""
+    """viddup: ten perceptual hashes of whole files of about one length; it has no stretches."""
 
     def __init__(self) -> None:
         super().__init__("viddup", "viddup")
 
     def index(self, videos: Path, folder: Path) -> None:
         """See :class:`Method`."""
-        self._database, self._videos = folder / "viddup.db", videos
-        command = ["viddup", "--db", str(self._database), "--import", "--dir", str(videos)]
+        from ccl_hub.inputs import find_videos
+
+        self._folder, self._videos = folder, videos
+        self._names = {video.path.resolve(): video.id for video in find_videos([videos])}
+        self._scan([videos])
+
+    def _scan(self, folders: list[Path]) -> dict[str, Any]:
+        reports = self._folder / "reports"
+        shutil.rmtree(reports, ignore_errors=True)
+        command = ["viddup", "scan", *map(str, folders), "--db", str(self._folder / "viddup.db")]
+        command += ["--no-html", "--no-open", "--output", str(reports)]
         subprocess.run(command, check=True, capture_output=True)
+        found = sorted(reports.glob("*.json"))
+        return json.loads(found[-1].read_text()) if found else {}
 
     def ask(self, path: Path, is_picture: bool) -> list[Answer]:
         """See :class:`Method`; it has no pictures."""
         if is_picture:
             return []
-        base = ["viddup", "--db", str(self._database)]
-        subprocess.run([*base, "--import", str(path)], capture_output=True)
-        done = subprocess.run([*base, "--search"], capture_output=True, text=True)
-        subprocess.run([*base, "--delete", str(path)], capture_output=True)
-        return [
-            Answer(str(Path(line.strip()).relative_to(self._videos)), 0.0, 3.0, 1.0, True)
-            for line in done.stdout.splitlines()
-            if str(self._videos) in line
-        ]
+        alone = self._folder / "asked"
+        shutil.rmtree(alone, ignore_errors=True)
+        alone.mkdir()
+        shutil.copy(path, alone)
+        report = self._scan([self._videos, alone])
+        answers = []
+        for kind in ("exact_duplicate_groups", "similar_duplicate_groups"):
+            for group in report.get(kind, []):
+                files = [Path(file["path"]).resolve() for file in group["files"]]
+                names = [self._names[file] for file in files if file in self._names]
+                if any(file.is_relative_to(alone.resolve()) for file in files):
+                    score = group["similarity"]
+                    answers += [Answer(name, 0.0, 3.0, score, True) for name in names]
+        return sorted(answers, key=lambda answer: -answer.score)[:ANSWERS]
 
 
 def PEERS(models: list[str]) -> list[Method]:  # noqa: N802 - a table that takes the models
@@ -267,7 +279,7 @@ def PEERS(models: list[str]) -> list[Method]:  # noqa: N802 - a table that takes
         Ours("random"),
         FrameMethod("thumbnail 24x24", thumbnail, 0.95),
         FrameMethod("pHash", perceptual_hash, 1 - 2 * 8 / 64, "imagehash"),
-        FrameMethod("vpdq", pdq_hash, 1 - 2 * 31 / 256, "vpdq"),
+        FrameMethod("vpdq", pdq_hash, 1 - 2 * 31 / 256, "pdqhash"),
         Viddup(),
         Signature(),
     ]

@@ -130,7 +130,7 @@ class Store:
 
     Args:
         folder: The folder; made by the first :meth:`create`.
-        generation: Which set of tables; see :meth:`ccl_hub.find.library.Library.whiten`.
+        generation: Which set of tables; see :mod:`ccl_hub.find.files`.
 
     Raises:
         OutputError: lancedb is not installed.

@@ -34,7 +34,11 @@ MOST_STRETCHES = 300
 TAIL_RATE = 0.2
 """Hits for each query, from whose excess the decay is taken."""
 
+LEAST_SCORE = 2.0
+"""Hits of less are not looked at."""
+
 LEAST_HITS = 20
+GUESSED_DECAY = 0.5
 COPY_E = 1e-6
 """What is so unlikely by chance is a copy."""
 
@@ -120,7 +124,8 @@ class Chance:
     def guessed(cls, rows: int) -> Chance:
         """Return careful E-values for a library with too few videos to be asked."""
         start = math.log(max(2, rows))
-        return cls(rows, tuple(Tail(float(n), start * (1 + math.log(n)), 0.5) for n in LENGTHS))
+        starts = ((float(n), start * (1 + math.log(n))) for n in LENGTHS)
+        return cls(rows, tuple(Tail(n, begin, GUESSED_DECAY) for n, begin in starts))
 
 
 Ask = Callable[[int], Iterator[tuple[int, list[Chanced]]]]
@@ -142,6 +147,9 @@ def calibrated(ask: Ask, rows: int) -> Chance:
         hits = [hit for _, some in asked for hit in some if hit[:2] not in copies]
         frames = float(np.mean([count for count, _ in asked])) if asked else float(length)
         tail = _tail(hits, len(asked), frames, copies)
+        if tail is None and len(asked) >= MOST_STRETCHES // 3:
+            # So few are found that one for each query at the least score is already too many.
+            tail = Tail(frames, LEAST_SCORE, GUESSED_DECAY, len(asked))
         tails[length] = tail or guesses[length]
     return Chance(rows, tuple(tails[length] for length in LENGTHS))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,27 @@ LEAST_FRAMES = 1024
 LEAST_OF_VIDEO = 4
 TAIL_SHARE, LEAST_TAIL = 0.02, 16
 LEAST_SCALE = 1e-3
+AT_ONCE = 2048
 MOVED_SHARE = 0.3
 ZERO = math.log(1 / TAIL_SHARE)
 MOST_AGAINST = 2.0
 """How much one frame may speak against a match: it may be a cut, an insert, a damaged picture."""
+
+
+class Tails(NamedTuple):
+    """How the cosines of n frames with a sample fall off.
+
+    ``start`` and ``scale`` are (n,), in cosine; ``more`` is added to the evidence of each.
+    """
+
+    start: Numbers
+    scale: Numbers
+    more: float
+
+    def evidence(self, cosines: Numbers, frames: Keys) -> Numbers:
+        """Return the evidence of (P,) cosines, each of one of the frames."""
+        excess = (cosines - self.start[frames]) / self.scale[frames]
+        return np.asarray(excess + self.more, np.float64)
 
 
 @dataclass(frozen=True)
@@ -77,30 +95,33 @@ class Background:
         """Return (n, b) cosines with the sample."""
         return vectors @ self.vectors.T
 
-    def evidence(self, cosines: Numbers, with_sample: Vectors, *without: int | None) -> Numbers:
-        """Return the evidence of cosines.
+    def tails(self, with_sample: Vectors, *without: int | None) -> Tails:
+        """Return how the cosines of n frames with the sample fall off.
 
         Args:
-            cosines: (n, ...) cosines of n frames.
-            with_sample: (n, b) cosines of these frames with the sample.
+            with_sample: (n, b) cosines of the frames with the sample.
             without: Videos whose frames in the sample do not count.
-
-        Returns:
-            As ``cosines``.
         """
         kept = ~np.isin(self.keys, [key for key in without if key is not None])
         sample = with_sample[:, kept]
         tail = min(max(LEAST_TAIL, round(TAIL_SHARE * sample.shape[1])), sample.shape[1])
-        if tail < 2:
-            return np.zeros_like(cosines)
+        if tail < 2:  # nothing to compare with: nothing is surprising
+            return Tails(np.full(len(sample), np.inf), np.ones(len(sample)), 0.0)
         largest = np.partition(sample, -tail, axis=1)[:, -tail:]  # (n,tail)
-        start = largest.min(axis=1)
+        start = largest.min(axis=1).astype(np.float64)
         # By the median: a few frames of the sample may be copies.
         scale = (np.median(largest, axis=1) - start) / math.log(2)
         share = tail / sample.shape[1]
-        shape = (-1, *([1] * (cosines.ndim - 1)))
-        excess = (cosines - start.reshape(shape)) / np.maximum(scale, LEAST_SCALE).reshape(shape)
-        return np.asarray(excess + math.log(1 / share) - ZERO, np.float64)
+        return Tails(start, np.maximum(scale, LEAST_SCALE), math.log(1 / share) - ZERO)
+
+    def tails_of(self, vectors: Vectors, *without: int | None) -> Tails:
+        """Return the tails of (n, D) vectors, some at a time; see :meth:`tails`."""
+        pieces = [
+            self.tails(self.cosines(vectors[begin : begin + AT_ONCE]), *without)
+            for begin in range(0, max(1, len(vectors)), AT_ONCE)
+        ]
+        starts, scales = ([piece[part] for piece in pieces] for part in (0, 1))
+        return Tails(np.concatenate(starts), np.concatenate(scales), pieces[0].more)
 
 
 def novelty(

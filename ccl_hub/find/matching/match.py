@@ -9,9 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..store import Frames, Store
-from .chance import LENGTHS, MOST_STRETCHES, Chance, Chanced, calibrated
-from .evidence import MOST_AGAINST, Background, novelty
-from .segments import NEAR_SECONDS, Line, Points, Segment, best_line, segments_of
+from .chance import LEAST_SCORE, LENGTHS, MOST_STRETCHES, Chance, Chanced, calibrated
+from .evidence import MOST_AGAINST, Background, Tails, novelty
+from .segments import (
+    LEAST_VOTES,
+    NEAR_SECONDS,
+    Along,
+    Line,
+    Points,
+    Segment,
+    best_line,
+    segments_of,
+)
 
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
@@ -21,7 +30,6 @@ MOST_VIDEOS = 64
 """Videos of which lines are looked for, those with most evidence first."""
 
 CHANCE_VIDEOS = 8
-LEAST_SCORE = 2.0
 PICTURE_GAP_SECONDS = 2.0
 PICTURE_DROP = 3.0
 """Evidence by which a frame beside the best may be less, and still look as the picture does."""
@@ -61,6 +69,25 @@ class Match:
     score: float
 
 
+class _Frames:
+    """The frames of a query, compared with the background once.
+
+    Args:
+        query: What is asked for.
+        background: A sample of the library.
+        step_seconds: Time between the frames of the library.
+        without: A video that is left out.
+    """
+
+    def __init__(
+        self, query: Query, background: Background, step_seconds: float, without: int | None
+    ) -> None:
+        self.query, self.without = query, without
+        self.with_sample = background.cosines(query.vectors)  # (n,b)
+        moved = background.moved_cosine
+        self.weights = novelty(query.vectors, query.seconds, step_seconds, moved)
+
+
 class Matcher:
     """Finds queries in a library.
 
@@ -93,42 +120,35 @@ class Matcher:
         near = self._store.nearest(query.vectors, NEAREST, without)
         if not len(near.keys):
             return []
-        with_sample = self._background.cosines(query.vectors)
-        moved = self._background.moved_cosine
-        weights = novelty(query.vectors, query.seconds, self._step, moved)
-        candidates = []
-        for key in self._likely(near, with_sample, weights, without):
+        frames = _Frames(query, self._background, self._step, without)
+        candidates: list[tuple[float, int, Points | Match]] = []
+        for key in self._likely(near, frames):
             found = near[near.keys == key]
-            points = self._points(found, with_sample, key, without)
+            points = self._points(found, frames, key)
             if query.is_picture:
-                candidates += self._of_picture(key, points, found)
-                continue
-            line = best_line(query.seconds, weights, points)
-            if line is not None and line.votes >= least_score:
-                candidates.append((line.votes, key, points))
-        if query.is_picture:
-            matches = [match for match in candidates if match.score >= least_score]
-            return sorted(matches, key=lambda match: -match.score)
+                places = self._of_picture(key, points, found)
+                candidates += [(place.score, key, place) for place in places]
+            else:
+                line = best_line(query.seconds, frames.weights, points)
+                votes = 0.0 if line is None else line.votes
+                candidates.append((votes, key, points))
         candidates.sort(key=lambda candidate: -candidate[0])
-        matches = []
-        for _, key, points in candidates[:most_videos]:
-            along = self._along(query, key, with_sample, without)
-            found_here = segments_of(query.seconds, weights, points, along, least_score)
-            matches += [self._match(query, key, segment) for segment in found_here]
+        matches: list[Match] = []
+        for votes, key, what in candidates[:most_videos]:
+            if isinstance(what, Match):
+                matches.append(what)
+            elif votes >= LEAST_VOTES * least_score:
+                along = self._along(frames, key)
+                found_here = segments_of(query.seconds, frames.weights, what, along, least_score)
+                matches += [self._match(query, key, segment) for segment in found_here]
+        matches = [match for match in matches if match.score >= least_score]
         return sorted(matches, key=lambda match: -match.score)
 
-    def _likely(
-        self, near: Frames, with_sample: Vectors, weights: Numbers, without: int | None
-    ) -> list[int]:
+    def _likely(self, near: Frames, frames: _Frames) -> list[int]:
         """Return the videos with most evidence, each frame of the query counted once for each."""
-        evidence = np.empty(len(near.keys))
-        numbers, first = np.unique(near.queries, return_index=True)
-        ends = [*first[1:], len(near.queries)]
-        for number, begin, end in zip(numbers, first, ends, strict=True):
-            cosines = near.cosines[None, begin:end].astype(np.float64)
-            sample = with_sample[number : number + 1]
-            evidence[begin:end] = self._background.evidence(cosines, sample, without)[0]
-        evidence *= weights[near.queries]
+        tails = self._background.tails(frames.with_sample, frames.without)
+        evidence = tails.evidence(near.cosines.astype(np.float64), near.queries)
+        evidence *= frames.weights[near.queries]
         order = np.lexsort((-evidence, near.queries, near.keys))
         keys, queries = near.keys[order], near.queries[order]
         new = np.ones(len(order), bool)
@@ -139,17 +159,15 @@ class Matcher:
         top = np.argsort(-sums, kind="stable")[:MOST_VIDEOS]
         return [int(videos[number]) for number in top if sums[number] > 0]
 
-    def _points(
-        self, found: Frames, with_sample: Vectors, key: int, without: int | None
-    ) -> Points:
+    def _points(self, found: Frames, frames: _Frames, key: int) -> Points:
         """Return the matches with one video that are surprising for both frames."""
-        cosines, samples = found.cosines.astype(np.float64), with_sample[found.queries]
-        asked = self._background.evidence(cosines, samples, key, without)
-        samples = self._background.cosines(found.vectors)
-        answered = self._background.evidence(cosines, samples, key, without)
-        evidence = np.minimum(asked, answered)
-        points = Points(found.queries, found.seconds, evidence)
-        return points[evidence > 0]
+        cosines, every = found.cosines.astype(np.float64), np.arange(len(found.keys))
+        asked = self._background.tails(frames.with_sample, key, frames.without)
+        answered = self._background.tails_of(found.vectors, key, frames.without)
+        evidence = np.minimum(
+            asked.evidence(cosines, found.queries), answered.evidence(cosines, every)
+        )
+        return Points(found.queries, found.seconds, evidence)[evidence > 0]
 
     def _of_picture(self, key: int, points: Points, found: Frames) -> list[Match]:
         """Return the places of a video that show a picture: frames that follow each other."""
@@ -170,26 +188,29 @@ class Matcher:
             matches.append(Match(key, 0.0, 0.0, start, end, 1.0, float(cosine), score))
         return matches
 
-    def _along(self, query: Query, key: int, with_sample: Vectors, without: int | None):
+    def _along(self, frames: _Frames, key: int) -> Along:
         """Return what compares the query with a video along a line."""
-        video = self._store.of(key)
-        asked = ~query.vectors.any(axis=1)
+        video, query = self._store.of(key), frames.query
+        asked = self._background.tails(frames.with_sample, key, frames.without)
+        starts, scales = (np.full(len(video.keys), np.nan) for _ in range(2))
+        everyone, near_enough = np.arange(len(query.seconds)), max(NEAR_SECONDS, self._step)
 
         def along(line: Line) -> tuple[Numbers, Numbers]:
             wanted = line.at(query.seconds)
             after = np.searchsorted(video.seconds, wanted)
             cosines, rows = np.full(len(wanted), np.nan), np.zeros(len(wanted), np.int64)
             for row in (np.maximum(after - 1, 0), np.minimum(after, len(video.seconds) - 1)):
-                near = np.abs(video.seconds[row] - wanted) <= max(NEAR_SECONDS, self._step)
                 values = np.einsum("nd,nd->n", query.vectors, video.vectors[row])
-                values = np.where(near & ~asked, values, np.nan)
-                better = np.isnan(cosines) | (values > cosines)
+                near = np.abs(video.seconds[row] - wanted) <= near_enough
+                better = near & ~(values <= cosines)  # also where there is none yet
                 cosines = np.where(better, values, cosines)
                 rows = np.where(better, row, rows)
-            evidence = self._background.evidence(cosines, with_sample, key, without)
-            samples = self._background.cosines(video.vectors[rows])
-            answered = self._background.evidence(cosines, samples, key, without)
-            return np.maximum(np.minimum(evidence, answered), -MOST_AGAINST), cosines
+            new = np.unique(rows[np.isnan(starts[rows])])
+            tails = self._background.tails_of(video.vectors[new], key, frames.without)
+            starts[new], scales[new] = tails.start, tails.scale
+            answered = Tails(starts, scales, tails.more)
+            both = asked.evidence(cosines, everyone), answered.evidence(cosines, rows)
+            return np.maximum(np.minimum(*both), -MOST_AGAINST), cosines
 
         return along
 

@@ -30,6 +30,9 @@ PREFER_NORMAL = 0.02
 LEAST_SPAN_SECONDS = 4.0
 """Shorter stretches tell too little of the speed to fit it."""
 
+LEAST_VOTES = 1 / 3
+"""Share of the score of a segment that matches among the nearest frames must make up."""
+
 MOST_SEGMENTS = 32
 MERGED_SECONDS = 3.0
 
@@ -144,12 +147,12 @@ def segments_of(
         weights: (n,) how much each counts.
         points: What matches.
         along: Compares the whole query with the video along a line.
-        least_score: Segments and lines below are left out.
+        least_score: Segments below are left out.
     """
     found: list[Segment] = []
     while len(found) < MOST_SEGMENTS:
         line = best_line(seconds, weights, points)
-        if line is None or line.votes < least_score:
+        if line is None or line.votes < LEAST_VOTES * least_score:
             break
         evidence, cosines = along(line)
         for segment in found:  # each frame speaks once for about the same line
