@@ -37,7 +37,6 @@ class Facts:
         format: "ccl-library".
         version: Of the format.
         model: Name, folder or Hub id of the model.
-        revision: Of a model on the Hub, or "".
         config_fingerprint: Of the model as the library looks at videos.
         weights_sha256: Of the file of its weights, or "".
         dim: Dimension D of its vectors.
@@ -49,7 +48,6 @@ class Facts:
     format: str
     version: int
     model: str
-    revision: str
     config_fingerprint: str
     weights_sha256: str
     dim: int
@@ -59,7 +57,7 @@ class Facts:
 
     def difference(self, other: Facts) -> str:
         """Return in words how another library differs; "" if vectors of both can be compared."""
-        ignored = ("generation", "model", "revision")
+        ignored = ("generation", "model")
         mine, others = asdict(self), asdict(other)
         return "; ".join(
             f"{name} is {mine[name]!r} there, {others[name]!r} now"

@@ -15,6 +15,7 @@ from .._util.folder_lock import FolderInUseError, only_writer
 from ..embed.embeddings import Embeddings
 from ..errors import InputError, OutputError
 from ..job.options import JobInputs, JobOptions
+from ..registry import REGISTRY
 from . import cycle
 from . import overlaps as overlapping
 from .asking import Asked, Question, question_of
@@ -83,8 +84,10 @@ class Library:
         """
         if not 0.1 <= frame_seconds <= 10:
             raise InputError(f"frame_seconds is {frame_seconds}; allowed: 0.1 to 10 seconds.")
-        engines = model if isinstance(model, list) else _engines(str(model), "", device)
+        engines = model if isinstance(model, list) else _engines(str(model), device)
         name = engines[0].model.name if isinstance(model, list) else str(model)
+        if name and name not in REGISTRY and Path(name).is_dir():
+            name = absolute_path(name)  # the library may be opened from elsewhere
         facts = _facts(engines[0], name, frame_seconds, key_frames_only)
         path = make_folder(Path(absolute_path(folder)))
         if LibraryFiles.are_at(path):
@@ -122,8 +125,12 @@ class Library:
     def engines(self) -> list[Engine]:
         """Engines of the library's model, loaded when first asked for."""
         if self._engines is None:
-            facts = self._files.facts
-            engines = _engines(facts.model, facts.revision, self._device)
+            if not self._files.facts.model:
+                raise InputError(
+                    f"{self.folder}: made by a model without a name; give its engines to "
+                    "Library.open."
+                )
+            engines = _engines(self._files.facts.model, self._device)
             self._check(engines)
             self._engines = engines
         return self._engines
@@ -254,8 +261,7 @@ class Library:
         """
         try:
             with only_writer(self.folder, ".writer"):
-                self._refresh()
-                yield Writer(self._files)
+                yield Writer(LibraryFiles.read(self.folder))
         except FolderInUseError as error:
             raise OutputError(
                 f"{self.folder}: another process is writing this library; wait for it to end."
@@ -395,7 +401,6 @@ def _facts(engine: Engine, name: str, frame_seconds: float, key_frames_only: boo
         format=FORMAT,
         version=VERSION,
         model=name,
-        revision="",
         config_fingerprint=model.config.fingerprint(),
         weights_sha256=model.weights_sha256,
         dim=model.config.architecture.feature_dim,
@@ -404,11 +409,11 @@ def _facts(engine: Engine, name: str, frame_seconds: float, key_frames_only: boo
     )
 
 
-def _engines(model: str, revision: str, device: str) -> list[Engine]:
+def _engines(model: str, device: str) -> list[Engine]:
     from ..batch.options import BatchOptions
     from ..batch.run import engines_for
 
-    return engines_for(model, revision or None, device, None, "torch", BatchOptions())
+    return engines_for(model, None, device, None, "torch", BatchOptions())
 
 
 def _check_e(max_e: float) -> None:

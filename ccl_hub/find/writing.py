@@ -92,8 +92,10 @@ class Writer:
             sink.finish()
 
     def whiten(self) -> None:
-        """Learn a space on the library, and write its vectors anew in it."""
+        """Learn a space on the library, and write its vectors anew in it, if there are any."""
         facts, store = self._files.facts, self._store
+        if not store.frame_count:
+            return
         frames, clips = (
             (block.vectors for block in store.blocks(name)) for name in ("frames", "clips")
         )

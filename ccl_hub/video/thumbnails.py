@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 
 from ..config import Preprocessing
 from ..errors import MediaError
@@ -56,9 +58,10 @@ def jpeg(frame: Frame) -> bytes:
     """Return (h, w, 3) uint8 RGB as a JPEG file."""
     height, width = frame.shape[:2]
     encoder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(encoder, VideoCodecContext)  # noqa: S101 (for the type checker)
     encoder.width, encoder.height = width, height
     encoder.pix_fmt = "yuvj420p"
-    encoder.time_base = "1"
+    encoder.time_base = Fraction(1, 25)
     encoder.options = {"qmin": JPEG_QUALITY, "qmax": JPEG_QUALITY}
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
     picture = picture.reformat(format="yuvj420p")

@@ -122,7 +122,7 @@ class Matcher:
             return []
         frames = _Frames(query, self._background, self._step, without)
         candidates: list[tuple[float, int, Points | Match]] = []
-        for key in self._likely(near, frames):
+        for key in self._likely(near, frames.weights):
             found = near[near.keys == key]
             points = self._points(found, frames, key)
             if query.is_picture:
@@ -144,20 +144,25 @@ class Matcher:
         matches = [match for match in matches if match.score >= least_score]
         return sorted(matches, key=lambda match: -match.score)
 
-    def _likely(self, near: Frames, frames: _Frames) -> list[int]:
-        """Return the videos with most evidence, each frame of the query counted once for each."""
-        tails = self._background.tails(frames.with_sample, frames.without)
-        evidence = tails.evidence(near.cosines.astype(np.float64), near.queries)
-        evidence *= frames.weights[near.queries]
-        order = np.lexsort((-evidence, near.queries, near.keys))
-        keys, queries = near.keys[order], near.queries[order]
+    @staticmethod
+    def _likely(near: Frames, weights: Numbers) -> list[int]:
+        """Return the videos that stand out most among the nearest, at most MOST_VIDEOS.
+
+        Each frame of the query counts once for each video, by how far its best match there is
+        above the last of its nearest; what that is worth is asked later.
+        """
+        queries, inverse = np.unique(near.queries, return_inverse=True)
+        last = np.full(len(queries), np.inf)
+        np.minimum.at(last, inverse, near.cosines)
+        gain = (near.cosines - last[inverse]) / np.maximum(1 - last[inverse], 1e-3)
+        gain *= weights[near.queries]
+        order = np.lexsort((-gain, near.queries, near.keys))
+        keys, asked = near.keys[order], near.queries[order]
         new = np.ones(len(order), bool)
-        new[1:] = (np.diff(keys) != 0) | (np.diff(queries) != 0)
-        best = np.maximum(evidence[order][new], 0.0)
-        videos, inverse = np.unique(keys[new], return_inverse=True)
-        sums = np.bincount(inverse, best)
-        top = np.argsort(-sums, kind="stable")[:MOST_VIDEOS]
-        return [int(videos[number]) for number in top if sums[number] > 0]
+        new[1:] = (np.diff(keys) != 0) | (np.diff(asked) != 0)
+        videos, places = np.unique(keys[new], return_inverse=True)
+        sums = np.bincount(places, gain[order][new])
+        return [int(key) for key in videos[np.argsort(-sums, kind="stable")[:MOST_VIDEOS]]]
 
     def _points(self, found: Frames, frames: _Frames, key: int) -> Points:
         """Return the matches with one video that are surprising for both frames."""
