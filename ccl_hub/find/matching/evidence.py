@@ -87,7 +87,7 @@ class Background:
         have cosines of 0.9 and more throughout, whitened ones of 0.
         """
         cosines = np.sort(self.cosines(self.vectors), axis=1)
-        tail = min(max(LEAST_TAIL, round(TAIL_SHARE * len(self.keys))), len(self.keys))
+        tail = _tail(len(self.keys))
         start = float(np.median(cosines[:, -tail])) if tail else 0.0
         return 1 - MOVED_SHARE * (1 - start)
 
@@ -95,33 +95,59 @@ class Background:
         """Return (n, b) cosines with the sample."""
         return vectors @ self.vectors.T
 
-    def tails(self, with_sample: Vectors, *without: int | None) -> Tails:
-        """Return how the cosines of n frames with the sample fall off.
+    def compared(self, vectors: Vectors) -> Compared:
+        """Compare (n, D) unit vectors with the sample, some at a time."""
+        _, counts = np.unique(self.keys, return_counts=True)
+        size = len(self.keys)
+        # So many that the tail is among them, whichever two videos are left out.
+        kept = min(size, _tail(size) + 2 * int(counts.max(initial=0)))
+        top = np.empty((len(vectors), kept), np.float32)
+        keys = np.empty((len(vectors), kept), np.int64)
+        for begin in range(0, len(vectors) if kept else 0, AT_ONCE):
+            cosines = self.cosines(vectors[begin : begin + AT_ONCE])
+            rows = np.argpartition(cosines, size - kept, axis=1)[:, size - kept :]
+            top[begin : begin + AT_ONCE] = np.take_along_axis(cosines, rows, axis=1)
+            keys[begin : begin + AT_ONCE] = self.keys[rows]
+        return Compared(self.keys, top, keys)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The largest cosines of n frames with a sample.
+
+    Args:
+        sample: (b,) videos of the sample.
+        top: (n, k) cosines, in no order.
+        keys: (n, k) videos of the sample's frames that they are with.
+    """
+
+    sample: Keys
+    top: Vectors
+    keys: Keys
+
+    def tails(self, *without: int | None) -> Tails:
+        """Return how the cosines of each frame fall off.
 
         Args:
-            with_sample: (n, b) cosines of the frames with the sample.
-            without: Videos whose frames in the sample do not count.
+            without: Videos whose frames in the sample do not count: those that are compared.
         """
-        kept = ~np.isin(self.keys, [key for key in without if key is not None])
-        sample = with_sample[:, kept]
-        tail = min(max(LEAST_TAIL, round(TAIL_SHARE * sample.shape[1])), sample.shape[1])
+        gone = [key for key in without if key is not None]
+        left = len(self.sample) - int(np.isin(self.sample, gone).sum())
+        tail, frames = _tail(left), len(self.top)
         if tail < 2:  # nothing to compare with: nothing is surprising
-            return Tails(np.full(len(sample), np.inf), np.ones(len(sample)), 0.0)
-        largest = np.partition(sample, -tail, axis=1)[:, -tail:]  # (n,tail)
+            return Tails(np.full(frames, np.inf), np.ones(frames), 0.0)
+        kept = np.where(np.isin(self.keys, gone), -np.inf, self.top)
+        largest = np.partition(kept, -tail, axis=1)[:, -tail:]  # (n,tail)
         start = largest.min(axis=1).astype(np.float64)
         # By the median: a few frames of the sample may be copies.
         scale = (np.median(largest, axis=1) - start) / math.log(2)
-        share = tail / sample.shape[1]
-        return Tails(start, np.maximum(scale, LEAST_SCALE), math.log(1 / share) - ZERO)
+        more = math.log(left / tail) - ZERO
+        return Tails(start, np.maximum(scale, LEAST_SCALE), more)
 
-    def tails_of(self, vectors: Vectors, *without: int | None) -> Tails:
-        """Return the tails of (n, D) vectors, some at a time; see :meth:`tails`."""
-        pieces = [
-            self.tails(self.cosines(vectors[begin : begin + AT_ONCE]), *without)
-            for begin in range(0, max(1, len(vectors)), AT_ONCE)
-        ]
-        starts, scales = ([piece[part] for piece in pieces] for part in (0, 1))
-        return Tails(np.concatenate(starts), np.concatenate(scales), pieces[0].more)
+
+def _tail(size: int) -> int:
+    """Return how many of the largest cosines with a sample of a size are its tail."""
+    return min(max(LEAST_TAIL, round(TAIL_SHARE * size)), size)
 
 
 def novelty(

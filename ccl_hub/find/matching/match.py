@@ -18,7 +18,6 @@ from .segments import (
     Line,
     Points,
     Segment,
-    best_line,
     segments_of,
 )
 
@@ -69,8 +68,8 @@ class Match:
     score: float
 
 
-class _Frames:
-    """The frames of a query, compared with the background once.
+class _Asked:
+    """A query that is compared with the background once.
 
     Args:
         query: What is asked for.
@@ -83,9 +82,21 @@ class _Frames:
         self, query: Query, background: Background, step_seconds: float, without: int | None
     ) -> None:
         self.query, self.without = query, without
-        self.with_sample = background.cosines(query.vectors)  # (n,b)
+        self.compared = background.compared(query.vectors)
         moved = background.moved_cosine
         self.weights = novelty(query.vectors, query.seconds, step_seconds, moved)
+
+    def points(self, found: Frames, key: int) -> Points:
+        """Return the matches with a video, as surprising as they are for the query's frames."""
+        tails = self.compared.tails(key, self.without)
+        evidence = tails.evidence(found.cosines.astype(np.float64), found.queries)
+        return Points(found.queries, found.seconds, evidence)
+
+    def bound(self, points: Points) -> float:
+        """Return what the evidence of points sums up to at most, along any line."""
+        best = np.zeros(len(self.weights))
+        np.maximum.at(best, points.frames, points.evidence)
+        return float(best @ self.weights)
 
 
 class Matcher:
@@ -120,27 +131,24 @@ class Matcher:
         near = self._store.nearest(query.vectors, NEAREST, without)
         if not len(near.keys):
             return []
-        frames = _Frames(query, self._background, self._step, without)
-        candidates: list[tuple[float, int, Points | Match]] = []
-        for key in self._likely(near, frames.weights):
+        asked = _Asked(query, self._background, self._step, without)
+        candidates = []
+        for key in self._likely(near, asked.weights):
             found = near[near.keys == key]
-            points = self._points(found, frames, key)
-            if query.is_picture:
-                places = self._of_picture(key, points, found)
-                candidates += [(place.score, key, place) for place in places]
-            else:
-                line = best_line(query.seconds, frames.weights, points)
-                votes = 0.0 if line is None else line.votes
-                candidates.append((votes, key, points))
+            points = asked.points(found, key)
+            candidates.append((asked.bound(points), key, found, points))
         candidates.sort(key=lambda candidate: -candidate[0])
         matches: list[Match] = []
-        for votes, key, what in candidates[:most_videos]:
-            if isinstance(what, Match):
-                matches.append(what)
-            elif votes >= LEAST_VOTES * least_score:
-                along = self._along(frames, key)
-                found_here = segments_of(query.seconds, frames.weights, what, along, least_score)
-                matches += [self._match(query, key, segment) for segment in found_here]
+        for bound, key, found, points in candidates[:most_videos]:
+            if bound < LEAST_VOTES * least_score:
+                break
+            points = self._answered(points, found, asked, key)
+            if query.is_picture:
+                matches += self._of_picture(key, points, found)
+            else:
+                along = self._along(asked, key)
+                segments = segments_of(query.seconds, asked.weights, points, along, least_score)
+                matches += [self._match(query, key, segment) for segment in segments]
         matches = [match for match in matches if match.score >= least_score]
         return sorted(matches, key=lambda match: -match.score)
 
@@ -164,15 +172,12 @@ class Matcher:
         sums = np.bincount(places, gain[order][new])
         return [int(key) for key in videos[np.argsort(-sums, kind="stable")[:MOST_VIDEOS]]]
 
-    def _points(self, found: Frames, frames: _Frames, key: int) -> Points:
-        """Return the matches with one video that are surprising for both frames."""
-        cosines, every = found.cosines.astype(np.float64), np.arange(len(found.keys))
-        asked = self._background.tails(frames.with_sample, key, frames.without)
-        answered = self._background.tails_of(found.vectors, key, frames.without)
-        evidence = np.minimum(
-            asked.evidence(cosines, found.queries), answered.evidence(cosines, every)
-        )
-        return Points(found.queries, found.seconds, evidence)[evidence > 0]
+    def _answered(self, points: Points, found: Frames, asked: _Asked, key: int) -> Points:
+        """Return the points that are surprising for both of their frames."""
+        tails = self._background.compared(found.vectors).tails(key, asked.without)
+        answered = tails.evidence(found.cosines.astype(np.float64), np.arange(len(found.keys)))
+        evidence = np.minimum(points.evidence, answered)
+        return Points(points.frames, points.seconds, evidence)[evidence > 0]
 
     def _of_picture(self, key: int, points: Points, found: Frames) -> list[Match]:
         """Return the places of a video that show a picture: frames that follow each other."""
@@ -193,10 +198,10 @@ class Matcher:
             matches.append(Match(key, 0.0, 0.0, start, end, 1.0, float(cosine), score))
         return matches
 
-    def _along(self, frames: _Frames, key: int) -> Along:
+    def _along(self, asked: _Asked, key: int) -> Along:
         """Return what compares the query with a video along a line."""
-        video, query = self._store.of(key), frames.query
-        asked = self._background.tails(frames.with_sample, key, frames.without)
+        video, query = self._store.of(key), asked.query
+        tails = asked.compared.tails(key, asked.without)
         starts, scales = (np.full(len(video.keys), np.nan) for _ in range(2))
         everyone, near_enough = np.arange(len(query.seconds)), max(NEAR_SECONDS, self._step)
 
@@ -211,10 +216,10 @@ class Matcher:
                 cosines = np.where(better, values, cosines)
                 rows = np.where(better, row, rows)
             new = np.unique(rows[np.isnan(starts[rows])])
-            tails = self._background.tails_of(video.vectors[new], key, frames.without)
-            starts[new], scales[new] = tails.start, tails.scale
-            answered = Tails(starts, scales, tails.more)
-            both = asked.evidence(cosines, everyone), answered.evidence(cosines, rows)
+            theirs = self._background.compared(video.vectors[new]).tails(key, asked.without)
+            starts[new], scales[new] = theirs.start, theirs.scale
+            answered = Tails(starts, scales, theirs.more)
+            both = tails.evidence(cosines, everyone), answered.evidence(cosines, rows)
             return np.maximum(np.minimum(*both), -MOST_AGAINST), cosines
 
         return along

@@ -19,8 +19,14 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 
-SPEEDS = np.geomspace(0.5, 2.0, 25)
+SLOWEST, FASTEST = 0.5, 2.0
+SPEED_STEP = 0.05
+"""Least distance between speeds that are tried; a fit turns the line that is best."""
+
 BIN_SECONDS = 1.0
+MOST_VOTES = 1 << 18
+"""Votes that are counted at once."""
+
 NEAR_SECONDS = 0.75
 """How far from a line a frame may be, and belong to it."""
 
@@ -91,24 +97,48 @@ def best_line(seconds: Numbers, weights: Numbers, points: Points) -> Line | None
         return None
     votes = points.evidence * weights[points.frames]
     times = seconds[points.frames]
+    # Two speeds are apart if the ends of the query are, by half a bin.
+    apart = BIN_SECONDS / 2 / max(float(np.ptp(seconds)), 1e-9)
+    speeds = [1.0] if len(seconds) < 2 else _speeds(apart)
     best = Line(0.0, 1.0, 0.0)
-    for speed in SPEEDS if len(seconds) > 1 else (1.0,):
-        prior = 1 - PREFER_NORMAL * abs(math.log2(speed))
-        offsets = points.seconds - speed * times
-        for shift in (0.0, BIN_SECONDS / 2):
-            bins = np.floor((offsets + shift) / BIN_SECONDS).astype(np.int64)
-            # A frame votes once for a bin, by its best match there.
-            order = np.lexsort((-votes, points.frames, bins))
-            same = np.zeros(len(order), bool)
-            same[1:] = (np.diff(bins[order]) == 0) & (np.diff(points.frames[order]) == 0)
-            counted = order[~same]
-            numbers, inverse = np.unique(bins[counted], return_inverse=True)
-            sums = np.bincount(inverse, votes[counted])
-            top = int(sums.argmax())
-            if sums[top] * prior > best.votes:
-                offset = (numbers[top] + 0.5) * BIN_SECONDS - shift
-                best = Line(float(offset), float(speed), float(sums[top] * prior))
+    for begin in range(0, len(speeds), max(1, MOST_VOTES // len(votes))):
+        some = np.array(speeds[begin : begin + max(1, MOST_VOTES // len(votes))])
+        line = _elected(some, points, times, votes)
+        best = max(best, line, key=lambda line: line.votes)
     return _fitted(best, times, points.seconds, votes)
+
+
+def _speeds(apart: float) -> list[float]:
+    """Return the speeds that are tried, 1 among them, at least so far apart."""
+    near = min(max(apart, SPEED_STEP), 0.5)
+    slow = np.arange(1.0, SLOWEST - 1e-9, -near / 2)
+    fast = np.arange(1.0, FASTEST + 1e-9, near)
+    return sorted({*np.round(slow, 6).tolist(), *np.round(fast, 6).tolist(), SLOWEST, FASTEST})
+
+
+def _elected(speeds: Numbers, points: Points, times: Numbers, votes: Numbers) -> Line:
+    """Return the line with most votes among those of some speeds."""
+    offsets = points.seconds - speeds[:, None] * times  # (s,P)
+    shifts = np.array([0.0, BIN_SECONDS / 2])  # two rows of bins, one between the other
+    bins = np.floor((offsets[:, None] + shifts[:, None]) / BIN_SECONDS).astype(np.int64)  # (s,2,P)
+    low = int(bins.min())
+    wide = int(bins.max()) - low + 1
+    row = np.arange(2 * len(speeds)).reshape(-1, 2, 1)
+    ballots = (row * wide + (bins - low)).reshape(-1)  # one number for each speed, shift and bin
+    frames = np.broadcast_to(points.frames, bins.shape).reshape(-1)
+    values = np.broadcast_to(votes, bins.shape).reshape(-1)
+    # A frame votes once on a ballot, by its best match there.
+    order = np.lexsort((-values, frames, ballots))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(ballots[order]) != 0) | (np.diff(frames[order]) != 0)
+    numbers, places = np.unique(ballots[order][new], return_inverse=True)
+    sums = np.bincount(places, values[order][new])
+    chosen = speeds[numbers // wide // 2]
+    sums *= 1 - PREFER_NORMAL * np.abs(np.log2(chosen))
+    top = int(sums.argmax())
+    shift = float(shifts[numbers[top] // wide % 2])
+    middle = (int(numbers[top]) % wide + low + 0.5) * BIN_SECONDS
+    return Line(middle - shift, float(chosen[top]), float(sums[top]))
 
 
 def _fitted(line: Line, times: Numbers, seconds: Numbers, votes: Numbers) -> Line:
@@ -125,7 +155,7 @@ def _fitted(line: Line, times: Numbers, seconds: Numbers, votes: Numbers) -> Lin
         if span >= LEAST_SPAN_SECONDS and variance > 0:
             mean = float(np.average(s, weights=w))
             speed = float(np.average((t - middle) * (s - mean), weights=w)) / variance
-            speed = min(max(speed, float(SPEEDS[0])), float(SPEEDS[-1]))
+            speed = min(max(speed, SLOWEST), FASTEST)
             if abs(speed - 1) * span < NEAR_SECONDS:
                 speed = 1.0
         offset = float(np.average(s - speed * t, weights=w))
