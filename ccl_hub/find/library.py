@@ -354,11 +354,14 @@ class Library:
         self._refresh()
         facts = self._files.facts
         engine = None if isinstance(asked, Embeddings) else self.engines[0]
-        if isinstance(asked, Embeddings) and asked.frames.shape[2] != facts.dim:
-            raise InputError(
-                f"the embeddings have {asked.frames.shape[2]} dimensions, the library {facts.dim};"
-                f" embed with its model, {facts.model!r}."
-            )
+        if isinstance(asked, Embeddings):
+            made_by = asked.provenance.weights_sha256
+            if asked.frames.shape[2] != facts.dim or made_by != facts.weights_sha256:
+                raise InputError(
+                    f"the embeddings have {asked.frames.shape[2]} dimensions and are of weights "
+                    f"{made_by[:12]!r}, the library {facts.dim} and {facts.weights_sha256[:12]!r};"
+                    f" embed with its model, {facts.model!r}."
+                )
         space = self._files.space()
         return question_of(asked, engine, space, facts.frame_seconds, seconds, progress)
 

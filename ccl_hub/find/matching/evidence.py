@@ -32,6 +32,9 @@ LEAST_FRAMES = 1024
 LEAST_OF_VIDEO = 4
 TAIL_SHARE, LEAST_TAIL = 0.02, 16
 LEAST_SCALE = 1e-3
+USUAL_SCALE, USUAL_WEIGHT = 1 / 8, 4
+"""Scale where nothing is known, as a share of what is between the start and 1."""
+
 AT_ONCE = 2048
 MOVED_SHARE = 0.3
 ZERO = math.log(1 / TAIL_SHARE)
@@ -139,15 +142,16 @@ class Compared:
         kept = np.where(np.isin(self.keys, gone), -np.inf, self.top)
         largest = np.partition(kept, -tail, axis=1)[:, -tail:]  # (n,tail)
         start = largest.min(axis=1).astype(np.float64)
-        # By the median: a few frames of the sample may be copies.
+        # By the median: a few frames of the sample may be copies. Few cosines say little of the
+        # scale, so that what is usual counts as some more.
         scale = (np.median(largest, axis=1) - start) / math.log(2)
-        more = math.log(left / tail) - ZERO
-        return Tails(start, np.maximum(scale, LEAST_SCALE), more)
+        scale = (tail * scale + USUAL_WEIGHT * USUAL_SCALE * (1 - start)) / (tail + USUAL_WEIGHT)
+        return Tails(start, np.maximum(scale, LEAST_SCALE), math.log(left / tail) - ZERO)
 
 
 def _tail(size: int) -> int:
     """Return how many of the largest cosines with a sample of a size are its tail."""
-    return min(max(LEAST_TAIL, round(TAIL_SHARE * size)), size)
+    return min(size, max(2, min(LEAST_TAIL, size // 4), round(TAIL_SHARE * size)))
 
 
 def novelty(

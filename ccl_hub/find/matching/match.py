@@ -29,6 +29,9 @@ MOST_VIDEOS = 64
 """Videos of which lines are looked for, those with most evidence first."""
 
 CHANCE_VIDEOS = 8
+LEAST_VIDEOS = 8
+"""Videos of a library that can be calibrated on itself."""
+
 PICTURE_GAP_SECONDS = 2.0
 PICTURE_DROP = 3.0
 """Evidence by which a frame beside the best may be less, and still look as the picture does."""
@@ -242,7 +245,7 @@ def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
     """Ask a library for stretches of its own videos, and return its E-values."""
     generator = np.random.default_rng(seed)
     keys = np.array(sorted(store.videos), np.int64)
-    if len(keys) < 2:
+    if len(keys) < LEAST_VIDEOS:
         return Chance.guessed(store.frame_count)
     turns = np.concatenate(
         [generator.permutation(keys) for _ in range(1 + MOST_STRETCHES // len(keys))]
