@@ -10,23 +10,22 @@ import numpy as np
 import torch
 
 from ..embed.embeddings import Embeddings
-from ..embed.in_memory import embed_frames, embed_image
+from ..embed.in_memory import ImageLike, embed_frames, embed_image
 from ..embed.stream import embed_video
 from ..errors import InputError
+from ..video.reader import VideoReader
 from .engine import LibraryEngine, Look
 from .matching.match import Query
 from .space import Space
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..backends.engine import Engine
     from ..embed.stream import Progress
 
-Asked: TypeAlias = "str | Path | np.ndarray | Image | Embeddings"
+Asked: TypeAlias = "ImageLike | Embeddings"
 
 SHORT_SECONDS = 60.0
-"""Queries up to this length are seen twice as densely as the library, to find their place."""
+"""Queries up to this length are looked at twice as densely, to find their place."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +67,15 @@ def question_of(
         InputError: It is none of the kinds that are allowed.
         MediaError: The file cannot be read.
     """
+    both_ways = not isinstance(asked, Embeddings)
     if isinstance(asked, Embeddings):
-        look, both_ways = Look.of(asked), False
-        name = asked.provenance.source or "embeddings"
+        name, embeddings = asked.provenance.source or "embeddings", asked
     else:
         if engine is None:
             raise InputError("to ask for pixels, a library needs its model.")
-        both_ways, name = True, "an array"
-        both = LibraryEngine(engine, frame_seconds, both_ways=True)
-        if isinstance(asked, str | Path):
-            name = str(asked)
-            embeddings = _of_file(both, Path(asked), progress)
-        elif isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
-            times = np.arange(len(asked)) * frame_seconds if seconds is None else seconds
-            every = frame_seconds / 2
-            embeddings = embed_frames(both, np.asarray(asked), times, every_seconds=every)
-        else:
-            embeddings = embed_image(both, asked)
-            name = "a picture"
-        look = Look.of(embeddings)
+        name = str(asked) if isinstance(asked, str | Path) else "pixels"
+        embeddings = _embedded(asked, engine, frame_seconds, seconds, progress)
+    look = Look.of(embeddings)
     dim = look.clips.shape[1]
     ways = [look.frames[:, :dim]]
     if both_ways:
@@ -98,12 +87,26 @@ def question_of(
     return Question(name, queries, look, space.clips(look.clips))
 
 
-def _of_file(engine: LibraryEngine, path: Path, progress: Progress | None) -> Embeddings:
-    """Embed a file: a short one densely, as its length is known only once it is open."""
-    every = engine.model.preprocessing.frame_interval_seconds / 2
-    from ..video.reader import VideoReader
+def _embedded(
+    asked: ImageLike,
+    engine: Engine,
+    frame_seconds: float,
+    seconds: np.ndarray | None,
+    progress: Progress | None,
+) -> Embeddings:
+    """Embed a query and its mirror image, densely if it is short."""
 
-    with VideoReader(path, resize=engine.model.preprocessing) as reader:
-        if reader.info.duration_seconds > SHORT_SECONDS:
-            every = engine.model.preprocessing.clip_seconds
-    return embed_video(engine, path, every_seconds=every, progress=progress)
+    def both_of(duration_seconds: float) -> tuple[LibraryEngine, float]:
+        step = frame_seconds if duration_seconds > SHORT_SECONDS else frame_seconds / 2
+        both = LibraryEngine(engine, step, both_ways=True)
+        return both, both.model.preprocessing.clip_seconds
+
+    if isinstance(asked, str | Path):
+        with VideoReader(asked, resize=engine.model.preprocessing) as reader:
+            both, every = both_of(reader.info.duration_seconds)
+        return embed_video(both, asked, every_seconds=every, progress=progress)
+    if isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
+        times = np.arange(len(asked)) * frame_seconds if seconds is None else np.asarray(seconds)
+        both, every = both_of(float(np.ptp(times)) if len(times) else 0.0)
+        return embed_frames(both, np.asarray(asked), times, every_seconds=every)
+    return embed_image(both_of(0.0)[0], asked)
