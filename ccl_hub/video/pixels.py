@@ -143,6 +143,7 @@ class FrameResizer:
         self._flags = scaling | SWS_QUALITY
         self._size: tuple[int, int] | None = None
         self._bars: Bars | None = None
+        self._cropped: dict[str, FrameFilter] = {}
 
     def fix_size(self, height_px: int, width_px: int) -> None:
         """Fix the size by a frame as shown; without this call the first frame fixes it."""
@@ -181,7 +182,9 @@ class FrameResizer:
             opaque = self._opaque(whole)
             if self._bars is not None:
                 stored = self._bars.as_stored(transposed, flip_vertical, flip_horizontal)
-                opaque = FrameFilter(("crop", stored.crop_filter))(opaque)
+                how = stored.crop_filter  # the same for all frames, but for one that is turned
+                cropped = self._cropped.setdefault(how, FrameFilter(("crop", how)))
+                opaque = cropped(opaque)
             small = self._resize(opaque, height, width)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             raise DecodeError(

@@ -28,7 +28,7 @@ NEAREST = 50
 MOST_VIDEOS = 64
 """Videos of which lines are looked for, those with most evidence first."""
 
-CHANCE_VIDEOS = 8
+CHANCE_VIDEOS = 4
 LEAST_VIDEOS = 8
 """Videos of a library that can be calibrated on itself."""
 
@@ -136,7 +136,7 @@ class Matcher:
             return []
         asked = _Asked(query, self._background, self._step, without)
         candidates = []
-        for key in self._likely(near, asked.weights):
+        for key in self._likely(near, asked.weights, 2 * most_videos):
             found = near[near.keys == key]
             points = asked.points(found, key)
             candidates.append((asked.bound(points), key, found, points))
@@ -156,8 +156,8 @@ class Matcher:
         return sorted(matches, key=lambda match: -match.score)
 
     @staticmethod
-    def _likely(near: Frames, weights: Numbers) -> list[int]:
-        """Return the videos that stand out most among the nearest, at most MOST_VIDEOS.
+    def _likely(near: Frames, weights: Numbers, most: int) -> list[int]:
+        """Return the videos that stand out most among the nearest.
 
         Each frame of the query counts once for each video, by how far its best match there is
         above the last of its nearest; what that is worth is asked later.
@@ -173,7 +173,7 @@ class Matcher:
         new[1:] = (np.diff(keys) != 0) | (np.diff(asked) != 0)
         videos, places = np.unique(keys[new], return_inverse=True)
         sums = np.bincount(places, gain[order][new])
-        return [int(key) for key in videos[np.argsort(-sums, kind="stable")[:MOST_VIDEOS]]]
+        return [int(key) for key in videos[np.argsort(-sums, kind="stable")[:most]]]
 
     def _answered(self, points: Points, found: Frames, asked: _Asked, key: int) -> Points:
         """Return the points that are surprising for both of their frames."""

@@ -39,7 +39,9 @@ LEAST_SPAN_SECONDS = 4.0
 LEAST_VOTES = 1 / 3
 """Share of the score of a segment that matches among the nearest frames must make up."""
 
-MOST_SEGMENTS = 32
+MOST_SEGMENTS, MOST_MISSES = 32, 3
+"""Segments of one video, and lines that give none, after which no more are looked for."""
+
 MERGED_SECONDS = 3.0
 
 
@@ -180,7 +182,8 @@ def segments_of(
         least_score: Segments below are left out.
     """
     found: list[Segment] = []
-    while len(found) < MOST_SEGMENTS:
+    misses = 0
+    while len(found) < MOST_SEGMENTS and misses < MOST_MISSES:
         line = best_line(seconds, weights, points)
         if line is None or line.votes < LEAST_VOTES * least_score:
             break
@@ -192,7 +195,7 @@ def segments_of(
         stretch = best_stretch(np.nan_to_num(evidence * weights), seconds)
         near = np.abs(points.seconds - line.at(seconds[points.frames])) <= 2 * NEAR_SECONDS
         if stretch is None:
-            points = points[~near]
+            points, misses = points[~near], misses + 1
             continue
         first, last, score = stretch
         inside = slice(first, last + 1)
@@ -200,6 +203,8 @@ def segments_of(
         similarity = float(np.average(np.nan_to_num(cosines[inside]), weights=shares))
         if score >= least_score:
             found.append(Segment(line, first, last, score, similarity))
+        else:
+            misses += 1
         used = near & (points.frames >= first) & (points.frames <= last)
         points = points[~(used if used.any() and score >= least_score else near)]
     return merged(found, seconds)
