@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from .matching.chance import Chance
 from .matching.match import Match, Matcher, Query
-from .results import Overlap
+from .results import Overlap, Stretches, is_same_place
 from .store import Store
 
 NEARLY_ALL = 0.9
-SAME_PLACE_SECONDS = 2.0
 
 
 def overlaps(
@@ -42,21 +41,21 @@ def overlaps(
         for match in matcher.matches(query, without=video.key, least_score=least):
             e_value = chance.e_value(match.score, length, rows)
             pair = (video.key, match.key)
-            known = found.get(pair[::-1], [])
-            if e_value <= max_e and not any(_is_same(match, other) for other, _ in known):
+            known = [_place(other) for other, _ in found.get(pair, [])]
+            known += [_place(other, turned=True) for other, _ in found.get(pair[::-1], [])]
+            # The best come first; the same stretch may be found along another line, or has been
+            # found from the other side.
+            if e_value <= max_e and not any(is_same_place(_place(match), one) for one in known):
                 found.setdefault(pair, []).append((match, e_value))
         if progress is not None:
             progress(number, len(videos))
     return _grouped(store, found)
 
 
-def _is_same(match: Match, other: Match) -> bool:
-    """Whether two matches, asked for from either side, are one overlap."""
-    starts = abs(match.query_start - other.start), abs(match.start - other.query_start)
-    return max(starts) <= SAME_PLACE_SECONDS or (
-        min(match.query_end, other.end) > max(match.query_start, other.start)
-        and min(match.end, other.query_end) > max(match.start, other.query_start)
-    )
+def _place(match: Match, turned: bool = False) -> Stretches:
+    """Return the two stretches of a match; turned, as if the other video had been asked for."""
+    asked, found = (match.query_start, match.query_end), (match.start, match.end)
+    return (*found, *asked) if turned else (*asked, *found)
 
 
 def _grouped(

@@ -194,17 +194,31 @@ def without_weaker_twins(hits: Iterable[Hit]) -> list[Hit]:
     """
     kept: list[Hit] = []
     for hit in sorted(hits, key=lambda hit: (hit.e_value, -hit.score)):
-        if not any(_is_twin(hit, other) for other in kept):
+        place = hit.query_start, hit.query_end, hit.start, hit.end
+        others = (
+            (other.query_start, other.query_end, other.start, other.end)
+            for other in kept
+            if other.video == hit.video
+        )
+        if not any(is_same_place(place, other) for other in others):
             kept.append(hit)
     return kept
 
 
-def _is_twin(hit: Hit, other: Hit) -> bool:
-    return (
-        hit.video == other.video
-        and _share(hit.start, hit.end, other.start, other.end) > 0.5
-        and _share(hit.query_start, hit.query_end, other.query_start, other.query_end) > 0.5
-    )
+Stretches = tuple[float, float, float, float]
+"""Start and end of a stretch, start and end of the one in another video that shows the same."""
+
+
+def is_same_place(one: Stretches, other: Stretches) -> bool:
+    """Whether most of both stretches lies in those of another pair.
+
+    Example:
+        >>> is_same_place((0.0, 4.0, 10.0, 14.0), (1.0, 5.0, 10.5, 14.5))
+        True
+        >>> is_same_place((0.0, 4.0, 10.0, 14.0), (0.0, 4.0, 70.0, 74.0))
+        False
+    """
+    return _share(*one[:2], *other[:2]) > 0.5 and _share(*one[2:], *other[2:]) > 0.5
 
 
 def _share(start: float, end: float, other_start: float, other_end: float) -> float:
