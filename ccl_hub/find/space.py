@@ -96,5 +96,4 @@ class Space:
 def _units(vectors: Vectors) -> Vectors:
     """Return vectors of length 1; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units: Vectors = vectors / np.where(lengths == 0, 1.0, lengths)
-    return units
+    return (vectors / np.where(lengths == 0, 1.0, lengths)).astype(np.float32)

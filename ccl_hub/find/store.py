@@ -141,7 +141,7 @@ class Store:
         import lancedb
 
         self.folder, self._suffix = folder, f"-{generation}" if generation else ""
-        self._db = lancedb.connect(folder)
+        self._db: Any = lancedb.connect(folder)
         self._opened: dict[str, Any] = {}
         self._memory: dict[str, tuple[int, Frames]] = {}
 
@@ -353,7 +353,7 @@ class Store:
 def vectors_in(table: pa.Table) -> Vectors:
     """Return the column "vector" of an Arrow table as (R, D) float32."""
     flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(table), -1).astype(np.float32)
+    return np.asarray(flat.reshape(len(table), -1), np.float32)
 
 
 def _frames(table: pa.Table) -> Frames:

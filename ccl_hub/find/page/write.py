@@ -104,6 +104,7 @@ def render(data: dict[str, Any], title: str) -> str:
 
 def _facts(row: Hit | Overlap | Alike | Doubt, query: str) -> dict[str, Any]:
     """Return what the page shows of a row: two places, or one, and figures."""
+    figures: dict[str, Any]
     match row:
         case Hit():
             asked = Place(query, query, row.query_start, row.query_end)

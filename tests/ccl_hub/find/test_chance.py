@@ -112,8 +112,8 @@ def test_queries_that_are_not_in_the_library_give_the_stated_number_of_hits(
     assert counts[0.2] > 0  # it is a number of hits, not a wall
 
 
-@pytest.mark.parametrize(("frames", "noise"), [(1, 0.2), (6, 0.4)])
-def test_copies_are_found_all_the_same(frames: int, noise: float, calibration) -> None:
+@pytest.mark.parametrize(("frames", "noise", "least"), [(1, 0.2, 80), (6, 0.4, 90)])
+def test_copies_are_found_all_the_same(frames: int, noise: float, least: int, calibration) -> None:
     store, matcher, chance = calibration
     generator, library, found = np.random.default_rng(3), walks(120, 48, seed=1), 0
     for number in range(100):
@@ -129,7 +129,7 @@ def test_copies_are_found_all_the_same(frames: int, noise: float, calibration) -
             )
             sure = chance.e_value(match.score, frames, store.frame_count) <= 0.01
             found += right and place and sure
-    assert found >= 90
+    assert found >= least
 
 
 def test_a_still_scene_is_not_many_witnesses() -> None:
