@@ -75,7 +75,8 @@ def test_an_indexing_goes_on_where_it_ended(how: signal.Signals, many: Path, tmp
     assert out.endswith("end\n"), err
     rows = rows_of(tmp_path / "library")
     whole = started(many, tmp_path / "undisturbed")
-    assert whole.wait(timeout=300) == 0
+    whole.communicate(timeout=300)
+    assert whole.returncode == 0
     assert rows == rows_of(tmp_path / "undisturbed") and len(rows) == 8
 
 
