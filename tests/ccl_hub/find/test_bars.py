@@ -20,8 +20,8 @@ CUT = replace(KEEP, bars="cut")
 
 def bars_of(frames) -> Bars | None:
     finder = BarFinder()
-    for frame in resize_rgb(np.stack(list(frames)), KEEP):
-        finder.see(frame)
+    for frame in frames:
+        finder.see(resize_rgb(frame[None], KEEP)[0])
     return finder.bars()
 
 
