@@ -6,10 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
-
-if TYPE_CHECKING:
-    import pandas
+from typing import Any, Generic, TypeVar, overload
 
 
 @dataclass(frozen=True)
@@ -180,8 +177,8 @@ class Results(Sequence[Row], Generic[Row]):
         writer.writerows(self.to_dicts())
         return text.getvalue()
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """Return the rows as a pandas table; needs pandas."""
+    def to_pandas(self) -> Any:
+        """Return the rows as a ``pandas.DataFrame``; needs pandas."""
         import pandas
 
         return pandas.DataFrame(self.to_dicts(), columns=self.columns)
