@@ -273,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     if outside:
         asked += questions(outside, options.work / "strangers", count, ["stranger"])
     results = []
-    for method in PEERS(options.model or ["ccl_r18_mini"]):
+    for method in PEERS(options.model or ["ccl_lite0", "ccl_r18_mini"]):
         if options.methods and method.name.partition(" ")[0] not in options.methods.split(","):
             continue
         lacking = method.lacking()

@@ -15,7 +15,8 @@ import typer
 
 from .._util.files import check_folder, check_writable
 from ..errors import InputError
-from .common import DEFAULT_MODEL, DONE, USAGE_OR_PARTIAL, AsJson, Debug, guard
+from ..registry import DEFAULT_MODEL
+from .common import DONE, USAGE_OR_PARTIAL, AsJson, Debug, guard
 from .progress import ClipProgress, JobProgress, summary_facts, summary_table
 
 if TYPE_CHECKING:

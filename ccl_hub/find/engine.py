@@ -16,12 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..network.frame_graph import FrameMaps
+from ..network.frame_graph import ClipHead, FrameMaps
 from ..sampling import Sampling
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..backends.engine import Engine, EngineInfo
     from ..config import Preprocessing
     from ..embed.embeddings import Embeddings
@@ -78,9 +76,9 @@ class LibraryEngine:
         return self._engine.calls_at_once
 
     @property
-    def shift(self) -> Tensor:
-        """BatchNorm shift of conv6."""
-        return self._engine.shift
+    def clip_head(self) -> ClipHead:
+        """What makes clip vectors of the parts, on their device."""
+        return self._engine.clip_head
 
     @staticmethod
     def sampling_of(preprocessing: Preprocessing) -> Sampling:

@@ -15,7 +15,7 @@ from .._util.folder_lock import FolderInUseError, only_writer
 from ..embed.embeddings import Embeddings
 from ..errors import InputError, OutputError
 from ..job.options import JobInputs, JobOptions
-from ..registry import REGISTRY
+from ..registry import DEFAULT_MODEL, REGISTRY
 from . import cycle
 from . import overlaps as overlapping
 from .asking import Asked, Question, question_of
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ..embed.stream import Progress
     from ..job.events import JobSummary, VideoEvent
 
-DEFAULT_MODEL = "ccl_r18_mini"
 DEFAULT_MAX_E = 0.01
 
 
@@ -45,7 +44,7 @@ class Library:
     :meth:`create` or :meth:`open`.
 
     Example:
-        >>> library = Library.create("library", "ccl_r18_mini")  # doctest: +SKIP
+        >>> library = Library.create("library", "ccl_lite0")  # doctest: +SKIP
         >>> library.add(["my_videos"])  # doctest: +SKIP
         >>> for hit in library.where("screenshot.png"):  # doctest: +SKIP
         ...     print(hit.video, hit.start, hit.e_value)

@@ -17,9 +17,10 @@ VIDEOS = 12
 @pytest.fixture(scope="session")
 def engines():
     from ccl_hub.batch import BatchOptions, engines_for
+    from ccl_hub.registry import DEFAULT_MODEL
 
     options = BatchOptions(workers=1, threads=1)
-    return engines_for("ccl_r18_mini", None, "cpu", None, "torch", options)
+    return engines_for(DEFAULT_MODEL, None, "cpu", None, "torch", options)
 
 
 @pytest.fixture(scope="session")
