@@ -84,25 +84,37 @@ class Sampling:
         clips: Clips spread evenly over the whole video; 10 if neither is given, as the paper
             evaluates.
         every_seconds: Instead: a clip starting every so many seconds, tail included.
+        at_seconds: Instead: a clip starting at each of these seconds, in this order; those behind
+            the last frame start with it.
 
     Raises:
-        InputError: Both are given, or one is out of range.
+        InputError: Two of them are given, or one is out of range.
     """
 
     clips: int | None = None
     every_seconds: float | None = None
+    at_seconds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.clips is not None and self.every_seconds is not None:
+        if self.at_seconds is not None:
+            self._check_instants(self.at_seconds)
+        elif self.clips is not None and self.every_seconds is not None:
             raise InputError(
                 f"both clips={self.clips} and every_seconds={self.every_seconds} were given; "
                 "give one."
             )
-        # What does not depend on the video is refused before any video is opened.
-        if self.every_seconds is not None:
+        elif self.every_seconds is not None:
             window_starts(0.0, self.every_seconds, 1.0)
         else:
             uniform_clip_starts(0.0, self.clip_count, 1.0)
+
+    def _check_instants(self, at_seconds: tuple[float, ...]) -> None:
+        if self.clips is not None or self.every_seconds is not None:
+            raise InputError("at_seconds was given beside clips or every_seconds; give one.")
+        if not at_seconds or not all(0 <= at < math.inf for at in at_seconds):
+            raise InputError(
+                f"at_seconds is {at_seconds}; allowed: one or more finite numbers from 0 on."
+            )
 
     @property
     def clip_count(self) -> int:
@@ -110,6 +122,8 @@ class Sampling:
         return DEFAULT_CLIPS if self.clips is None else self.clips
 
     def __str__(self) -> str:
+        if self.at_seconds is not None:
+            return f"at_seconds={self.at_seconds}"
         if self.every_seconds is not None:
             return f"every_seconds={float(self.every_seconds)!r}".removesuffix(".0")
         return f"clips={self.clip_count}"
@@ -133,6 +147,10 @@ class Sampling:
             InputError: If an argument is out of range.
             MediaLimitError: ``every_seconds`` makes too many windows of this video.
         """
+        if self.at_seconds is not None:
+            last = check_times(frame_seconds)[-1]
+            starts = np.minimum(np.array(self.at_seconds), last)
+            return _clips_from(starts, frame_seconds, duration_seconds, preprocessing)
         if self.every_seconds is not None:
             _check_windows(
                 np.asarray(frame_seconds),
@@ -308,12 +326,22 @@ def sample_eval(
         >>> plan.indices.tolist()
         [[2, 6, 10, 14, 18, 22, 26, 30], [70, 74, 78, 82, 86, 90, 94, 98]]
     """
-    times = check_times(frame_seconds)
     length = preprocessing.clip_seconds
     if every_seconds is None:
         starts = uniform_clip_starts(duration_seconds, clips, length)
     else:
         starts = window_starts(duration_seconds, every_seconds, length)
+    return _clips_from(starts, frame_seconds, duration_seconds, preprocessing)
+
+
+def _clips_from(
+    starts: Seconds,
+    frame_seconds: Seconds,
+    duration_seconds: float,
+    preprocessing: Preprocessing,
+) -> ClipPlan:
+    """Return the clips that start at (W,) ``starts``; the others are those of sample_eval."""
+    times, length = check_times(frame_seconds), preprocessing.clip_seconds
     offsets = clip_instants(0.0, preprocessing.clip_frames, preprocessing.frame_interval_seconds)
     choose = CHOOSERS[preprocessing.frame_choice]
     indices = choose(times, starts[:, None] + offsets, duration_seconds)  # (W, T)

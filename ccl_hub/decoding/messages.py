@@ -75,11 +75,13 @@ class Job:
         path: The file.
         decode_index: Whether its frames are listed by decoding them; None to do that only if some
             of those listed otherwise cannot be decoded.
+        sampling: Its clips, if they are not those of the settings.
     """
 
     number: int
     path: Path
     decode_index: bool | None = None
+    sampling: Sampling | None = None
 
 
 class Free(NamedTuple):

@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal
@@ -149,7 +150,7 @@ class OneVideo:
         self.level: Level = "none"
         self.plan: ClipPlan
         try:
-            self._decoder.begin(Path(path).absolute(), decode_index)
+            self._decoder.begin(Path(path).absolute(), decode_index, settings.sampling)
             match self._next():
                 case messages.Planned(_, plan):
                     self.plan = plan
@@ -234,8 +235,8 @@ class _Decoder:
             settings, self.events.put, 1, float("inf"), idle_seconds=_IDLE_SECONDS
         )
 
-    def begin(self, path: Path, decode_index: bool) -> None:
-        self.pool.submit(Job(self._number, path, decode_index))
+    def begin(self, path: Path, decode_index: bool, sampling: Sampling) -> None:
+        self.pool.submit(Job(self._number, path, decode_index, sampling))
         self._number += 1
 
 
@@ -250,10 +251,13 @@ class _Idle:
         return self._decoder is not None
 
     def take(self, settings: DecodeSettings | None) -> _Decoder | None:
-        """Return the decoder if it has these settings; None stands for any."""
+        """Return the decoder if it has these settings, whatever the clips; None stands for any."""
         with self._lock:
             decoder = self._decoder
-            if decoder is None or settings not in (None, decoder.settings):
+            if decoder is None:
+                return None
+            same = settings and replace(settings, sampling=decoder.settings.sampling)
+            if same not in (None, decoder.settings):
                 return None
             self._decoder = None
             return decoder

@@ -62,6 +62,7 @@ def packed(message: FromWorker) -> bytes:
         case Ended(job, facts):
             fields = [job, facts.size_bytes, facts.frames, facts.duration_seconds]
             fields += [facts.completeness, facts.note[:_MOST_TEXT]]
+            fields += [facts.width_px, facts.height_px]
         case Failed(job, code, reason):
             fields = [job, code, reason[:_MOST_TEXT]]
     return json.dumps([type(message).__name__, *fields]).encode() + b"\n" + arrays
@@ -90,15 +91,17 @@ def _message(kind: str, fields: list[Any], arrays: bytes, settings: DecodeSettin
         case "Decoded", [job, slot, frames]:
             slot, frames = _count(slot, settings.slots - 1), _count(frames, BLOCK_FRAMES)
             return Decoded(_count(job), slot, frames)
-        case "Ended", [job, size_bytes, frames, duration_seconds, completeness, note]:
+        case "Ended", [job, size, frames, duration, completeness, note, width, height]:
             if completeness not in get_args(Completeness):
                 raise ValueError("unknown completeness")
             facts = SourceFacts(
-                _count(size_bytes),
+                _count(size),
                 _count(frames),
-                _seconds(duration_seconds),
+                _seconds(duration),
                 completeness,
                 _text(note),
+                _count(width),
+                _count(height),
             )
             return Ended(_count(job), facts)
         case "Failed", [job, code, reason]:

@@ -155,7 +155,7 @@ class _Worker:
             threads=settings.threads,
             decode_index=decode_index,
         ) as reader:
-            plan = reader.plan(settings.sampling)
+            plan = reader.plan(job.sampling or settings.sampling)
             self.send(messages.Planned(job.number, plan))
             try:
                 self.send_frames(job, plan, reader)

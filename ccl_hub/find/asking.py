@@ -13,7 +13,6 @@ from ..embed.embeddings import Embeddings
 from ..embed.in_memory import ImageLike, embed_frames, embed_image
 from ..embed.stream import embed_video
 from ..errors import InputError
-from ..video.reader import VideoReader
 from .engine import LibraryEngine, Look
 from .matching.match import Query
 from .space import Space
@@ -96,17 +95,18 @@ def _embedded(
 ) -> Embeddings:
     """Embed a query and its mirror image, densely if it is short."""
 
-    def both_of(duration_seconds: float) -> tuple[LibraryEngine, float]:
-        step = frame_seconds if duration_seconds > SHORT_SECONDS else frame_seconds / 2
+    def embedded(step: float) -> Embeddings:
         both = LibraryEngine(engine, step, both_ways=True)
-        return both, both.model.preprocessing.clip_seconds
+        every = both.model.preprocessing.clip_seconds
+        if isinstance(asked, str | Path):
+            return embed_video(both, asked, every_seconds=every, progress=progress)
+        if isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
+            count = len(asked)
+            times = np.arange(count) * frame_seconds if seconds is None else np.asarray(seconds)
+            return embed_frames(both, np.asarray(asked), times, every_seconds=every)
+        return embed_image(both, asked)
 
-    if isinstance(asked, str | Path):
-        with VideoReader(asked, resize=engine.model.preprocessing) as reader:
-            both, every = both_of(reader.info.duration_seconds)
-        return embed_video(both, asked, every_seconds=every, progress=progress)
-    if isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
-        times = np.arange(len(asked)) * frame_seconds if seconds is None else np.asarray(seconds)
-        both, every = both_of(float(np.ptp(times)) if len(times) else 0.0)
-        return embed_frames(both, np.asarray(asked), times, every_seconds=every)
-    return embed_image(both_of(0.0)[0], asked)
+    usual = embedded(frame_seconds)
+    # How long a file is, is known once it is decoded; what is so short costs little more.
+    is_short = 0 < usual.provenance.duration_seconds <= SHORT_SECONDS
+    return embedded(frame_seconds / 2) if is_short else usual

@@ -73,12 +73,21 @@ class SourceFacts:
     duration_seconds: float
     completeness: Completeness
     note: str
+    width_px: int
+    height_px: int
 
     @classmethod
     def of(cls, info: VideoInfo) -> SourceFacts:
         """Take them from what a reader knows after decoding."""
-        frames = len(info.seconds)
-        return cls(info.size_bytes, frames, info.duration_seconds, info.completeness, info.note)
+        return cls(
+            info.size_bytes,
+            len(info.seconds),
+            info.duration_seconds,
+            info.completeness,
+            info.note,
+            info.width_px,
+            info.height_px,
+        )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,19 @@ def times_of(steps: list[float]) -> tuple[np.ndarray, float]:
     return times, float(times[-1]) + (steps[-1] if steps else 0.04)
 
 
+def test_clips_at_chosen_seconds_come_in_the_order_asked_for():
+    """Those behind the last frame start with it."""
+    pre = Preprocessing(clip_frames=1, frame_interval_seconds=0.001, frame_choice="on_screen")
+    times = np.arange(100) / 25
+    plan = sampling.Sampling(at_seconds=(2.0, 0.5, 99.0)).plan(times, 4.0, pre)
+    assert plan.indices.tolist() == [[50], [12], [99]]
+    for wrong in ((), (-1.0,), (float("nan"),)):
+        with pytest.raises(InputError, match="at_seconds is"):
+            sampling.Sampling(at_seconds=wrong)
+    with pytest.raises(InputError, match="give one"):
+        sampling.Sampling(clips=2, at_seconds=(1.0,))
+
+
 def test_instants_are_segment_centres() -> None:
     instants = sampling.clip_instants(2.0, 8, 0.16)
     np.testing.assert_allclose(instants, 2.0 + 0.08 + 0.16 * np.arange(8), atol=1e-12)

@@ -17,8 +17,8 @@ from typing import Any
 
 from ..._util.files import write_atomically
 from ...inputs.extensions import IMAGE_EXTENSIONS
-from ...video.thumbnails import thumbnails
 from ..results import Alike, Doubt, Hit, Overlap, Results
+from .thumbnails import thumbnails
 
 TEMPLATE = Path(__file__).with_name("template.html")
 PAIRS = 4

@@ -15,7 +15,7 @@ from ccl_hub.sampling import ClipPlan, Sampling
 from ccl_hub.video import MediaLimits, SourceFacts
 
 SETTINGS = DecodeSettings(PAPER, Sampling(), MediaLimits())
-FACTS = SourceFacts(123, 40, 4.04, "incomplete", "the file is cut short")
+FACTS = SourceFacts(123, 40, 4.04, "incomplete", "the file is cut short", 640, 360)
 
 
 @pytest.mark.parametrize(
