@@ -111,15 +111,26 @@ class Sampling:
     def _check_instants(self, at_seconds: tuple[float, ...]) -> None:
         if self.clips is not None or self.every_seconds is not None:
             raise InputError("at_seconds was given beside clips or every_seconds; give one.")
-        if not at_seconds or not all(0 <= at < math.inf for at in at_seconds):
-            raise InputError(
-                f"at_seconds is {at_seconds}; allowed: one or more finite numbers from 0 on."
-            )
+        whole_number("the number of at_seconds", len(at_seconds), 1, MAX_CLIPS)
+        for at in at_seconds:
+            if not 0 <= at < math.inf:
+                raise InputError(f"at_seconds has {at}; allowed: finite numbers from 0 on.")
 
     @property
     def clip_count(self) -> int:
         """Number of clips where it does not depend on the video."""
         return DEFAULT_CLIPS if self.clips is None else self.clips
+
+    def can_give(self, plan: ClipPlan, max_windows: int | None) -> bool:
+        """Whether :meth:`plan` can have made a plan; the last argument is that of it."""
+        windows = len(plan.indices)
+        if self.at_seconds is not None:
+            return windows == len(self.at_seconds)
+        if self.every_seconds is None:
+            return windows == self.clip_count
+        frames = len(np.unique(plan.indices))
+        most = MAX_CLIPS if max_windows is None else max_windows
+        return windows <= min(MAX_CLIPS, max(most, WINDOWS_PER_FRAME * frames))
 
     def __str__(self) -> str:
         if self.at_seconds is not None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +21,14 @@ from ..hub_options import HubOptions
 DONE, FAILED, USAGE_OR_PARTIAL, INTERRUPTED = 0, 1, 2, 130
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SandboxChoice = Annotated[
+    Literal["auto", "require", "off"],
+    typer.Option(
+        "--sandbox",
+        help="Confine decoding: auto, as well as the system can; require, fully or not at all; "
+        "off, never.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the facts as JSON on stdout.")]
 
 TokenEnv = Annotated[

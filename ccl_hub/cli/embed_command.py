@@ -28,6 +28,7 @@ from .common import (
     Debug,
     ForceDownload,
     LocalFilesOnly,
+    SandboxChoice,
     Subfolder,
     TokenEnv,
     guard,
@@ -47,7 +48,6 @@ embed_app = typer.Typer(
 
 Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
 Format = Literal["npz", "npy", "safetensors"]
-Sandbox = Literal["auto", "require", "off"]
 DECODE: dict[str, Decode] = {"auto": "auto", "require": "confined", "off": "in-process"}
 """Where one video is decoded."""
 
@@ -151,13 +151,7 @@ def embed(
             "--batch-size", help="Clips computed at once. [default: what suits the device]", min=1
         ),
     ] = None,
-    sandbox: Annotated[
-        Sandbox,
-        typer.Option(
-            help="Confine decoding: auto, as well as the system can; require, fully or not at "
-            "all; off, never."
-        ),
-    ] = "auto",
+    sandbox: SandboxChoice = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,

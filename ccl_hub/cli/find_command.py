@@ -16,7 +16,7 @@ import typer
 from .._util.files import check_folder, check_writable
 from ..errors import InputError
 from ..registry import DEFAULT_MODEL
-from .common import DONE, USAGE_OR_PARTIAL, AsJson, Debug, guard
+from .common import DONE, USAGE_OR_PARTIAL, AsJson, Debug, SandboxChoice, guard
 from .progress import ClipProgress, JobProgress, summary_facts, summary_table
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def index_command(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first video that fails.")
     ] = False,
+    sandbox: SandboxChoice = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -119,7 +120,9 @@ def index_command(
 
         endings = None if extensions is None else [text.strip() for text in extensions.split(",")]
         videos = JobInputs(inputs, lists or [], root, endings)
-        batch = BatchOptions(workers=workers, threads=threads, deadline_seconds=deadline_seconds)
+        batch = BatchOptions(
+            workers=workers, threads=threads, deadline_seconds=deadline_seconds, sandbox=sandbox
+        )
         options = JobOptions(checksum=checksum, retry_failed=retry_failed, fail_fast=fail_fast)
         check_folder(out)
         videos.search.check()  # before torch is imported and a model loaded

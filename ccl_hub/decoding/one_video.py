@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Preprocessing
-from ..errors import CCLError, DecoderCrashError, DecoderFaultError, InputError, MediaError
+from ..errors import CCLError, DecoderFaultError, InputError, MediaError
 from ..sampling import ClipPlan, Sampling
 from ..video.bars import BarsFoundError
 from ..video.info import SourceFacts
@@ -31,6 +32,7 @@ from .confinement import Walls, available
 from .messages import DecodeSettings, Job
 from .pool import Block, DecodePool, Event
 from .sandbox import Level, level_of
+from .wire import WireError
 
 Decode = Literal["auto", "confined", "in-process"]
 """``auto``: in a confined process where the system can confine one, else here; ``confined``: in
@@ -150,6 +152,8 @@ class OneVideo:
         self.level: Level = "none"
         self.plan: ClipPlan
         try:
+            # One that is dropped without an end takes its process along.
+            self._finalizer = weakref.finalize(self, self._decoder.pool.stop)
             self._decoder.begin(Path(path).absolute(), decode_index, settings.sampling)
             match self._next():
                 case messages.Planned(_, plan):
@@ -215,13 +219,12 @@ class OneVideo:
         """Keep the process for the next video, or end it in the midst of this one."""
         decoder, self._decoder = self._decoder, None
         if decoder is not None:
+            self._finalizer.detach()
             _idle.keep(decoder) if is_over else decoder.pool.close()
 
 
 def _error(failure: messages.Failed, path: str | Path) -> MediaError:
     """Return what is wrong with a video as an error."""
-    if failure.code == "crashed":
-        return DecoderCrashError(failure.reason, path)
     return _ERRORS.get(failure.code, DecoderFaultError)(failure.reason, path)
 
 
@@ -302,7 +305,7 @@ def walls_here() -> Walls:
         for message in worker.receive():
             if isinstance(message, messages.Ready):
                 return message.walls
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, WireError) as error:
         raise CCLError(f"a decoding process does not start: {worker.how_it_died()}") from error
     finally:
         worker.stop()

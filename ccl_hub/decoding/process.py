@@ -121,10 +121,17 @@ class Worker:
             ready = wire.unpacked(self.connection.recv_bytes(wire.MOST_BYTES), self._settings)
             if isinstance(ready, messages.Ready) and ready.is_watched:
                 with closing(socket.fromfd(self.connection.fileno(), *_STREAM)) as line:
-                    self.refusals = Refusals(socket.recv_fds(line, 1, 1)[1][0])
+                    descriptors = socket.recv_fds(line, 1, 1)[1]
+                if not descriptors:  # it died, or this process has no number left for one
+                    raise EOFError
+                self.refusals = Refusals(descriptors[0])
             yield ready
             return
-        data = os.read(self.connection.fileno(), _READ_BYTES)
+        with closing(socket.fromfd(self.connection.fileno(), *_STREAM)) as line:
+            try:
+                data = line.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError as error:  # what is ready holds no data
+                raise wire.WireError("nothing where something was announced") from error
         if not data:
             raise EOFError
         for message in self._inbox.add(data):
@@ -154,8 +161,11 @@ class Worker:
         match message:
             case messages.Planned(_, plan):
                 self.attempts += 1
-                if self.attempts > 2:
-                    raise wire.WireError("a third attempt")
+                if self.attempts > self._most_attempts:
+                    raise wire.WireError("another attempt")
+                sampling = self.job.sampling or self._settings.sampling
+                if not sampling.can_give(plan, self._settings.limits.max_windows):
+                    raise wire.WireError("clips that nobody asked for")
                 self.promised = len(np.unique(plan.indices))
             case messages.Decoded(_, slot, frames):
                 if slot in self.taken or frames > self.promised:
@@ -164,6 +174,12 @@ class Worker:
             case messages.Ended():
                 if self.promised or not self.attempts:
                     raise wire.WireError("the end before all frames")
+
+    @property
+    def _most_attempts(self) -> int:
+        """With frames as listed, then as decoded; with bars, then without."""
+        listings = 2 if self.job is not None and self.job.decode_index is None else 1
+        return listings * (2 if self._settings.preprocessing.bars == "cut" else 1)
 
     def stop(self) -> None:
         """End the process whatever it does: it writes nothing that could stay half done."""
@@ -182,7 +198,7 @@ class Worker:
     def how_it_died(self) -> str:
         """Return why it is dead, in words."""
         try:
-            code = self.process.wait(timeout=5)
+            code = self.process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             return "its decoding process closed the connection."
         if code >= 0:
@@ -210,7 +226,10 @@ class _Spare:
 
     def start(self) -> None:
         with self._lock, suppress(OSError):
-            if self._worker is None or self._worker.process.poll() is not None:
+            if self._worker is not None and self._worker.process.poll() is not None:
+                self._worker.stop()
+                self._worker = None
+            if self._worker is None:
                 self._worker = Worker()
 
     def take(self) -> Worker | None:

@@ -7,7 +7,6 @@ before it is used; unpickling would run it.
 from __future__ import annotations
 
 import json
-import math
 import struct
 import unicodedata
 from collections.abc import Iterator
@@ -39,6 +38,9 @@ CODES = frozenset(kind.code for kind in MediaError.__subclasses__())
 
 _MOST_WINDOWS = 1_000_000
 _MOST_TEXT = 8_000
+_MOST_HEAD = 1 << 18
+_MOST_SECONDS = 1e10  # 300 years
+_STEERING = {"Cc", "Cf", "Zl", "Zp"}  # control, direction of writing, ends of lines
 _LENGTH = struct.Struct("!i")  # how multiprocessing.connection frames what is below 2 GiB
 
 
@@ -75,6 +77,8 @@ def unpacked(data: bytes, settings: DecodeSettings) -> FromWorker:
         WireError: It is none.
     """
     head, _, arrays = data.partition(b"\n")
+    if len(head) > _MOST_HEAD:
+        raise WireError(f"a head of {len(head)} bytes")
     try:
         kind, *fields = json.loads(head)
         return _message(kind, fields, arrays, settings)
@@ -89,7 +93,7 @@ def _message(kind: str, fields: list[Any], arrays: bytes, settings: DecodeSettin
         case "Planned", [job, windows, frames]:
             return Planned(_count(job), _plan(_count(windows), _count(frames), arrays, settings))
         case "Decoded", [job, slot, frames]:
-            slot, frames = _count(slot, settings.slots - 1), _count(frames, BLOCK_FRAMES)
+            slot, frames = _count(slot, settings.slots - 1), _positive(frames, BLOCK_FRAMES)
             return Decoded(_count(job), slot, frames)
         case "Ended", [job, size, frames, duration, completeness, note, width, height]:
             if completeness not in get_args(Completeness):
@@ -100,8 +104,8 @@ def _message(kind: str, fields: list[Any], arrays: bytes, settings: DecodeSettin
                 _seconds(duration),
                 completeness,
                 _text(note),
-                _count(width),
-                _count(height),
+                _positive(width),
+                _positive(height),
             )
             return Ended(_count(job), facts)
         case "Failed", [job, code, reason]:
@@ -120,7 +124,8 @@ def _plan(windows: int, frames: int, arrays: bytes, settings: DecodeSettings) ->
         raise ValueError("a plan of another length")
     indices = np.frombuffer(arrays, np.int64, windows * length)
     seconds = np.frombuffer(arrays, np.float64, offset=indices.nbytes)
-    if indices.min() < 0 or not np.isfinite(seconds).all():
+    # Written so that NaN is refused, too.
+    if indices.min() < 0 or not np.abs(seconds).max() <= _MOST_SECONDS:
         raise ValueError("a plan of other values")
     spans, instants = seconds[: 2 * windows], seconds[2 * windows :]
     return ClipPlan(_owned(indices, windows), _owned(spans, windows), _owned(instants, windows))
@@ -136,6 +141,12 @@ def _count(value: object, most: int = 2**63 - 1) -> int:
     return value
 
 
+def _positive(value: object, most: int = 2**63 - 1) -> int:
+    if _count(value, most) == 0:
+        raise ValueError("nothing")
+    return _count(value, most)
+
+
 def _truth(value: object) -> bool:
     if type(value) is not bool:
         raise ValueError("not true or false")
@@ -143,16 +154,17 @@ def _truth(value: object) -> bool:
 
 
 def _seconds(value: object) -> float:
-    if type(value) is not float or not math.isfinite(value) or value < 0:
+    if type(value) is not float or not 0 <= value <= _MOST_SECONDS:
         raise ValueError("not a duration")
     return value
 
 
 def _text(value: object) -> str:
-    """Return words without what could steer a terminal."""
+    """Return words without what could steer a terminal, and that can be stored as UTF-8."""
     if type(value) is not str or len(value) > _MOST_TEXT:
         raise ValueError("not a text")
-    return "".join(" " if unicodedata.category(c) == "Cc" else c for c in value)
+    value = value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(" " if unicodedata.category(c) in _STEERING else c for c in value)
 
 
 class Inbox:

@@ -198,6 +198,7 @@ def main(connection_handle: int, memory_token: str) -> None:
         memory_token: Token of the shared memory.
     """
     _die_with_parent()
+    _leave_no_core()
     with contextlib.ExitStack() as opened:
         connection = opened.enter_context(_connection(connection_handle))
         try:
@@ -208,6 +209,14 @@ def main(connection_handle: int, memory_token: str) -> None:
             worker.run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the batch is over
+
+
+def _leave_no_core() -> None:
+    """Let a crash write no file: what the kernel writes is beyond any confinement."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _connection(handle: int) -> Connection:

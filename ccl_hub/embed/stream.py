@@ -219,8 +219,8 @@ def _used(
                 return _used_once(clips, use)
         except DecodeError as error:
             logger.info("%s; trying again with the frames that can be decoded", error)
-            with stream(decode_index=True) as clips:
-                return _used_once(clips, use)
+        with stream(decode_index=True) as clips:  # the first one and its frames are gone
+            return _used_once(clips, use)
     except MemoryError as error:
         raise MediaLimitError(TOO_LITTLE_MEMORY, path) from error
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...config import Preprocessing
 from ...decoding.messages import DecodeSettings
-from ...decoding.one_video import open_one
-from ...errors import DecodeError, MediaError
+from ...decoding.one_video import StartsOverError, open_one
+from ...errors import CCLError, DecodeError
 from ...sampling import Sampling
 from ...video.jpeg import jpeg
 from ...video.open import MediaLimits
@@ -55,7 +55,7 @@ def thumbnails(
             return _pictures(path, settings, decode_index, height_px)
         except DecodeError:
             continue  # a frame is damaged: once more without such
-        except MediaError:
+        except (CCLError, StartsOverError):
             break
     return [b""] * len(seconds)
 

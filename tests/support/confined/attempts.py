@@ -101,7 +101,7 @@ LIES: dict[str, Callable[[], object]] = {
     "huge": lambda: _say(b"", 2**31 - 1),
     "half": lambda: _say(b"[", 1000),
     "pickle": lambda: _say(b"\x80\x04K\x01."),
-    "end": lambda: _say(b'["Ended", 0, 1, 1, 1.0, "complete", ""]\n'),
+    "end": lambda: _say(b'["Ended", 0, 1, 1, 1.0, "complete", "", 64, 36]\n'),
     "frames": lambda: _say(b'["Decoded", 0, 0, 16]\n'),
     "ready": lambda: _say(b'["Ready", 7, true, false]\n'),
     "other": lambda: _say(b'["Failed", 77, "damaged", ""]\n'),
