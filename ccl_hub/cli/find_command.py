@@ -270,6 +270,9 @@ def _check_outputs(as_json: bool, as_csv: bool, page: Path | None) -> None:
     if as_json and as_csv:
         raise InputError("both --json and --csv were given; give one: stdout is for one table.")
     if page is not None:
+        from ..find.page.write import check_page
+
+        check_page(page)
         check_writable(page)
 
 

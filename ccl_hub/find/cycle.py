@@ -39,14 +39,19 @@ def opinion(store: Store, question: Question, hit: Hit) -> bool | None:
         return None
     middle = (hit.query_start + hit.query_end) / 2
     clip = question.clips[[int(np.abs(spans.mean(axis=1) - middle).argmin())]]  # (1,D)
-    found = store.nearest(clip, 1)
-    if not len(found.keys) or store.videos[int(found.keys[0])].id != hit.video:
+    found = store.nearest(clip, NEAREST)
+    if not len(found.keys):
         return False
-    if not hit.start - NEAR_SECONDS <= found.seconds[0] <= hit.end + NEAR_SECONDS:
+    (key,) = (video.key for video in store.videos.values() if video.id == hit.video)
+    here = (found.seconds >= hit.start - NEAR_SECONDS) & (found.seconds <= hit.end + NEAR_SECONDS)
+    as_near = found.cosines >= found.cosines[0] - AS_NEAR
+    rows = np.flatnonzero((found.keys == key) & here & as_near)
+    if not len(rows):
         return False
-    others = store.nearest(found.vectors, 1, without=int(found.keys[0]), name="clips")
-    back = float(found.vectors[0] @ clip[0])
-    return not len(others.keys) or back >= float(others.cosines[0])
+    frame = found[rows[:1]]
+    others = store.nearest(frame.vectors, 1, without=key, name="clips")
+    back = float(frame.vectors[0] @ clip[0])
+    return not len(others.keys) or back >= float(others.cosines[0]) - AS_NEAR
 
 
 def alike(store: Store, clips: Vectors, without: set[str]) -> list[Alike]:
@@ -57,18 +62,16 @@ def alike(store: Store, clips: Vectors, without: set[str]) -> list[Alike]:
         clips: (W, D) unit vectors.
         without: Names of videos that are left out.
     """
-    found = store.nearest(clips, MOST_ALIKE, name="clips")
+    left_out = {video.key for video in store.videos.values() if video.id in without}
+    found = store.nearest(clips, MOST_ALIKE, left_out, name="clips")
     rows = []
     for key in np.unique(found.keys).tolist():
-        video = store.videos[key]
-        if video.id in without:
-            continue
-        here = found[found.keys == key]
-        best = int(here.cosines.argmax())
-        sums = np.zeros(len(clips))
-        np.maximum.at(sums, here.queries, here.cosines)
+        video, here = store.videos[key], store.of(key, "clips")
+        cosines = clips @ here.vectors.T  # (W,w)
+        best = int(cosines.max(axis=0).argmax())
         start, end = float(here.seconds[best]), float(here.ends[best])
-        rows.append(Alike(video.id, video.path, start, end, float(sums.mean())))
+        similarity = float(cosines.max(axis=1).mean())
+        rows.append(Alike(video.id, video.path, start, end, similarity))
     return sorted(rows, key=lambda row: -row.similarity)
 
 

@@ -217,6 +217,11 @@ class Library:
             InputError: An argument is not allowed, or an input gives no video.
             OutputError: The library cannot be written, or another process writes it.
         """
+        if options is not None and (options.overwrite or options.shard.count > 1):
+            raise InputError(
+                "a library is neither overwritten nor made in shards; leave options.overwrite and "
+                "options.shard out, and remove videos with remove()."
+            )
         which, engines = inputs or JobInputs(list(videos)), self.engines
         with self._only_writer() as writer:
             summary = writer.embed(which, engines, options, batch, listen, tell_total)
@@ -283,7 +288,7 @@ class Library:
             asked: A file; an array of one picture (H, W, 3) or of frames (N, H, W, 3), uint8 RGB;
                 a PIL image; or :class:`ccl_hub.Embeddings` of the library's model.
             max_e: Largest E-value: hits this good that chance gives for one query.
-            seconds: (N,) times of an array of frames; half a second apart if None.
+            seconds: (N,) times of an array of frames; as far apart as the library's if None.
             mirrored: Also look for it mirrored. Embeddings are not.
             progress: Called with (clips done, clips in all).
 
@@ -291,6 +296,7 @@ class Library:
             InputError: An argument is not allowed.
             MediaError: The file cannot be read.
         """
+        _check_e(max_e)
         question = self._question(asked, seconds, progress)
         hits = self._hits(question, max_e, mirrored)
         hits = [replace(hit, cycle=cycle.opinion(self._store, question, hit)) for hit in hits]
@@ -314,6 +320,7 @@ class Library:
             max_e: Videos that :meth:`where` finds with it are left out: they are the same footage.
             progress: Called with (clips done, clips in all).
         """
+        _check_e(max_e)
         question = self._question(asked, seconds, progress)
         same = {hit.video for hit in self._hits(question, max_e, mirrored=True)}
         found = cycle.alike(self._store, question.clips, same)[:most]
@@ -366,7 +373,6 @@ class Library:
 
     def _hits(self, question: Question, max_e: float, mirrored: bool) -> list[Hit]:
         """Return the hits of a question, best first, without the second opinion."""
-        _check_e(max_e)
         matcher, chance = self._matcher()
         rows, step = self._store.frame_count, self._files.facts.frame_seconds
         ways = question.ways if mirrored else question.ways[:1]

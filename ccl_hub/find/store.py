@@ -13,7 +13,7 @@ and why this index.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -225,8 +225,10 @@ class Store:
         for name in ("frames", "clips", "videos"):
             table = self._table(name)
             many = name != "videos" and self._count(name) >= INDEX_FROM_ROWS
-            if many and not list(table.list_indices()):
+            there = {column for made in table.list_indices() for column in made.columns}
+            if many and "vector" not in there:
                 table.create_index("vector", config=index.IvfRq(distance_type="cosine"))
+            if many and "key" not in there:
                 table.create_index("key", config=index.BTree())
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
@@ -275,41 +277,45 @@ class Store:
         return rows[np.argsort(rows.seconds, kind="stable")]
 
     def nearest(
-        self, queries: Vectors, most: int, without: int | None = None, name: str = "frames"
+        self,
+        queries: Vectors,
+        most: int,
+        without: int | Collection[int] | None = None,
+        name: str = "frames",
     ) -> Frames:
         """Return the frames, or clips, nearest to each query by cosine.
 
         Args:
             queries: (Q, D) unit vectors; one of zeros finds nothing.
             most: Rows for each query, at most.
-            without: A video that is left out.
+            without: A video, or several, that are left out.
             name: "frames" or "clips".
 
         Returns:
             At most Q * most rows, of videos that count.
         """
         asked = np.flatnonzero(np.abs(queries).max(axis=1, initial=0.0) > 0)
+        gone = [] if without is None else [without] if isinstance(without, int) else list(without)
         count = self._count(name)
         if not len(asked) or not count:
             return Frames.none(queries.shape[1])
         if count < INDEX_FROM_ROWS:
-            found = self._exactly(name, queries[asked], most, without)
+            found = self._exactly(name, queries[asked], most, gone)
         else:
-            found = self._by_index(name, queries[asked], most, without)
+            found = self._by_index(name, queries[asked], most, gone)
         known = np.isin(found.keys, np.fromiter(self.videos, np.int64, len(self.videos)))
         found = found[known]
         return found.found_by(asked[found.queries], found.cosines)
 
-    def _exactly(self, name: str, queries: Vectors, most: int, without: int | None) -> Frames:
+    def _exactly(self, name: str, queries: Vectors, most: int, without: list[int]) -> Frames:
         every = self._all(name)
-        if without is not None:
-            every = every[np.flatnonzero(every.keys != without)]
-        rows = len(every.keys)
-        most = min(most, rows)
+        rows, left_out = len(every.keys), np.isin(every.keys, without)
+        most = min(most, rows - int(left_out.sum()))
         pieces = [Frames.none(queries.shape[1])]
         step = max(1, MOST_SCORES // max(1, rows))
         for begin in range(0, len(queries) if most else 0, step):
             cosines = queries[begin : begin + step] @ every.vectors.T  # (q,R)
+            cosines[:, left_out] = -np.inf
             near = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
             values = np.take_along_axis(cosines, near, axis=1)
             order = np.argsort(-values, axis=1, kind="stable")
@@ -319,14 +325,14 @@ class Store:
             pieces.append(every[near].found_by(numbers, values))
         return Frames.joined(pieces)
 
-    def _by_index(self, name: str, queries: Vectors, most: int, without: int | None) -> Frames:
+    def _by_index(self, name: str, queries: Vectors, most: int, without: list[int]) -> Frames:
         pieces = [Frames.none(queries.shape[1])]
         for begin in range(0, len(queries), QUERIES_AT_ONCE):
             some = queries[begin : begin + QUERIES_AT_ONCE]
             query = self._table(name).search(some, vector_column_name="vector")
             query = query.distance_type("cosine").nprobes(PROBES).refine_factor(REFINED)
-            if without is not None:
-                query = query.where(f"key != {without}")
+            if without:
+                query = query.where(f"key NOT IN ({', '.join(map(str, without))})")
             table = query.limit(most).select([*_COLUMNS[name], "_distance"]).to_arrow()
             numbers = np.zeros(len(table), np.int64)
             if "query_index" in table.column_names:  # there is none for a single query
@@ -352,8 +358,9 @@ class Store:
 
 def vectors_in(table: pa.Table) -> Vectors:
     """Return the column "vector" of an Arrow table as (R, D) float32."""
+    width = table.schema.field("vector").type.list_size
     flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat.reshape(len(table), -1), np.float32)
+    return np.asarray(flat.reshape(len(table), width), np.float32)
 
 
 def _frames(table: pa.Table) -> Frames:

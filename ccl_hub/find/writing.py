@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._util.files import absolute_path
+from ..inputs.names import from_text
 from ..inputs.shards import Shard
 from ..job.destination import Destination
 from ..job.manifest import DONE, FAILED, INCOMPLETE, Manifest
@@ -124,7 +125,7 @@ class Writer:
 
 def is_gone(path: str, inputs: JobInputs) -> bool:
     """Whether a video of these inputs is no longer there, while the folder it was found in is."""
-    if os.path.lexists(path):
+    if os.path.lexists(from_text(path)):
         return False
     folders = [Path(absolute_path(name)) for name in inputs.inputs]
     return any(folder.is_dir() and Path(path).is_relative_to(folder) for folder in folders)

@@ -81,6 +81,14 @@ def as_text(path: str | PurePath) -> str:
     return _raw(os.fspath(path)).decode("utf-8", "backslashreplace")
 
 
+def from_text(text: str) -> str:
+    """Return the path that :func:`as_text` made text of, as the system knows it."""
+    if os.path.lexists(text):
+        return text
+    raw = re.sub(rb"\\x([0-9a-f]{2})", lambda m: bytes([int(m[1], 16)]), _raw(text))
+    return os.fsdecode(raw)
+
+
 def _raw(name: str) -> bytes:
     """Return the bytes of a name, even of one that no file of this system can have."""
     try:

@@ -122,7 +122,7 @@ class VideoReader:
         """
         info, pre, most = self._info, self._preprocessing, self._limits.max_windows
         numbers = np.arange(len(info.seconds))
-        if pre.key_frames_only and len(info.key_frames):
+        if pre.key_frames_only and self._index is not None and len(info.key_frames):
             numbers = info.key_frames
         with _named(self._named_path):
             plan = sampling.plan(info.seconds[numbers], info.duration_seconds, pre, most)

@@ -154,6 +154,20 @@ def calibrated(ask: Ask, rows: int) -> Chance:
     return Chance(rows, tuple(tails[length] for length in LENGTHS))
 
 
+def _copy_score(scores: list[float], queries: int) -> float:
+    """Return the score that chance reaches once in 1 / COPY_E queries.
+
+    By the lower scores of all, which are chance's even where every query has a copy. If all hits
+    of chance are there, they fall off evenly; if only the best few of each query, less slowly.
+    """
+    low, middle = np.quantile(scores, (0.1, 0.4))
+    each = len(scores) / queries
+    # Of the 4 best points of a Poisson process, 3.6 and 2.4 lie above where 5.3 and 2.6 do.
+    span = math.log(5.3 / 2.6) if each > 3 else math.log(0.9 / 0.6)
+    decay = span / max(float(middle - low), 1e-3)
+    return float(middle) + math.log(0.6 * each / COPY_E) / decay
+
+
 def _tail(
     hits: Sequence[Chanced], queries: int, frames: float, copies: set[tuple[int, int]]
 ) -> Tail | None:
@@ -161,15 +175,17 @@ def _tail(
     best: dict[tuple[int, int], float] = {}
     for hit in hits:
         best[hit[:2]] = max(best.get(hit[:2], 0.0), hit.score)
-    scores = np.sort([hit.score for hit in hits])[::-1]
-    if len(scores) < LEAST_HITS or queries < LEAST_HITS:
+    if queries < LEAST_HITS:
         return None
-    # What the lower half predicts: quantiles of the best score of a query, taken as Gumbel's.
-    top = scores[: max(LEAST_HITS, queries)]
-    low, middle = np.quantile(top, (0.1, 0.5))
-    decay = 1.2 / max(float(middle - low), 1e-3)
-    limit = float(middle) - math.log(COPY_E / math.log(2)) / decay
-    copies.update(pair for pair, score in best.items() if score > limit)
+    while True:  # without copies the law is clearer, and tells further ones
+        left = [hit.score for hit in hits if hit[:2] not in copies]
+        if len(left) < LEAST_HITS:
+            return None
+        limit = _copy_score(left, queries)
+        more = {pair for pair, score in best.items() if score > limit} - copies
+        if not more:
+            break
+        copies |= more
     scores = np.sort([hit.score for hit in hits if hit[:2] not in copies])[::-1]
     count = min(len(scores) - 1, max(LEAST_HITS, round(TAIL_RATE * queries)))
     if count < LEAST_HITS:

@@ -35,6 +35,9 @@ LEAST_SCALE = 1e-3
 USUAL_SCALE, USUAL_WEIGHT = 1 / 8, 4
 """Scale where nothing is known, as a share of what is between the start and 1."""
 
+USUAL_START, USUAL_START_UNSIGNED = 0.4, 0.95
+"""Of strangers, 98 % have a smaller cosine: `ccl_lite0`, and raw features without a sign."""
+
 AT_ONCE = 2048
 MOVED_SHARE = 0.3
 ZERO = math.log(1 / TAIL_SHARE)
@@ -94,6 +97,13 @@ class Background:
         start = float(np.median(cosines[:, -tail])) if tail else 0.0
         return 1 - MOVED_SHARE * (1 - start)
 
+    @property
+    def _usual_start(self) -> float:
+        """Where the cosines of strangers end, if there are none in the library to show it."""
+        # Features without a sign, as after ReLU, are all alike.
+        is_signed = bool((self.vectors < -1e-3).any())
+        return USUAL_START if is_signed else USUAL_START_UNSIGNED
+
     def cosines(self, vectors: Vectors) -> Vectors:
         """Return (n, b) cosines with the sample."""
         return vectors @ self.vectors.T
@@ -111,7 +121,7 @@ class Background:
             rows = np.argpartition(cosines, size - kept, axis=1)[:, size - kept :]
             top[begin : begin + AT_ONCE] = np.take_along_axis(cosines, rows, axis=1)
             keys[begin : begin + AT_ONCE] = self.keys[rows]
-        return Compared(self.keys, top, keys)
+        return Compared(self.keys, top, keys, self._usual_start)
 
 
 @dataclass(frozen=True)
@@ -122,11 +132,13 @@ class Compared:
         sample: (b,) videos of the sample.
         top: (n, k) cosines, in no order.
         keys: (n, k) videos of the sample's frames that they are with.
+        usual_start: Where a tail begins if nothing of the sample is left to tell.
     """
 
     sample: Keys
     top: Vectors
     keys: Keys
+    usual_start: float
 
     def tails(self, *without: int | None) -> Tails:
         """Return how the cosines of each frame fall off.
@@ -137,8 +149,9 @@ class Compared:
         gone = [key for key in without if key is not None]
         left = len(self.sample) - int(np.isin(self.sample, gone).sum())
         tail, frames = _tail(left), len(self.top)
-        if tail < 2:  # nothing to compare with: nothing is surprising
-            return Tails(np.full(frames, np.inf), np.ones(frames), 0.0)
+        if tail < 2:  # a library of one video, or of two that are compared
+            start = np.full(frames, self.usual_start)
+            return Tails(start, np.maximum(USUAL_SCALE * (1 - start), LEAST_SCALE), 0.0)
         kept = np.where(np.isin(self.keys, gone), -np.inf, self.top)
         largest = np.partition(kept, -tail, axis=1)[:, -tail:]  # (n,tail)
         start = largest.min(axis=1).astype(np.float64)

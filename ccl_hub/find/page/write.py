@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..._util.files import write_atomically
+from ...errors import InputError
 from ...inputs.extensions import IMAGE_EXTENSIONS
+from ...inputs.names import as_text, from_text
 from ..results import Alike, Doubt, Hit, Overlap, Results
 from .thumbnails import thumbnails
 
@@ -47,7 +49,7 @@ class Place:
 
     def facts(self) -> dict[str, Any]:
         """Return what the page shows of it."""
-        path = Path(self.path)
+        path = Path(from_text(self.path))
         pictures = thumbnails(path, self.instants)
         encoded = [base64.b64encode(picture).decode("ascii") for picture in pictures]
         return {
@@ -76,22 +78,34 @@ def write_page(
         progress: Called with (rows done, rows in all).
 
     Raises:
+        InputError: The name is not one of an HTML file.
         OutputError: The file cannot be written.
     """
-    shown = results.rows[:MOST_ROWS]
+    check_page(path)
+    shown, query = results.rows[:MOST_ROWS], as_text(results.query)
     rows = []
     for number, row in enumerate(shown, 1):
-        rows.append(_facts(row, results.query))
+        rows.append(_facts(row, query))
         if progress is not None:
             progress(number, len(shown))
-    title = title or f"{results.kind.__name__}s: {results.query}"
+    title = title or f"{results.kind.__name__}s: {query}"
     data = {
         "kind": results.kind.__name__,
-        "query": results.query,
+        "query": query,
         "count": len(results),
         "rows": rows,
     }
     write_atomically(path, render(data, title))
+
+
+def check_page(path: Path) -> None:
+    """Refuse to write a page over a file of another kind.
+
+    Raises:
+        InputError: The name is not one of an HTML file.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path}: a page is HTML; give a name that ends in .html.")
 
 
 def render(data: dict[str, Any], title: str) -> str:

@@ -32,7 +32,7 @@ def exponential(decay: float, mean_hits: float, copies: int = 0):
     return ask
 
 
-@pytest.mark.parametrize("copies", [0, 60])
+@pytest.mark.parametrize("copies", [0, 60, 200, 280])
 def test_the_law_is_recovered(copies: int) -> None:
     chance = calibrated(exponential(0.7, 4.0, copies), rows=10_000)
     for length in LENGTHS:
