@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from scenes import footage
 
+from ccl_hub.errors import InputError
 from ccl_hub.find.page.write import Place, render, write_page
 from ccl_hub.find.results import Alike, Doubt, Hit, Overlap, Results
 
@@ -176,3 +177,11 @@ def test_a_player_starts_at_the_hit(browser, page: Path) -> None:
     if error or not width:
         pytest.skip("this Chromium has no H.264")
     assert 3.0 <= time < 6.0
+
+
+def test_a_page_never_replaces_a_video(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"frames")
+    with pytest.raises(InputError, match=r"a page is HTML; give a name that ends in \.html"):
+        write_page(Results(Hit, (), "q.png", 0.0), film)
+    assert film.read_bytes() == b"frames"
