@@ -62,7 +62,7 @@ def _load(name, pretrained, weights, **kw):
 def _config(name):
     """Return what builds a model of this name, without provenance: fresh weights have none."""
     from ccl_hub.config import CCLConfig
-    from ccl_hub.network.weights import CONFIG_NAME, bundled_folder
+    from ccl_hub.network.model_files import CONFIG_NAME, bundled_folder
 
     path = bundled_folder(name) / CONFIG_NAME
     if not path.is_file():

@@ -15,7 +15,7 @@ import torch
 
 from ._util.checks import known_keywords
 from .hub_options import HubOptions
-from .network import weights
+from .network import model_files, weights
 from .network.architecture import CCLNetwork, CCLOutput
 from .network.devices import resolve_device, resolve_dtype
 
@@ -106,7 +106,9 @@ class CCLModel(CCLNetwork):
         known_keywords(unknown, PRETRAINED_KEYWORDS)
         options = HubOptions(token, cache_dir, local_files_only, force_download, subfolder)
         device, dtype = resolve_device(device), resolve_dtype(dtype)
-        return weights.load(cls, weights.resolve(name_or_path, revision, options), device, dtype)
+        return weights.load(
+            cls, model_files.resolve(name_or_path, revision, options), device, dtype
+        )
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
         """Write ``model.safetensors`` and ``config.json``, each whole or not at all.
@@ -122,7 +124,7 @@ class CCLModel(CCLNetwork):
         Raises:
             OutputError: The folder cannot be written.
         """
-        return weights.save(self, weights.expanded(folder), dtype)
+        return weights.save(self, model_files.expanded(folder), dtype)
 
     def push_to_hub(
         self,

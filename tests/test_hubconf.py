@@ -26,7 +26,7 @@ from tiny_models import tiny_model
 
 import hubconf
 from ccl_hub import CCLModel
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 from ccl_hub.registry import REGISTRY
 
 ENTRIES = {*REGISTRY, "ccl_preprocess"}
@@ -160,7 +160,7 @@ print(small.embed(clone + "/examples/bouncing_balls.mp4", clips=2, batch_size=2)
 
 def test_every_entry_of_a_clone_works_without_a_socket(clone: Path, tmp_path: Path) -> None:
     tiny = tiny_model().save_pretrained(tmp_path / "tiny")
-    sha256 = hashlib.sha256((tiny / weights.WEIGHTS_NAME).read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((tiny / model_files.WEIGHTS_NAME).read_bytes()).hexdigest()
     lines = run(ENTRY_BY_ENTRY, clone, tiny, ",".join(CHECKPOINTS), home=tmp_path)
     for name in CHECKPOINTS:
         parameters = {"ccl_lite0": 4979072, "ccl_r18_mini": 12128704}.get(name, 12128192)
@@ -201,7 +201,7 @@ print(type(attempt(sys.argv[2], "ccl_r18_mini", source="local")).__name__)
 
 def test_what_goes_wrong_is_said_clearly(clone: Path, tmp_path: Path) -> None:
     pickled = tiny_model().save_pretrained(tmp_path / "pickled")
-    (pickled / weights.WEIGHTS_NAME).rename(pickled / "pytorch_model.bin")
+    (pickled / model_files.WEIGHTS_NAME).rename(pickled / "pytorch_model.bin")
     lines = run(ERRORS, clone, pickled, home=tmp_path)
     for start, part in [
         ("ModelNotFoundError: ", "'ccl_r18_k400' is not yet published"),
@@ -311,7 +311,7 @@ def test_no_entry_is_unpinned_or_unhashed(name: str) -> None:
         return
     assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256) and entry.size_bytes > 0
     if entry.bundled:
-        data = (weights.bundled_folder(name) / weights.WEIGHTS_NAME).read_bytes()
+        data = (model_files.bundled_folder(name) / model_files.WEIGHTS_NAME).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.size_bytes, entry.sha256)
     else:
         assert re.fullmatch(r"[0-9a-f]{40}", entry.revision)

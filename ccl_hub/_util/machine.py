@@ -46,6 +46,25 @@ def worker_bytes(workers: int) -> int | None:
     return total and max(1 << 29, min(MOST_WORKER_BYTES, total // 2 // workers))
 
 
+def cache_folder() -> Path:
+    """Return ``$CCL_CACHE``, or else ``ccl_hub`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    folder = os.environ.get("CCL_CACHE")
+    if folder:
+        return Path(folder).expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one does not count
+    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "ccl_hub"
+
+
+def may_have_gpu() -> bool:
+    """Whether torch might find a GPU here; told in no time, and without torch.
+
+    By the drivers' devices: of NVIDIA, of AMD, of WSL. Every Mac may have one.
+    """
+    if sys.platform != "linux":
+        return True
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "nvidia0", "kfd", "dxg"))
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()

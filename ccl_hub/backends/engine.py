@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from ..errors import InputError, ModelError
-from ..network.architecture import CCLNetwork
-from ..network.frame_graph import ClipHead, FrameMaps
+from ..network.frame_maps import ClipHead, FrameMaps
+from ..network.stored import NetworkFacts
 
 CPU_BATCH_FRAMES = 16
 """Frames computed at once on a CPU core: more fall out of its cache (62 against 45 frames/s)."""
@@ -27,19 +26,21 @@ class EngineInfo:
         device: Kind of device: "cpu", "cuda" or "mps".
         dtype: Type in which it computes, such as "float32".
         detail: Hash of a quantised model, or "".
+        runtime: What computes, and its version, such as "onnxruntime 1.32.0".
     """
 
     backend: str
     device: str
     dtype: str
     detail: str = ""
+    runtime: str = ""
 
 
 class Engine(Protocol):
-    """Runs :class:`ccl_hub.network.frame_graph.FrameGraph`; several threads may call at once."""
+    """Runs the network on single frames; several threads may call at once."""
 
     @property
-    def model(self) -> CCLNetwork:
+    def model(self) -> NetworkFacts:
         """The model that is run: its preprocessing, name and hash."""
 
     @property
@@ -76,15 +77,16 @@ def memory_is_enough() -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"the device has too little memory ({str(error).splitlines()[0]}); use a smaller "
-            "batch_size (batch_clips of a batch), or close what else uses it."
-        ) from error
-    except RuntimeError as error:  # torch has no other class for it
+    except RuntimeError as error:  # torch's OutOfMemoryError is one; torch need not be here
+        first_line = str(error).partition("\n")[0]
+        if type(error).__name__ == "OutOfMemoryError":
+            raise InputError(
+                f"the device has too little memory ({first_line}); use a smaller batch_size "
+                "(batch_clips of a batch), or close what else uses it."
+            ) from error
         if "allocate memory" not in str(error) and "not enough memory" not in str(error):
             raise
-        raise MemoryError(str(error).splitlines()[0]) from error
+        raise MemoryError(first_line) from error
 
 
 def check_finite(engine: Engine, *vectors: np.ndarray) -> None:

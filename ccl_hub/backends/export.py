@@ -36,7 +36,8 @@ from .._version import __version__
 from ..config import FRAME_CHOICES, Preprocessing
 from ..errors import ExportError, InputError
 from ..network.architecture import CCLNetwork
-from .tracing import ONNX_PACKAGES, TOLERANCE, onnx_proto, relative_difference, trace
+from .parity import TOLERANCE, relative_difference
+from .tracing import ONNX_PACKAGES, onnx_proto, trace
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 METADATA_NAME = "ccl.json"  # of a .pt2; an ONNX file has the same keys in its metadata

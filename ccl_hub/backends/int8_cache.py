@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from .._util.files import write_atomically
+from .._util.machine import cache_folder
 from ..config import parse_dataclass
 from ..errors import WeightsError
-from ..network.architecture import CCLNetwork
-from ..network.frame_graph import GRAPH_VERSION
+from ..network.frame_maps import GRAPH_VERSION
+from ..network.stored import tensors_sha256
+
+if TYPE_CHECKING:
+    from ..network.architecture import CCLNetwork
 
 RECORD_NAME = "int8.json"
 REBUILD = "make it again with 'ccl-hub quantize MODEL VIDEOS --force'"
@@ -103,7 +104,7 @@ def find_int8(model: CCLNetwork, cache: str | Path | None = None) -> Int8Model |
 
     Args:
         model: The model as it was then, known by its weights, whatever file they came from.
-        cache: Folder; None is :func:`cache_folder`.
+        cache: Folder; None is :func:`ccl_hub._util.machine.cache_folder`.
 
     Raises:
         WeightsError: The int8 model is damaged.
@@ -128,30 +129,11 @@ def find_int8(model: CCLNetwork, cache: str | Path | None = None) -> Int8Model |
     return int8_model
 
 
-def cache_folder() -> Path:
-    """Return ``$CCL_CACHE``, or else ``ccl_hub`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    folder = os.environ.get("CCL_CACHE")
-    if folder:
-        return Path(folder).expanduser()
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one does not count
-    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "ccl_hub"
-
-
 def model_folder(model: CCLNetwork, cache: str | Path | None) -> Path:
     """Return the folder of a model in a cache: ``int8/``, then its weights, config and graph."""
     folder = cache_folder() if cache is None else Path(cache).expanduser()
     kind = f"{tensors_sha256(model)[:16]}-{model.config.fingerprint()}-{GRAPH_VERSION}"
     return folder / "int8" / kind
-
-
-def tensors_sha256(model: CCLNetwork) -> str:
-    """Hash the weights themselves, so that a model changed after loading counts as another."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def write_int8(folder: Path, facts: Int8Facts, data: tuple[bytes, bytes]) -> Int8Model:

@@ -7,28 +7,43 @@
     openvino-bf16    OpenVINO, bfloat16, where the CPU has it
     openvino-int8    OpenVINO, 8-bit integers, calibrated once on real videos and kept on disk
 
-All run :class:`ccl_hub.network.frame_graph.FrameGraph`, so frames, clips and sampling do not
-depend on the choice. Each one in float32 is compared with torch when it is made.
+All compute the same of single frames, so clips and sampling do not depend on the choice. Those in
+float32 have been compared with torch; :mod:`ccl_hub.backends.parity` says how. ``auto`` is not one
+more: :func:`fastest_engine` chooses.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..errors import InputError
-from ..network.architecture import CCLNetwork
+from .._util.machine import cache_folder
+from ..errors import ExportError, InputError
+from ..network.stored import StoredNetwork, tensors_sha256
 from .engine import Engine
-from .int8_cache import Int8Model, cache_folder, find_int8, tensors_sha256
+from .frame_onnx import UnknownGraphError
+from .int8_cache import Int8Model, find_int8
+from .parity import check_same
 from .runtime import check_model
-from .torch_engine import TorchEngine
+
+if TYPE_CHECKING:
+    from ..network.architecture import CCLNetwork
+
+logger = logging.getLogger(__name__)
 
 TORCH_BACKENDS = ("torch", "torch-compile")
+STORED_BACKENDS = ("onnx", "openvino", "openvino-bf16")
+"""Backends that compute a :class:`~ccl_hub.network.stored.StoredNetwork`, without torch."""
+FLOAT32_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""What ``auto`` takes on a CPU, the faster first, and the package of each."""
 BACKENDS = (*TORCH_BACKENDS, "onnx", "openvino", "openvino-bf16", "openvino-int8")
 
 
 def make_engine(
-    model: CCLNetwork,
+    model: CCLNetwork | StoredNetwork,
     backend: str = "torch",
     threads: int = 0,
     calibration: Int8Model | Sequence[str | Path] | None = None,
@@ -38,7 +53,8 @@ def make_engine(
 
     Args:
         model: A model in eval mode, as :meth:`ccl_hub.CCLModel.from_pretrained` gives it; every
-            backend but those of torch needs it in float32 on the CPU.
+            backend but those of torch needs it in float32 on the CPU. For one of
+            :data:`STORED_BACKENDS` also a model as it was stored.
         backend: One of :data:`BACKENDS`.
         threads: Cores to use, each for one call at a time, made by a thread of the caller; 0 for
             all. Torch has one number for the whole process, ``torch.set_num_threads``, and only
@@ -68,24 +84,64 @@ def make_engine(
             f"calibration was given for the backend {backend!r}; only openvino-int8 needs it; "
             "leave it out."
         )
+    if isinstance(model, StoredNetwork):
+        if backend not in STORED_BACKENDS:
+            raise InputError(f"the backend {backend} needs torch; load {model.name!r} with it.")
+        return _runtime_engine(model, backend, threads)
     if backend in TORCH_BACKENDS:
         if threads:
             raise InputError(
                 f"threads is {threads} for the backend {backend}; allowed: 0. Call "
                 "torch.set_num_threads() for the whole process instead."
             )
+        from .torch_engine import TorchEngine
+
         return TorchEngine(model, backend == "torch-compile", batch_frames)
-    if backend == "onnx":
-        from .onnx_engine import OnnxEngine
-
-        return OnnxEngine(model, threads)
-    from .openvino_engine import OpenVinoEngine, import_openvino
-
     if backend == "openvino-int8":
+        from .openvino_engine import OpenVinoEngine, import_openvino
+
         check_model(model, backend)
         import_openvino()
         return OpenVinoEngine(model, _int8_model(model, calibration), threads)
-    return OpenVinoEngine(model, "bfloat16" if backend == "openvino-bf16" else "float32", threads)
+    return _runtime_engine(model, backend, threads)
+
+
+def fastest_engine(model: CCLNetwork | StoredNetwork, threads: int = 0) -> Engine | None:
+    """Return the fastest installed runtime in float32 whose numbers are torch's, if there is one.
+
+    Args:
+        model: As it was stored, or in float32 on the CPU.
+        threads: See :func:`make_engine`.
+
+    """
+    for backend, package in FLOAT32_RUNTIMES.items():
+        if importlib.util.find_spec(package) is None:
+            continue
+        try:
+            return make_engine(model, backend, threads)
+        except ExportError as error:
+            logger.warning("%s", error)
+        except UnknownGraphError as error:
+            logger.info("%s: torch is asked (%s)", model.name, error)
+            return None
+    return None
+
+
+def _runtime_engine(model: CCLNetwork | StoredNetwork, backend: str, threads: int) -> Engine:
+    """Return an engine of a runtime for CPUs, compared with torch if it is to be the same."""
+    engine: Engine
+    if backend == "onnx":
+        from .onnx_engine import OnnxEngine
+
+        engine = OnnxEngine(model, threads)
+    else:
+        from .openvino_engine import OpenVinoEngine
+
+        precision = "bfloat16" if backend == "openvino-bf16" else "float32"
+        engine = OpenVinoEngine(model, precision, threads)
+    if backend in FLOAT32_RUNTIMES:
+        check_same(engine)
+    return engine
 
 
 def _int8_model(

@@ -1,7 +1,7 @@
 """The network in OpenVINO, on the CPU: float32, bfloat16, or 8-bit integers.
 
-The float32 and bfloat16 networks are converted in memory each time, which takes a few seconds;
-the int8 one is made once by :mod:`ccl_hub.backends.quantize` and read from its cache.
+The float32 and bfloat16 networks need no torch; the int8 one is made once by
+:mod:`ccl_hub.backends.quantize` and read from its cache.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from .._util.extras import require_packages
 from ..errors import InputError
-from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameGraph, FrameMaps
+from ..network.frame_maps import FrameMaps
+from ..network.stored import StoredNetwork
 from .engine import CPU_BATCH_FRAMES, EngineInfo
 from .int8_cache import Int8Model
-from .runtime import check_model, check_same, cores_to_use
-from .tracing import frame_program
+from .runtime import cores_to_use, graph_of
+
+if TYPE_CHECKING:
+    from ..network.architecture import CCLNetwork
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -33,40 +34,47 @@ PRECISIONS = ("float32", "bfloat16")
 class OpenVinoEngine:
     """The network in OpenVINO; see :class:`ccl_hub.backends.engine.Engine`.
 
+    Whether the numbers of float32 are torch's is for :mod:`ccl_hub.backends.parity` to say.
+
     Args:
-        model: A model in eval mode, float32, on the CPU; it is not changed.
+        model: As it was stored; or a model of torch in eval mode, float32, on the CPU, whose
+            later changes do not count.
         precision: "float32", "bfloat16" (where the CPU computes with it), or the int8 model made
             of this model.
         threads: Most calls computed at once, each on one core; 0 for one per core.
 
     Raises:
         InputError: An argument is not allowed, or the CPU has no bfloat16.
-        ExportError: A package is missing, or the runtime gives other numbers than torch.
+        ExportError: The package is missing.
+        UnknownGraphError: The weights are not those of the architecture, or not finite.
         WeightsError: The int8 model is damaged.
     """
 
+    batch_frames = CPU_BATCH_FRAMES
+
     def __init__(
-        self, model: CCLNetwork, precision: str | Int8Model = "float32", threads: int = 0
+        self,
+        model: CCLNetwork | StoredNetwork,
+        precision: str | Int8Model = "float32",
+        threads: int = 0,
     ) -> None:
         if not isinstance(precision, Int8Model) and precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
-        check_model(model, "openvino")
         self.calls_at_once = cores_to_use(threads)
+        graph, self.clip_head = graph_of(model, "openvino")
         core = openvino_core()
         if precision == "bfloat16":
             _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         self.model = model
-        self.batch_frames = CPU_BATCH_FRAMES
-        self.clip_head = FrameGraph(model).clip_head
+        runtime = f"openvino {import_openvino().get_version()}"
         if isinstance(precision, Int8Model):
             network = core.read_model(*precision.read())
-            self.info = EngineInfo("openvino-int8", "cpu", "int8", precision.sha256[:12])
+            hash = precision.sha256[:12]
+            self.info = EngineInfo("openvino-int8", "cpu", "int8", hash, runtime)
         else:
-            network = convert(model)
-            self.info = EngineInfo("openvino", "cpu", precision)
+            network = core.read_model(graph)
+            self.info = EngineInfo("openvino", "cpu", precision, runtime=runtime)
         self._run = FrameRunner(network, self.info.dtype, self.calls_at_once)
-        if precision == "float32":
-            check_same(self)
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute frames; see :class:`ccl_hub.backends.engine.Engine`."""
@@ -74,7 +82,7 @@ class OpenVinoEngine:
 
 
 class FrameRunner:
-    """A network of :func:`convert`, compiled; calls may come from several threads at once.
+    """A network on single frames, compiled; calls may come from several threads at once.
 
     Args:
         network: An ``openvino.Model``.
@@ -102,18 +110,7 @@ class FrameRunner:
             outputs = request.infer([frames])  # copies, so that the request can be used again
         finally:
             self._idle.put(request)
-        return FrameMaps(torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1]))
-
-
-def convert(model: CCLNetwork) -> Any:
-    """Return :class:`FrameGraph` as an ``openvino.Model``, for any number of frames."""
-    side = model.preprocessing.crop_px
-    network = import_openvino().convert_model(frame_program(model))
-    network.reshape([-1, side, side, 3])
-    network.inputs[0].set_names({"frames"})
-    for output, name in zip(network.outputs, ("vectors", "parts"), strict=True):
-        output.set_names({name})
-    return network
+        return FrameMaps(outputs[0], outputs[1])
 
 
 def import_openvino() -> Any:

@@ -34,7 +34,9 @@ from ..decoding.messages import DecodeSettings, Ended, Failed, Job, Planned
 from ..decoding.pool import Block, DecodePool, Event
 from ..errors import ExportError, InputError
 from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameGraph, FrameMaps
+from ..network.frame_graph import FrameGraph
+from ..network.frame_maps import FrameMaps
+from ..network.stored import tensors_sha256
 from ..network.windows import WindowAssembler
 from ..sampling import ClipPlan, Sampling
 from ..video.open import MediaLimits
@@ -45,17 +47,15 @@ from .int8_cache import (
     find_int8,
     model_folder,
     network_sha256,
-    tensors_sha256,
     write_int8,
 )
 from .openvino_engine import (
     FrameRunner,
-    convert,
     import_openvino,
     openvino_core,
     without_telemetry,
 )
-from .runtime import check_model, cores_to_use
+from .runtime import check_model, cores_to_use, graph_of
 from .torch_engine import TorchEngine
 
 CLIPS = 128
@@ -228,7 +228,7 @@ def _quantised(model: CCLNetwork, frames: Clips) -> Any:
     batches = np.array_split(frames, -(-len(frames) // CPU_BATCH_FRAMES))
     with _quiet_nncf() as nncf:
         return nncf.quantize(
-            convert(model),
+            openvino_core().read_model(graph_of(model, "openvino-int8")[0]),
             nncf.Dataset(batches),
             subset_size=len(batches),
             fast_bias_correction=False,

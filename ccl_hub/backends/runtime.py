@@ -1,16 +1,31 @@
-"""What engines of CPU runtimes check, of their arguments and of their numbers."""
+"""What engines of CPU runtimes ask of their arguments."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
 from .._util.machine import cpu_count
-from ..errors import ExportError, InputError
-from ..network.architecture import CCLNetwork
-from .engine import Engine
-from .torch_engine import TorchEngine
-from .tracing import TOLERANCE, relative_difference
+from ..errors import InputError
+from ..network.frame_maps import ClipHead
+from ..network.stored import StoredNetwork
+from .frame_onnx import frame_onnx
+
+if TYPE_CHECKING:
+    from ..network.architecture import CCLNetwork
+
+
+def graph_of(model: CCLNetwork | StoredNetwork, backend: str) -> tuple[bytes, ClipHead]:
+    """Return a model's :func:`~ccl_hub.backends.frame_onnx.frame_onnx` graph.
+
+    Raises:
+        InputError: It is not in float32, not on the CPU, or in training mode.
+        UnknownGraphError: Its weights are not those of its architecture, or not finite.
+    """
+    if isinstance(model, StoredNetwork):
+        return frame_onnx(model.config, model.arrays)
+    check_model(model, backend)
+    arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    return frame_onnx(model.config, arrays)
 
 
 def check_model(model: CCLNetwork, backend: str) -> None:
@@ -21,11 +36,11 @@ def check_model(model: CCLNetwork, backend: str) -> None:
     """
     if model.training:
         raise InputError("the model is in training mode; call model.eval() before embedding.")
-    if model.dtype != torch.float32 or model.device.type != "cpu":
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != "float32" or model.device.type != "cpu":
         raise InputError(
-            f"the model is {str(model.dtype).removeprefix('torch.')} on {model.device.type}; the "
-            f"backend {backend} takes float32 on the CPU: load it without dtype and device, or "
-            "use the backend torch."
+            f"the model is {dtype} on {model.device.type}; the backend {backend} takes float32 on "
+            "the CPU: load it without dtype and device, or use the backend torch."
         )
 
 
@@ -38,24 +53,3 @@ def cores_to_use(threads: int) -> int:
     if threads < 0:
         raise InputError(f"threads is {threads}; allowed: 0 (every core) or more.")
     return threads or cpu_count()
-
-
-def check_same(engine: Engine) -> None:
-    """Compare an engine with torch, on one frame and on several.
-
-    Raises:
-        ExportError: Shape or type differ, or the values by more than 1e-4 of the largest.
-    """
-    side = engine.model.preprocessing.crop_px
-    reference = TorchEngine(engine.model)
-    for count in (1, 3):
-        frames = np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
-        maps = zip(("vectors", "parts"), engine(frames), reference(frames), strict=True)
-        for name, output, expected in maps:
-            difference = relative_difference(output, expected)
-            if not difference <= TOLERANCE:  # NaN never is
-                raise ExportError(
-                    f"{engine.info.backend} gives {name} for {count} frames that differ from "
-                    f"torch's by {difference:.2g} of the largest value, allowed is "
-                    f"{TOLERANCE:g}; use the backend torch, or another version of the runtime."
-                )

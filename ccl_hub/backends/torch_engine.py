@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameGraph, FrameMaps
+from ..network.frame_graph import FrameGraph
+from ..network.frame_maps import FrameMaps
 from .engine import CPU_BATCH_FRAMES, EngineInfo, memory_is_enough
 
 GPU_BATCH_FRAMES = 512
@@ -52,7 +53,8 @@ class TorchEngine:
         self.clip_head = graph.clip_head
         dtype = str(model.dtype).removeprefix("torch.")
         backend = "torch-compile" if compile else "torch"
-        self.info = EngineInfo(backend, model.device.type, dtype)
+        runtime = f"torch {torch.__version__}"
+        self.info = EngineInfo(backend, model.device.type, dtype, runtime=runtime)
         default_frames = CPU_BATCH_FRAMES if model.device.type == "cpu" else GPU_BATCH_FRAMES
         self.batch_frames = batch_frames or default_frames
         self._compiles, self._compiled = compile, False

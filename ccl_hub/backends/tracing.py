@@ -1,4 +1,4 @@
-"""Networks as programs that other runtimes read: traced, converted, compared."""
+"""Networks as programs that other runtimes read: traced, converted."""
 
 from __future__ import annotations
 
@@ -6,24 +6,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
-
-from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameGraph
+from torch.export import ExportedProgram
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_OPSET = 18
-# Largest difference allowed, as a share of the largest value. Observed: 0 (.pt2), 4e-6 (ONNX).
-TOLERANCE = 1e-4
-
-
-def frame_program(model: CCLNetwork) -> ExportedProgram:
-    """Trace :class:`FrameGraph` for any number of frames: frames -> vectors, parts."""
-    side = model.preprocessing.crop_px
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-    axes = {"frames": {0: Dim("n", min=1)}}
-    with torch.no_grad():
-        return trace(FrameGraph(model).eval(), example, axes)
 
 
 def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -> ExportedProgram:
@@ -38,17 +24,6 @@ def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds paths of the source files
     return program
-
-
-def relative_difference(values: Tensor, reference: Tensor) -> float:
-    """Return the largest difference of two tensors, over the largest of the reference.
-
-    It is infinite if shape or type differ.
-    """
-    if (values.shape, values.dtype) != (reference.shape, reference.dtype):
-        return float("inf")
-    largest = reference.abs().max().clamp(min=torch.finfo(reference.dtype).tiny)
-    return float((values - reference).abs().max() / largest)
 
 
 def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) -> Any:

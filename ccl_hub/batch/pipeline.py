@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import TORCH_BACKENDS
@@ -32,7 +31,7 @@ from ..decoding.pool import Block, DecodePool, Event
 from ..decoding.sandbox import level_of
 from ..embed.results import gather, make_provenance
 from ..errors import CCLError, ModelError, code_and_reason
-from ..network.frame_graph import ClipHead, FrameMaps
+from ..network.frame_maps import ClipHead, FrameMaps
 from ..network.windows import ClipArrays, WindowAssembler
 from ..sampling import ClipPlan, Sampling
 from ..video.info import SourceFacts
@@ -117,7 +116,7 @@ class Pipeline:
             for threads in lane_threads(device.engine, options)
         ]
         self.most_outstanding = 2 * options.worker_count + 2 * len(lanes)
-        self._threads_before = torch.get_num_threads()
+        self._torch_threads = _torch_threads(engines)
         self._lanes = [
             threading.Thread(target=self._lane, args=lane, name="ccl-lane", daemon=True)
             for lane in lanes
@@ -175,7 +174,8 @@ class Pipeline:
                 self._results.get()
         if not self._closed:
             self._closed = True
-            torch.set_num_threads(self._threads_before)
+            if self._torch_threads:
+                _set_torch_threads(self._torch_threads)
             atexit.unregister(self.close)
 
     # The decoding pool -------------------------------------------------------------------------
@@ -244,7 +244,8 @@ class Pipeline:
 
     def _lane(self, device: _Device, threads: int) -> None:
         """Run the network on blocks until there are none to come."""
-        torch.set_num_threads(threads)
+        if self._torch_threads:
+            _set_torch_threads(threads)
         most = device.engine.batch_frames
         if self._options.batch_clips is not None:
             most = self._options.batch_clips * device.engine.model.preprocessing.clip_frames
@@ -357,6 +358,21 @@ class Pipeline:
         del self._videos[video.index]
         video.device.videos -= 1
         self._results.put(item)
+
+
+def _torch_threads(engines: list[Engine]) -> int:
+    """Return how many threads torch uses; 0 where other runtimes compute, and it need not load."""
+    if all(engine.info.backend not in TORCH_BACKENDS for engine in engines):
+        return 0
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _set_torch_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def lane_threads(engine: Engine, options: BatchOptions) -> list[int]:

@@ -7,26 +7,33 @@ ready.
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from .._util.machine import may_have_gpu
 from ..backends.engine import Engine
-from ..backends.make import TORCH_BACKENDS, make_engine
+from ..backends.frame_onnx import UnknownGraphError
+from ..backends.make import STORED_BACKENDS, TORCH_BACKENDS, fastest_engine, make_engine
 from ..decoding.messages import BLOCK_FRAMES
 from ..errors import InputError
 from ..hub_options import HubOptions
-from ..network import weights
-from ..network.architecture import CCLNetwork
-from ..network.devices import resolve_device, resolve_dtype
+from ..network.model_files import Source, resolve
+from ..network.stored import read_network
 from ..registry import DEFAULT_MODEL
 from ..sampling import Sampling
 from .options import BatchItem, BatchOptions
 from .pipeline import Pipeline
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..network.architecture import CCLNetwork
+
+logger = logging.getLogger(__name__)
 
 MAX_DEVICES = 64
 PATIENCE_SECONDS = 1.0
@@ -59,7 +66,8 @@ def embed_many(
         revision: Revision of a Hub id.
         device: "auto" and "cuda" take every visible GPU; a loaded model stays where it is.
         dtype: "float32", "bfloat16" or "float16".
-        backend: See :func:`ccl_hub.backends.make_engine`.
+        backend: See :func:`ccl_hub.backends.make_engine`; or "auto": on a CPU the fastest
+            runtime in float32 that is installed and gives torch's numbers, else torch.
         options: How the batch is run.
         hub: How the model's files are fetched from the Hub: token, cache, subfolder.
 
@@ -106,23 +114,73 @@ def engines_for(
         InputError: An argument is not allowed, or there is no such device or backend.
         ModelError: The model cannot be loaded.
     """
+    if not isinstance(model, str | Path):
+        return [_engine_of_loaded(model, backend, options, calibration)]
+    source = None
+    if _needs_no_torch(device, dtype, backend):
+        source = resolve(model, revision, hub)
+        engine = _engine_of_stored(source, backend, options)
+        if engine is not None:
+            return [engine]
+    backend = "torch" if backend == "auto" else backend
+    from ..network import weights
+    from ..network.architecture import CCLNetwork
+    from ..network.devices import resolve_device, resolve_dtype
+
     is_torch = backend in TORCH_BACKENDS
-    threads = 0 if is_torch else options.thread_count  # torch's are set lane by lane
-    if isinstance(model, CCLNetwork):
-        frames = _batch_frames(model, options)
-        return [make_engine(model, backend, threads, calibration, frames)]
     if not is_torch and device == "auto":
         device = "cpu"
     first_device, dtype = resolve_device(device), resolve_dtype(dtype)
-    source = weights.resolve(model, revision, hub)
+    source = source or resolve(model, revision, hub)
     network = weights.load(CCLNetwork, source, first_device, dtype)
-    frames = _batch_frames(network, options)
-    engines = [make_engine(network, backend, threads, calibration, frames)]
+    engines = [_engine_of_loaded(network, backend, options, calibration)]
     if device in ("auto", "cuda") and first_device.type == "cuda":
+        import torch
+
+        frames = _batch_frames(network, options)
         for number in range(1, min(torch.cuda.device_count(), most or MAX_DEVICES)):
             other = copy.deepcopy(network).to(f"cuda:{number}")
             engines.append(make_engine(other, backend, batch_frames=frames))
     return engines
+
+
+def _needs_no_torch(device: str, dtype: str | torch.dtype | None, backend: str) -> bool:
+    """Whether a runtime for CPUs may compute the model as it was stored."""
+    is_float32 = dtype is None or str(dtype).removeprefix("torch.") == "float32"
+    if not is_float32 or device not in ("auto", "cpu"):
+        return False
+    if backend == "auto":
+        return device == "cpu" or not may_have_gpu()
+    return backend in STORED_BACKENDS
+
+
+def _engine_of_stored(source: Source, backend: str, options: BatchOptions) -> Engine | None:
+    """Return an engine without torch, or None where torch has to compute, or to say why not."""
+    try:
+        network = read_network(source)
+        if backend == "auto":
+            return fastest_engine(network, options.thread_count)
+        return make_engine(network, backend, options.thread_count)
+    except UnknownGraphError as error:
+        logger.info("%s: torch is asked (%s)", source.weights_path, error)
+        return None
+
+
+def _engine_of_loaded(
+    model: CCLNetwork,
+    backend: str,
+    options: BatchOptions,
+    calibration: Sequence[str | Path] | None,
+) -> Engine:
+    """Return the engine of a model of torch."""
+    if backend == "auto":
+        on_cpu = model.device.type == "cpu" and str(model.dtype) == "torch.float32"
+        engine = fastest_engine(model, options.thread_count) if on_cpu else None
+        if engine is not None:
+            return engine
+        backend = "torch"
+    threads = 0 if backend in TORCH_BACKENDS else options.thread_count  # torch's, lane by lane
+    return make_engine(model, backend, threads, calibration, _batch_frames(model, options))
 
 
 def _batch_frames(model: CCLNetwork, options: BatchOptions) -> int | None:

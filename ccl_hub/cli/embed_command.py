@@ -46,7 +46,9 @@ embed_app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
-Backend = Literal["torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"]
+Backend = Literal[
+    "auto", "torch", "torch-compile", "onnx", "openvino", "openvino-bf16", "openvino-int8"
+]
 Format = Literal["npz", "npy", "safetensors"]
 DECODE: dict[str, Decode] = {"auto": "auto", "require": "confined", "off": "in-process"}
 """Where one video is decoded."""
@@ -135,8 +137,12 @@ def embed(
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     backend: Annotated[
-        Backend, typer.Option(help="What runs the network; those other than torch on a CPU.")
-    ] = "torch",
+        Backend,
+        typer.Option(
+            help="What runs the network; those other than torch on a CPU. auto: there the fastest "
+            "that is installed and gives torch's numbers in float32, on a GPU torch."
+        ),
+    ] = "auto",
     revision: Annotated[
         str | None, typer.Option(help="Commit, tag or branch of a Hub id.")
     ] = None,
@@ -252,7 +258,8 @@ def embed(
         def engines(**choice: Any) -> list[Engine]:
             from ..batch.run import engines_for
 
-            return engines_for(model, revision, device, dtype, backend, batch, hub=hub, **choice)
+            choice = {"backend": backend, **choice}
+            return engines_for(model, revision, device, dtype, options=batch, hub=hub, **choice)
 
         report = Report(quiet, as_json)
         video = _single_video(inputs or [], out)
@@ -265,6 +272,7 @@ def embed(
         from ..job.destination import Destination
         from ..job.options import JobInputs, JobOptions
         from ..job.run import run_job
+        from ..job.state import earlier_backend
 
         endings = None if extensions is None else [text.strip() for text in extensions.split(",")]
         videos = JobInputs(inputs or [], lists or [], root, endings)
@@ -289,7 +297,10 @@ def embed(
         calibration = None
         if backend == "openvino-int8":  # used unless the cache has an int8 model
             calibration = videos.search.first(CALIBRATION_VIDEOS)
-        computing = engines(calibration=calibration)
+        going_on = None
+        if backend == "auto" and not overwrite:
+            going_on = earlier_backend(Destination.at(out))
+        computing = engines(calibration=calibration, backend=going_on or backend)
         with JobProgress(quiet, typer.echo if as_json else None) as progress:
             tell_total = progress.set_total if progress.shown else None
             summary = run_job(

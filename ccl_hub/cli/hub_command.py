@@ -63,10 +63,10 @@ def info_command(
 ) -> None:
     """Print a model's configuration and provenance as JSON."""
     with guard("ccl-hub", debug):
-        from ..network import weights
+        from ..network import model_files, weights
 
         hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
-        source = weights.resolve(name, revision, hub)
+        source = model_files.resolve(name, revision, hub)
         _, sha256 = weights.read_tensors(source)
         facts = {
             "sha256": sha256,

@@ -28,9 +28,10 @@ class EmbeddingProvenance:
         device: Kind of device it ran on.
         sampling: "clips=N" or "every_seconds=S".
         ccl_hub: Version of this package.
-        torch: Version of torch.
+        torch: Version of torch, or "" where another runtime ran the network.
         backend: What ran the network: "torch", "onnx", "openvino"; with the hash of a quantised
             model behind it.
+        runtime: What that is, and its version: "onnxruntime 1.32.0".
         decoder: Versions of the decoder, or "" for frames given as arrays.
         source: The file, or "" for arrays.
         source_bytes: Its size, or 0.
@@ -52,6 +53,7 @@ class EmbeddingProvenance:
     ccl_hub: str
     torch: str
     backend: str = "torch"
+    runtime: str = ""
     decoder: str = ""
     source: str = ""
     source_bytes: int = 0

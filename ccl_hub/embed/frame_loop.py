@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 
 from .._util.checks import whole_number
 from .._util.prefetch import in_order
@@ -17,20 +17,26 @@ from ..backends.engine import Engine, check_finite, memory_is_enough
 from ..backends.make import make_engine
 from ..crop import center_crop
 from ..errors import DecodeError
-from ..network.architecture import CCLNetwork
 from ..network.windows import ClipVectors, WindowAssembler
+
+if TYPE_CHECKING:
+    from ..network.architecture import CCLNetwork
+
+    Network: TypeAlias = CCLNetwork | Engine
 
 MOST_CPU_FRAMES = 128
 """Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
 
 
-def engine_of(model: CCLNetwork | Engine) -> Engine:
+def engine_of(model: Network) -> Engine:
     """Return an engine for a model; an engine is returned as it is.
 
     Raises:
         InputError: The model is in training mode, or not loaded.
     """
-    return model if callable(model) and not isinstance(model, CCLNetwork) else make_engine(model)
+    if hasattr(model, "clip_head"):
+        return model
+    return make_engine(model)
 
 
 def frames_at_once(engine: Engine, batch_size: int | None) -> int:
@@ -47,6 +53,8 @@ def frames_at_once(engine: Engine, batch_size: int | None) -> int:
         return whole_number("batch_size", batch_size) * engine.model.preprocessing.clip_frames
     if engine.info.backend != "torch" or engine.info.device != "cpu":
         return engine.batch_frames
+    import torch
+
     return min(engine.batch_frames * torch.get_num_threads(), MOST_CPU_FRAMES)
 
 

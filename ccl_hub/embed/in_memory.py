@@ -22,10 +22,12 @@ from ..video.pixels import resize_rgb
 from .embeddings import Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
 from .results import gather, make_provenance
-from .stream import Network, embed_video
+from .stream import embed_video
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from .frame_loop import Network
 
 ImageLike: TypeAlias = "str | Path | np.ndarray | Image"
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .._version import __version__
 from ..backends.engine import Engine
+from ..backends.make import TORCH_BACKENDS
 from ..network.windows import ClipArrays, ClipVectors
 from ..sampling import ClipPlan, Sampling
 from ..video.info import SourceFacts
@@ -39,8 +39,9 @@ def make_provenance(
         device=run.device,
         sampling=str(sampling),
         ccl_hub=__version__,
-        torch=torch.__version__,
+        torch=run.runtime.removeprefix("torch ") if run.backend in TORCH_BACKENDS else "",
         backend=f"{run.backend} {run.detail}".strip(),
+        runtime=run.runtime,
     )
     if path is None or source is None:
         return facts

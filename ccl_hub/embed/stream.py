@@ -11,13 +11,11 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from ..backends.engine import Engine
 from ..decoding.messages import DecodeSettings
 from ..decoding.one_video import Decode, StartsOverError, open_one
 from ..errors import TOO_LITTLE_MEMORY, DecodeError, MediaLimitError
-from ..network.architecture import CCLNetwork
 from ..network.windows import ClipVectors, WindowAssembler
 from ..sampling import Sampling
 from ..video.open import MediaLimits
@@ -27,9 +25,11 @@ from .embeddings import EmbeddingProvenance, Embeddings
 from .frame_loop import assembled, engine_of, frames_at_once
 from .results import gather, make_provenance
 
+if TYPE_CHECKING:
+    from .frame_loop import Network
+
 logger = logging.getLogger(__name__)
 
-Network: TypeAlias = CCLNetwork | Engine
 Progress: TypeAlias = Callable[[int, int], None]
 T = TypeVar("T")
 

@@ -312,7 +312,7 @@ def _settings(
     engine: Engine, sampling: Sampling, options: JobOptions, destination: Destination
 ) -> dict[str, Any]:
     """Return what must be the same in every run into a destination."""
-    from ..backends.int8_cache import tensors_sha256
+    from ..network.stored import tensors_sha256
 
     model, run = engine.model, engine.info
     return {

@@ -18,6 +18,7 @@ from typing import Any
 
 from .._util.files import check_writable, make_folder, write_atomically
 from .._util.folder_lock import is_held, only_writer
+from ..backends.make import FLOAT32_RUNTIMES
 from ..embed.writers import SUFFIXES
 from ..errors import InputError, OutputError
 from ..inputs.names import output_name
@@ -105,6 +106,16 @@ def open_state(
             root = _claim(destination, shard, settings, overwrite, choose_root)
         with Manifest(destination.manifest(shard)) as manifest:
             yield JobState(destination, shard, root, manifest)
+
+
+def earlier_backend(destination: Destination) -> str | None:
+    """Return the backend that a destination was begun with, if it is one that "auto" may choose.
+
+    Raises:
+        OutputError: The settings there are damaged.
+    """
+    backend = (_read_settings(destination) or {}).get("backend")
+    return backend if backend in ("torch", *FLOAT32_RUNTIMES) else None
 
 
 def _read_settings(destination: Destination) -> dict[str, Any] | None:

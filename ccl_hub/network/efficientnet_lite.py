@@ -11,35 +11,17 @@ The last convolution is ours: it brings the 1280 channels to the D of the tempor
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Architecture
+from .lite_stages import BATCHNORM_EPSILON, STAGES, StageShape
 
-NORM_EPS, NORM_MOMENTUM = 1e-3, 0.01
+NORM_MOMENTUM = 0.01
 """As the network was trained by its authors; torch's own defaults would change its numbers."""
-
-
-class StageShape(NamedTuple):
-    """What makes one of the seven stages differ from the others besides width and depth."""
-
-    expansion: int
-    kernel_px: int
-    stride: int
-
-
-STAGES = (
-    StageShape(1, 3, 1),
-    StageShape(6, 3, 2),
-    StageShape(6, 5, 2),
-    StageShape(6, 3, 2),
-    StageShape(6, 5, 1),
-    StageShape(6, 5, 2),
-    StageShape(6, 3, 1),
-)
 
 
 class PaddedConv(nn.Conv2d):
@@ -103,7 +85,7 @@ def conv_norm(
     """Return convolution, BatchNorm and, if asked for, ReLU6."""
     layers = [
         PaddedConv(in_channels, out_channels, kernel_px, stride, groups),
-        nn.BatchNorm2d(out_channels, NORM_EPS, NORM_MOMENTUM),
+        nn.BatchNorm2d(out_channels, BATCHNORM_EPSILON, NORM_MOMENTUM),
     ]
     return nn.Sequential(*layers, *([nn.ReLU6()] if activation else []))
 

@@ -7,43 +7,18 @@ its feature map under each of conv6's three taps:
     frames (n,S,S,3) uint8 -> trunk -+-> spatial mean -> output -> vectors (n,D)
                                      +-> three taps             -> parts   (n,P,3,D)
 
-:class:`FrameGraph` is that computation, and every backend runs it.
+:class:`FrameGraph` is that computation in torch; :mod:`ccl_hub.backends.frame_onnx` writes the
+same for other runtimes.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from .architecture import CCLNetwork
-
-GRAPH_VERSION = 1
-"""Version of :class:`FrameGraph`; networks on disk that have another one are made again."""
-
-
-class FrameMaps(NamedTuple):
-    """What the network gives for n frames, on the engine's device.
-
-    ``vectors``: (n, D) float32, the frame features.
-    ``parts``: (n, P, 3, D), the trunk's P positions under conv6's taps for the frame after, the
-    frame itself and the frame before, times BatchNorm's scale; float32 or the engine's dtype.
-    """
-
-    vectors: Tensor
-    parts: Tensor
-
-
-class ClipHead(NamedTuple):
-    """What makes clip vectors of parts, besides sums and means.
-
-    ``shift``: (D,) float32, BatchNorm's shift after conv6. ``output``: the map after pooling.
-    """
-
-    shift: Tensor
-    output: nn.Module = nn.Identity()
+from .frame_maps import ClipHead
 
 
 class FrameGraph(nn.Module):

@@ -15,16 +15,17 @@ rate, constant or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from ..errors import DecodeError
-from .frame_graph import ClipHead, FrameMaps
+from .frame_maps import ClipHead, FrameMaps
+
+if TYPE_CHECKING:
+    from .frame_maps import Array
 
 NEIGHBOURHOODS_AT_ONCE = 64
 """(p, t, n) computed at once; each takes 100 kB a tensor."""
@@ -104,13 +105,13 @@ class WindowAssembler:
         with_frames: Also give the features of frames.
 
     Example:
-        >>> windows = WindowAssembler(np.array([[0, 2], [1, 3]]), ClipHead(torch.zeros(5)))
+        >>> windows = WindowAssembler(np.array([[0, 2], [1, 3]]), ClipHead(np.zeros(5)))
         >>> windows.frames.tolist()
         [0, 1, 2, 3]
-        >>> maps = FrameMaps(torch.ones(3, 5), torch.ones(3, 4, 3, 5))
+        >>> maps = FrameMaps(np.ones((3, 5)), np.ones((3, 4, 3, 5)))
         >>> windows.add(maps).clips.tolist()  # two of three taps at each border
         [[2.0, 2.0, 2.0, 2.0, 2.0]]
-        >>> maps = FrameMaps(torch.ones(1, 5), torch.ones(1, 4, 3, 5))
+        >>> maps = FrameMaps(np.ones((1, 5)), np.ones((1, 4, 3, 5)))
         >>> windows.add(maps).frames.shape, windows.finished
         ((1, 2, 5), True)
     """
@@ -146,20 +147,17 @@ class WindowAssembler:
         self._added += count
         if self._maps is not None:
             pairs = zip(self._maps, maps, strict=True)
-            maps = FrameMaps(*(torch.cat(pair) for pair in pairs))
+            maps = FrameMaps(*map(_joined, pairs))
         newest = self.frames[self._added - 1]
         end = int(np.searchsorted(self._last, newest, side="right"))
         rows = self._indices[self._done : end]
         positions = np.searchsorted(self._held, rows)  # (b,T)
         for begin in range(0, max(1, len(positions)), WINDOWS_AT_ONCE):
-            with torch.inference_mode():
-                piece = self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
-            yield piece
+            yield self._windows(positions[begin : begin + WINDOWS_AT_ONCE], maps)
         self._done = end
         keep = self._held >= self._oldest[end]
         self._held = self._held[keep]
-        kept = torch.from_numpy(keep).to(maps.vectors.device)
-        self._maps = FrameMaps(*(tensor[kept] for tensor in maps)) if keep.any() else None
+        self._maps = FrameMaps(*(array[keep] for array in maps)) if keep.any() else None
 
     def _windows(self, positions: Indices, maps: FrameMaps) -> ClipVectors:
         """Return the vectors of windows, (b,T) positions among the held frames."""
@@ -174,23 +172,33 @@ class WindowAssembler:
             axis=-1,
         ).reshape(-1, 3)  # (b*T,3)
         distinct, inverse = np.unique(neighbours, axis=0, return_inverse=True)  # (u,3), (b*T,)
-        device = maps.vectors.device
         means = [
-            self._neighbourhoods(torch.from_numpy(rows).to(device), maps.parts)
+            self._neighbourhoods(rows, maps.parts)
             for rows in np.split(
                 distinct, range(NEIGHBOURHOODS_AT_ONCE, len(distinct), NEIGHBOURHOODS_AT_ONCE)
             )
         ]
-        index = torch.from_numpy(inverse.reshape(b, t)).to(device)
-        clips = self._head.output(torch.cat(means)[index].mean(1))  # (b,T,D) -> (b,D)
-        rows = positions if self._with_frames else positions[:, :0]
-        frames = maps.vectors[torch.from_numpy(rows).to(device)]  # (b,T,D)
-        return ClipVectors(clips.cpu().numpy(), frames.cpu().numpy())
+        clips = self._head.output(_joined(means)[inverse.reshape(b, t)].mean(1))  # (b,T,D), (b,D)
+        frames = maps.vectors[positions if self._with_frames else positions[:, :0]]  # (b,T,D)
+        return ClipVectors(_as_numpy(clips), _as_numpy(frames))
 
-    def _neighbourhoods(self, distinct: Tensor, parts: Tensor) -> Tensor:
+    def _neighbourhoods(self, distinct: Indices, parts: Array) -> Array:
         """Mean over space of conv6's output for (u,3) positions; -1 for no neighbour -> (u,D)."""
-        total = parts[distinct[:, 1], :, 1].float()  # (u,P,D)
+        total = parts[distinct[:, 1], :, 1] + self._head.shift  # (u,P,D) float32
         for tap, side in ((0, distinct[:, 0]), (2, distinct[:, 2])):
             exists = side >= 0
             total[exists] += parts[side[exists], :, tap]
-        return total.add_(self._head.shift).relu_().mean(1)
+        return total.clip(min=0).mean(1)
+
+
+def _joined(arrays: Sequence[Array]) -> Array:
+    """Join arrays of numpy or of torch at their first axis."""
+    if isinstance(arrays[0], np.ndarray):
+        return np.concatenate(arrays)
+    import torch
+
+    return torch.cat(tuple(arrays))
+
+
+def _as_numpy(array: Array) -> Vectors:
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()

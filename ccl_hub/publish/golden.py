@@ -23,10 +23,10 @@ from .._version import __version__
 from ..config import Preprocessing
 from ..embed.stream import embed_video
 from ..errors import ModelNotFoundError, WeightsError
-from ..network import weights
+from ..network import model_files, weights
 from ..network.architecture import CCLNetwork
 from ..network.devices import resolve_device
-from ..network.weights import GOLDEN_NAME
+from ..network.model_files import GOLDEN_NAME
 from ..transforms import to_clips
 from ..video.pixels import DECODER_VERSION
 from ..video.reader import VideoReader
@@ -145,8 +145,8 @@ def verify(
     import safetensors.numpy
 
     where = resolve_device(device)
-    source = weights.resolve(name, revision, hub)
-    path = weights.beside(source, GOLDEN_NAME)
+    source = model_files.resolve(name, revision, hub)
+    path = model_files.beside(source, GOLDEN_NAME)
     if path is None:
         raise ModelNotFoundError(
             f"{name}: no {GOLDEN_NAME} beside the weights, so there is nothing to compare with; "

@@ -22,9 +22,9 @@ from .._util.files import write_atomically
 from ..config import CCLConfig
 from ..errors import CCLError, ModelNotFoundError, PublishError
 from ..hub_options import HubOptions
-from ..network import weights
+from ..network import model_files, weights
 from ..network.architecture import CCLNetwork
-from ..network.weights import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded, is_folder
+from ..network.model_files import CONFIG_NAME, GOLDEN_NAME, WEIGHTS_NAME, expanded, is_folder
 from ..registry import REGISTRY
 from . import golden, model_card
 from .model_card import CARD_NAME, FOLDER_PLACEHOLDER, Card
@@ -152,7 +152,7 @@ def check_folder(folder: str | Path) -> CheckedFolder:
     path = expanded(folder)
     entry = REGISTRY.get(str(path))
     if entry is not None and entry.bundled and not is_folder(path):
-        path = weights.bundled_folder(entry.name)
+        path = model_files.bundled_folder(entry.name)
         logger.info("no folder %s here: the model that ships inside the package", entry.name)
     if not is_folder(path):
         raise PublishError(f"{path}: no such folder; give one written by training.export.")
@@ -161,7 +161,7 @@ def check_folder(folder: str | Path) -> CheckedFolder:
     wrong += [
         f"{name} is a pickle, which can run code"
         for name in names
-        if Path(name).suffix in weights.PICKLE_SUFFIXES
+        if Path(name).suffix in model_files.PICKLE_SUFFIXES
     ]
     if wrong:
         raise _unfit(path, wrong)
@@ -198,7 +198,7 @@ def _unfit(path: Path, wrong: list[str]) -> PublishError:
 def _check_model(path: Path, contents: dict[str, bytes]) -> tuple[CCLConfig, tuple[str, ...]]:
     """Load the model as a user would and check its numbers."""
     try:
-        source = weights.resolve(path)
+        source = model_files.resolve(path)
         if GOLDEN_NAME in contents:
             wrong = [str(check) for check in golden.verify(path) if not check.passed]
             if wrong:
@@ -261,7 +261,7 @@ def push(
     with tempfile.TemporaryDirectory(prefix="ccl-hub-") as name:
         folder = weights.save(model, Path(name), dtype)
         write_texts(folder, model.config, text)
-        golden.write(weights.load(CCLNetwork, weights.resolve(folder)), folder)
+        golden.write(weights.load(CCLNetwork, model_files.resolve(folder)), folder)
         return publish(folder, repo, private=private, branch=branch, message=message, token=token)
 
 

@@ -15,7 +15,7 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub import CCLModel
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 
 CLIP = "torch.linspace(-1, 1, 12288).reshape(1, 3, 4, 32, 32)"
 CODE = f"""
@@ -53,7 +53,7 @@ def test_auto_model(tmp_path: Path) -> None:
     folder = tiny_model().save_pretrained(tmp_path / "model")
     broken = tiny_model().save_pretrained(tmp_path / "broken")
     tensors = {"trunk.conv1.weight": torch.zeros(8, 3, 7, 7)}  # what others load with a warning
-    (broken / weights.WEIGHTS_NAME).unlink()
+    (broken / model_files.WEIGHTS_NAME).unlink()
     torch.save(tensors, broken / "pytorch_model.bin")
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(folder), str(broken)],
@@ -71,7 +71,7 @@ def test_auto_model(tmp_path: Path) -> None:
     assert lines[:6] == [
         "CCLAutoModel True False",
         str(wanted),
-        hashlib.sha256((folder / weights.WEIGHTS_NAME).read_bytes()).hexdigest(),
+        hashlib.sha256((folder / model_files.WEIGHTS_NAME).read_bytes()).hexdigest(),
         "torch.bfloat16",
         "False",
         "True True",
@@ -117,7 +117,7 @@ def test_auto_model_from_a_private_subfolder(tmp_path: Path) -> None:
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-    wanted = hashlib.sha256((folder / weights.WEIGHTS_NAME).read_bytes()).hexdigest()
+    wanted = hashlib.sha256((folder / model_files.WEIGHTS_NAME).read_bytes()).hexdigest()
     assert done.stdout.splitlines() == [wanted, "someone/several/small"]
     assert not (tmp_path / "cache" / "hub").exists(), "all of it is in the folder that was named"
 

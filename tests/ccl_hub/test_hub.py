@@ -17,7 +17,7 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub.hub import _brief
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 from ccl_hub.registry import RegistryEntry
 
 NAME = "someone/ccl_tiny"
@@ -58,7 +58,7 @@ def commit(hub: Hub) -> str:
 
 def test_fetch_then_offline_from_the_cache(hub: Hub, client: Client, wanted: tuple) -> None:
     assert client.load(NAME) == wanted
-    assert hub.downloads(weights.WEIGHTS_NAME) == 1
+    assert hub.downloads(model_files.WEIGHTS_NAME) == 1
     hub.requests.clear()
     # Offline, no socket is so much as made: not even one that is then not used.
     assert client.load(NAME, None, (), False, HF_HUB_OFFLINE="1") == wanted
@@ -83,8 +83,8 @@ def test_branches_commits_and_what_moves_in_between(hub: Hub, client: Client) ->
     other = tiny_model()
     other.projection.fc2.bias.data += 1
     other.head.bn6.bias.data += 1
-    path = other.save_pretrained(client.cache.parent / "other") / weights.WEIGHTS_NAME
-    changed = {**files, weights.WEIGHTS_NAME: path.read_bytes()}
+    path = other.save_pretrained(client.cache.parent / "other") / model_files.WEIGHTS_NAME
+    changed = {**files, model_files.WEIGHTS_NAME: path.read_bytes()}
     second = repository.commit(changed, "next")
     old, new = ("loaded", content(tiny_model())), ("loaded", content(other))
     assert old != new
@@ -101,7 +101,7 @@ def test_branches_commits_and_what_moves_in_between(hub: Hub, client: Client) ->
 
 def test_both_files_come_from_one_commit(hub: Hub, client: Client, wanted: tuple) -> None:
     assert client.load(NAME) == wanted
-    asked = [line for line in hub.requests if line.endswith(weights.WEIGHTS_NAME)]
+    asked = [line for line in hub.requests if line.endswith(model_files.WEIGHTS_NAME)]
     asked = [line for line in asked if "/store/" not in line]
     assert asked and all(f"/resolve/{commit(hub)}/" in line for line in asked)
 
@@ -122,7 +122,7 @@ def test_names_are_pinned_and_their_organisation_can_be_named(
     kind, text = client.load("ccl_tiny", None, (published,))
     assert kind == "ModelNotFoundError" and text.startswith("org/ccl_tiny@"), text
     assert client.load("ccl_tiny", None, (published,), CCL_HUB_ORG="someone") == wanted
-    assert f"HEAD /{NAME}/resolve/{commit(hub)}/{weights.WEIGHTS_NAME}" in hub.requests
+    assert f"HEAD /{NAME}/resolve/{commit(hub)}/{model_files.WEIGHTS_NAME}" in hub.requests
     kind, text = client.load("ccl_tiny", "main", (published,), CCL_HUB_ORG="someone")
     assert kind == "InputError" and "pinned" in text
     kind, text = client.load("ccl_tiny", None, (published,), CCL_HUB_ORG="some/one")
@@ -251,7 +251,7 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(hub: Hub, tmp_path: Pat
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".ckpt"])
 def test_repository_with_only_pickles(hub: Hub, client: Client, suffix: str) -> None:
     files = dict(hub.repositories[NAME].commits[commit(hub)])
-    files[f"pytorch_model{suffix}"] = files.pop(weights.WEIGHTS_NAME)
+    files[f"pytorch_model{suffix}"] = files.pop(model_files.WEIGHTS_NAME)
     hub.repositories[NAME].commit(files)
     kind, text = client.load(NAME)
     assert kind == "WeightsError" and f"pickle (pytorch_model{suffix})" in text
@@ -265,7 +265,7 @@ def test_repository_without_our_files_says_what_it_has(hub: Hub, client: Client)
     repository.commit({**files, "config.json": json.dumps({"model_type": "vit"}).encode()})
     kind, text = client.load(NAME)
     assert kind == "ConfigError" and "'vit'" in text
-    assert hub.downloads(weights.WEIGHTS_NAME) == 0, "another model is not downloaded first"
+    assert hub.downloads(model_files.WEIGHTS_NAME) == 0, "another model is not downloaded first"
     repository.commit({"a.txt": b"x", "b.safetensors": b"y"})
     kind, text = client.load(NAME)
     assert kind == "WeightsError" and "no config.json (it has: a.txt, b.safetensors)" in text

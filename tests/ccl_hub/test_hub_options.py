@@ -18,7 +18,7 @@ from tiny_models import tiny_model
 import hubconf
 from ccl_hub import CCLModel, HubOptions, embed_many
 from ccl_hub.errors import CCLError, InputError, ModelNotFoundError
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 from ccl_hub.publish import golden
 from ccl_hub.publish.golden import golden_clip
 
@@ -80,7 +80,7 @@ def test_a_token_is_sent_withheld_or_insisted_on(hub: Hub, client: Client, top: 
     assert kind == "HubError" and "token=True" in text and "hf auth login" in text
     kind, text = ask(client, token=WRONG)
     assert kind == "HubError" and "401" in text and "falsch" not in text
-    assert client.cached(weights.CONFIG_NAME) == []
+    assert client.cached(model_files.CONFIG_NAME) == []
     assert client.load(NAME, None, (), True, {"token": SECRET}, HF_TOKEN=WRONG) == top
     assert (
         client.load(NAME, None, (), True, {"token": True, "force_download": True}, HF_TOKEN=SECRET)
@@ -95,7 +95,7 @@ def test_a_cache_folder_is_used_for_everything(
     assert ask(client, token=SECRET, cache_dir=str(place)) == top
     assert client.cached("*") == [] and len(list(place.rglob("snapshots/*/*"))) == 2
     assert ask(client, sockets=False, cache_dir=place, local_files_only=True) == top
-    weights_file = next(place.rglob(f"snapshots/*/{weights.WEIGHTS_NAME}"))
+    weights_file = next(place.rglob(f"snapshots/*/{model_files.WEIGHTS_NAME}"))
     damage(weights_file)
     assert ask(client, token=SECRET, cache_dir=place) == top, "fetched again by the same token"
     assert client.cached("*") == []
@@ -108,7 +108,7 @@ def test_local_files_only_asks_nothing_of_the_hub(hub: Hub, client: Client, top:
     assert ask(client, token=SECRET) == top
     hub.requests.clear()
     assert ask(client, sockets=False, local_files_only=True) == top
-    damage(client.cached(weights.WEIGHTS_NAME)[0])
+    damage(client.cached(model_files.WEIGHTS_NAME)[0])
     kind, text = ask(client, sockets=False, local_files_only=True)
     assert kind == "WeightsError" and "cannot be fetched again" in text
     assert "local_files_only" in text and hub.requests == []
@@ -120,7 +120,9 @@ def test_a_forced_download_fetches_what_is_there(hub: Hub, client: Client, top: 
     for name in (NAME, at):
         hub.requests.clear()
         assert ask(client, name, token=SECRET, force_download=True) == top
-        assert hub.downloads(weights.WEIGHTS_NAME) == hub.downloads(weights.CONFIG_NAME) == 1
+        assert (
+            hub.downloads(model_files.WEIGHTS_NAME) == hub.downloads(model_files.CONFIG_NAME) == 1
+        )
     offline = {"HF_HUB_OFFLINE": "1"}
     kind, text = client.load(NAME, None, (), False, {"force_download": True}, **offline)
     assert kind == "HubError" and "HF_HUB_OFFLINE" in text and "fetch again" in text
@@ -134,7 +136,7 @@ def test_a_model_in_a_subfolder(
     assert ask(client, token=SECRET, subfolder="") == top
     assert ask(client, token=SECRET, subfolder=INNER) == inner
     assert ask(client, f"{NAME}@main", token=SECRET, subfolder=f"./{INNER}/") == inner
-    path = next(client.cache.rglob(f"snapshots/*/{INNER}/{weights.WEIGHTS_NAME}"))
+    path = next(client.cache.rglob(f"snapshots/*/{INNER}/{model_files.WEIGHTS_NAME}"))
     damage(path)
     assert ask(client, token=SECRET, subfolder=INNER) == inner
     kind, text = ask(client, token=SECRET, subfolder="variants")
@@ -150,8 +152,8 @@ def test_a_model_in_a_subfolder(
 def test_a_pickle_in_the_subfolder_is_named(hub: Hub, client: Client) -> None:
     repository = hub.repositories[NAME]
     files = dict(repository.commits[repository.branches["main"]])
-    files[f"{INNER}/pytorch_model.bin"] = files.pop(f"{INNER}/{weights.WEIGHTS_NAME}")
-    del files[f"{INNER}/{weights.GOLDEN_NAME}"]
+    files[f"{INNER}/pytorch_model.bin"] = files.pop(f"{INNER}/{model_files.WEIGHTS_NAME}")
+    del files[f"{INNER}/{model_files.GOLDEN_NAME}"]
     repository.commit(files)
     kind, text = ask(client, token=SECRET, subfolder=INNER)
     assert kind == "WeightsError" and f"pickle ({INNER}/pytorch_model.bin)" in text

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 
 from ccl_hub.model import CCLModel
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 from ccl_hub.publish import golden
 from ccl_hub.registry import REGISTRY
 
@@ -19,6 +19,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     for entry in REGISTRY.values():
         if entry.bundled:
-            folder = weights.bundled_folder(entry.name)
+            folder = model_files.bundled_folder(entry.name)
             golden.write(CCLModel.from_pretrained(entry.name), folder)
             logging.info("wrote %s", folder / golden.GOLDEN_NAME)

@@ -10,7 +10,7 @@ import torch
 
 from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
-from ccl_hub.network.weights import GOLDEN_NAME
+from ccl_hub.network.model_files import GOLDEN_NAME
 from training.export import main
 from training.recipes.pretraining import read_recipe
 from training.run.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint

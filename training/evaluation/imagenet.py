@@ -17,7 +17,7 @@ from torch import Tensor
 from ccl_hub import CCLModel
 from ccl_hub.config import CCLConfig, Provenance
 from ccl_hub.errors import ConfigError, ModelNotFoundError, WeightsError
-from ccl_hub.network.weights import expanded
+from ccl_hub.network.model_files import expanded
 
 from ..teachers.weight_file import read_weights
 

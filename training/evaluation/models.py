@@ -37,7 +37,7 @@ from ccl_hub._util.files import file_sha256
 from ccl_hub.config import CCLConfig, parse_dataclass
 from ccl_hub.errors import ConfigError, ModelNotFoundError, TrainingError
 from ccl_hub.network.devices import resolve_device
-from ccl_hub.network.weights import HUB_ID, expanded
+from ccl_hub.network.model_files import HUB_ID, expanded
 from ccl_hub.registry import REGISTRY
 
 from ..recipes.pretraining import Recipe

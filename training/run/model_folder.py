@@ -13,7 +13,7 @@ import torch
 from ccl_hub import CCLModel
 from ccl_hub._util.files import write_atomically
 from ccl_hub.config import Provenance, parse_dataclass
-from ccl_hub.network.weights import expanded
+from ccl_hub.network.model_files import expanded
 from ccl_hub.publish import golden, write_texts
 from ccl_hub.publish.model_card import Card, Figure, render
 from ccl_hub.publish.upload import PROVENANCE_NAME

@@ -25,7 +25,8 @@ from ccl_hub import CCLModel
 from ccl_hub._util.files import file_sha256, write_atomically
 from ccl_hub.config import Provenance, parse_dataclass
 from ccl_hub.errors import ModelNotFoundError, WeightsError
-from ccl_hub.network.weights import WEIGHTS_NAME, load_strictly
+from ccl_hub.network.model_files import WEIGHTS_NAME
+from ccl_hub.network.weights import load_strictly
 
 from ..distributed.averaging import GradientMean, average_buffers
 from ..distributed.world import World

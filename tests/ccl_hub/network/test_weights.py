@@ -13,7 +13,7 @@ from tiny_models import tiny_model
 from ccl_hub.config import CCLConfig
 from ccl_hub.errors import ConfigError, InputError, ModelNotFoundError, OutputError, WeightsError
 from ccl_hub.model import CCLModel
-from ccl_hub.network import weights
+from ccl_hub.network import model_files, weights
 from ccl_hub.registry import REGISTRY, list_models
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change) -> None:
-    path = folder / weights.WEIGHTS_NAME
+    path = folder / model_files.WEIGHTS_NAME
     tensors = safetensors.torch.load_file(path)
     change(tensors)
     safetensors.torch.save_file(tensors, path)
@@ -41,7 +41,7 @@ def test_save_and_load_give_equal_outputs(folder: Path) -> None:
 def test_half_precision_keeps_norms_exact(tmp_path: Path) -> None:
     model = tiny_model()
     tensors = safetensors.torch.load_file(
-        model.save_pretrained(tmp_path, torch.float16) / weights.WEIGHTS_NAME
+        model.save_pretrained(tmp_path, torch.float16) / model_files.WEIGHTS_NAME
     )
     assert tensors["trunk.conv1.weight"].dtype == torch.float16
     assert torch.equal(tensors["trunk.bn1.running_var"], model.trunk.bn1.running_var)
@@ -87,38 +87,38 @@ def test_not_a_number(folder: Path) -> None:
 
 
 def test_truncated_file(folder: Path) -> None:
-    path = folder / weights.WEIGHTS_NAME
+    path = folder / model_files.WEIGHTS_NAME
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="not a valid safetensors"):
         CCLModel.from_pretrained(folder)
 
 
 def test_flipped_byte_of_a_registry_entry_names_both_hashes(folder: Path) -> None:
-    path = folder / weights.WEIGHTS_NAME
-    _, good = weights.read_tensors(weights.resolve(folder))
+    path = folder / model_files.WEIGHTS_NAME
+    _, good = weights.read_tensors(model_files.resolve(folder))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    source = weights.Source("x", CCLConfig(), path, expected_sha256=good)
+    source = model_files.Source("x", CCLConfig(), path, expected_sha256=good)
     with pytest.raises(WeightsError) as caught:
         weights.read_tensors(source)
     assert good in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_pickles_are_refused(folder: Path) -> None:
-    (folder / weights.WEIGHTS_NAME).rename(folder / "pytorch_model.bin")
+    (folder / model_files.WEIGHTS_NAME).rename(folder / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="pickle"):
         CCLModel.from_pretrained(folder)
 
 
 def test_folder_without_configuration(folder: Path) -> None:
-    (folder / weights.CONFIG_NAME).unlink()
+    (folder / model_files.CONFIG_NAME).unlink()
     with pytest.raises(ModelNotFoundError, match=r"config\.json"):
         CCLModel.from_pretrained(folder)
 
 
 def test_folder_with_foreign_configuration(folder: Path) -> None:
-    (folder / weights.CONFIG_NAME).write_text(json.dumps({"model_type": "vit"}))
+    (folder / model_files.CONFIG_NAME).write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(ConfigError, match="'vit'"):
         CCLModel.from_pretrained(folder)
 
@@ -158,7 +158,7 @@ def test_home_is_the_same_for_saving_and_loading(
 
 def test_the_weights_file_in_place_of_its_folder(folder: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="is a file; give the folder"):
-        CCLModel.from_pretrained(folder / weights.WEIGHTS_NAME)
+        CCLModel.from_pretrained(folder / model_files.WEIGHTS_NAME)
 
 
 @pytest.mark.parametrize("name", ["a/b..c", "a/b--c", "a/" + "x" * 200])
@@ -176,9 +176,9 @@ def test_wrong_kind_of_numbers(folder: Path) -> None:
 
 
 def test_a_configuration_far_larger_than_the_weights_takes_no_memory(folder: Path) -> None:
-    config = json.loads((folder / weights.CONFIG_NAME).read_text())
+    config = json.loads((folder / model_files.CONFIG_NAME).read_text())
     config["architecture"]["projection_hidden"] = 10**12
-    (folder / weights.CONFIG_NAME).write_text(json.dumps(config))
+    (folder / model_files.CONFIG_NAME).write_text(json.dumps(config))
     with pytest.raises(WeightsError, match="does not fit the architecture"):
         CCLModel.from_pretrained(folder)
 
@@ -220,7 +220,7 @@ def test_save_into_a_file_is_a_clear_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name, one in REGISTRY.items() if one.bundled])
 def test_bundled_checkpoint_is_what_the_registry_says(name: str) -> None:
     entry = REGISTRY[name]
-    path = weights.bundled_folder(entry.name) / weights.WEIGHTS_NAME
+    path = model_files.bundled_folder(entry.name) / model_files.WEIGHTS_NAME
     assert path.stat().st_size == entry.size_bytes
     model = CCLModel.from_pretrained(entry.name)
     assert model.weights_sha256 == entry.sha256

@@ -11,7 +11,7 @@ from tiny_models import tiny_model
 
 from ccl_hub.config import Preprocessing
 from ccl_hub.errors import ModelNotFoundError, WeightsError
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 from ccl_hub.publish import golden
 from ccl_hub.registry import REGISTRY
 
@@ -56,7 +56,7 @@ def test_verify_a_folder_and_a_damaged_one(tmp_path: Path) -> None:
         golden.verify(str(folder))
     golden.write(tiny_model(), folder)
     assert all(check.passed for check in golden.verify(str(folder)))
-    path = folder / weights.WEIGHTS_NAME
+    path = folder / model_files.WEIGHTS_NAME
     tensors = safetensors.numpy.load_file(path)
     tensors["head.conv6.weight"] = tensors["head.conv6.weight"] * np.float32(1.05)
     safetensors.numpy.save_file(tensors, path)
@@ -78,7 +78,7 @@ def test_damaged_golden_values_are_a_clear_error(tmp_path: Path, damage: str) ->
 
 @pytest.mark.parametrize("name", [name for name, one in REGISTRY.items() if one.bundled])
 def test_bundled_golden_values_record_their_versions(name: str) -> None:
-    path = weights.bundled_folder(name) / golden.GOLDEN_NAME
+    path = model_files.bundled_folder(name) / golden.GOLDEN_NAME
     with safetensors.safe_open(path, framework="numpy") as file:
         versions = file.metadata()
     assert {"ccl_hub", "torch", "decoder", "machine", "weights_sha256"} <= set(versions)

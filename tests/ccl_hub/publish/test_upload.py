@@ -23,7 +23,7 @@ from ccl_hub import CCLModel
 from ccl_hub.config import Architecture, CCLConfig, Provenance
 from ccl_hub.errors import CCLError, HubError, InputError, PublishError
 from ccl_hub.hub import _check_stored
-from ccl_hub.network.weights import CONFIG_NAME, WEIGHTS_NAME
+from ccl_hub.network.model_files import CONFIG_NAME, WEIGHTS_NAME
 from ccl_hub.publish import check_folder, golden, publish, push, upload, write_texts
 from ccl_hub.publish.model_card import CARD_NAME, Card, render
 from ccl_hub.publish.upload import FILES, PREPROCESSOR_NAME

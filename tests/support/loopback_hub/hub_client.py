@@ -23,7 +23,7 @@ from hub_server import Hub
 
 from ccl_hub import CCLModel
 from ccl_hub.errors import CCLError
-from ccl_hub.network import weights
+from ccl_hub.network import model_files
 from ccl_hub.registry import REGISTRY, RegistryEntry
 
 FOREIGN = ("HF_", "HUGGING", "CCL_", "HTTP_", "HTTPS_", "ALL_", "NO_")
@@ -183,7 +183,7 @@ def entry(hub: Hub, organisation: str, **changes: object) -> RegistryEntry:
     """A published entry of a registry, as the Hub holds it."""
     repository = hub.repositories[f"{organisation}/ccl_tiny"]
     sha = repository.branches["main"]
-    data = repository.commits[sha][weights.WEIGHTS_NAME]
+    data = repository.commits[sha][model_files.WEIGHTS_NAME]
     published = RegistryEntry(
         name="ccl_tiny",
         trained_on="nothing",
