@@ -41,7 +41,7 @@ from ccl_hub.backends import BACKENDS, Engine
 from ccl_hub.batch import BatchOptions, embed_batch, engines_for
 from ccl_hub.inputs import find_videos
 from ccl_hub.job import JobInputs, run_job
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_maps import FrameMaps
 from ccl_hub.sampling import Sampling
 
 OURS = tuple(f"ours {name}" for name in BACKENDS if name not in ("torch-compile", "openvino-bf16"))

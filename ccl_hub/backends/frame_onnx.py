@@ -78,11 +78,11 @@ class _Graph:
     """Nodes and tensors as they are added; each node is named by its number."""
 
     def __init__(self) -> None:
-        self.nodes: list[bytes] = []
-        self.tensors: list[bytes] = []
+        self.nodes: list[onnx_format.Message] = []
+        self.tensors: list[onnx_format.Message] = []
 
     def add(
-        self, operator: str, *inputs: str | np.ndarray, **attributes: int | float | Sequence[int]
+        self, operator: str, *inputs: str | np.ndarray, **attributes: int | Sequence[int]
     ) -> str:
         """Add a node; return the name of its output."""
         names = [self._constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
@@ -153,7 +153,10 @@ def frame_onnx(config: CCLConfig, arrays: Mapping[str, np.ndarray]) -> tuple[byt
     parts = graph.add("Reshape", graph.add("MatMul", x, matrix), np.array([0, -1, 3, dim]))
     _take_projections(weights, arch)
     weights.finish()
-    outputs = {"vectors": (vectors, ["n", dim]), "parts": (parts, ["n", "positions", 3, dim])}
+    outputs: dict[str, tuple[str, list[int | str]]] = {
+        "vectors": (vectors, ["n", dim]),
+        "parts": (parts, ["n", "positions", 3, dim]),
+    }
     for name, (result, _) in outputs.items():
         graph.nodes.append(onnx_format.node("Identity", [result], name, {}))
     data = onnx_format.model(

@@ -9,8 +9,8 @@ takes for two clips, and it would be needed for nothing else where one video is 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,87 +18,76 @@ OPSET = 18
 IR_VERSION = 8
 """The oldest version of the format that has the operators of :data:`OPSET`."""
 
+Message: TypeAlias = list[bytes | memoryview]
+"""A message in pieces, joined once and at the end: weights are large."""
+
 _ELEMENTS = {"float32": 1, "uint8": 2, "int64": 7}
-_FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.AttributeType
+_INT, _INTS = 2, 7  # AttributeProto.AttributeType
 
 
 def node(
     operator: str,
     inputs: Sequence[str],
     output: str,
-    attributes: Mapping[str, int | float | Sequence[int]],
-) -> bytes:
+    attributes: Mapping[str, int | Sequence[int]],
+) -> Message:
     """Return a NodeProto of one output."""
-    return b"".join(
-        [
-            *(_bytes(1, name.encode()) for name in inputs),
-            _bytes(2, output.encode()),
-            _bytes(3, output.encode()),
-            _bytes(4, operator.encode()),
-            *(_bytes(5, _attribute(name, value)) for name, value in attributes.items()),
-        ]
-    )
+    message = [piece for name in inputs for piece in _text(1, name)]
+    message += _text(2, output) + _text(3, output) + _text(4, operator)
+    for name, value in attributes.items():
+        message += _nested(5, _attribute(name, value))
+    return message
 
 
-def tensor(name: str, values: np.ndarray) -> bytes:
+def tensor(name: str, values: np.ndarray) -> Message:
     """Return a TensorProto of float32 or int64 values, which it holds."""
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return b"".join(
-        [
-            *(_number(1, size) for size in values.shape),
-            _number(2, _ELEMENTS[values.dtype.name]),
-            _bytes(8, name.encode()),
-            _bytes(9, little.tobytes()),
-        ]
-    )
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    sizes = [_number(1, size) for size in values.shape]
+    kind = _number(2, _ELEMENTS[values.dtype.name])
+    return [*sizes, kind, *_text(8, name), *_nested(9, [little.reshape(-1).view(np.uint8).data])]
 
 
-def value(name: str, dtype: str, shape: Sequence[int | str]) -> bytes:
+def value(name: str, dtype: str, shape: Sequence[int | str]) -> Message:
     """Return the ValueInfoProto of an input or output; a size that is a name is free."""
-    sizes = [
-        _bytes(1, _bytes(2, size.encode()) if isinstance(size, str) else _number(1, size))
-        for size in shape
-    ]
-    kind = _bytes(1, _number(1, _ELEMENTS[dtype]) + _bytes(2, b"".join(sizes)))
-    return _bytes(1, name.encode()) + _bytes(2, kind)
+    sizes: Message = []
+    for size in shape:
+        sizes += _nested(1, _text(2, size) if isinstance(size, str) else [_number(1, size)])
+    kind = _nested(1, [_number(1, _ELEMENTS[dtype]), *_nested(2, sizes)])
+    return [*_text(1, name), *_nested(2, kind)]
 
 
 def model(
-    nodes: Sequence[bytes],
-    tensors: Sequence[bytes],
-    inputs: Sequence[bytes],
-    outputs: Sequence[bytes],
+    nodes: Sequence[Message],
+    tensors: Sequence[Message],
+    inputs: Sequence[Message],
+    outputs: Sequence[Message],
 ) -> bytes:
     """Return a ModelProto of what :func:`node`, :func:`tensor` and :func:`value` give."""
-    fields = ((1, nodes), (5, tensors), (11, inputs), (12, outputs))
-    graph = [_bytes(number, item) for number, items in fields for item in items]
-    graph.append(_bytes(2, b"ccl_hub"))
-    return b"".join(
-        [
-            _number(1, IR_VERSION),
-            _bytes(2, b"ccl_hub"),
-            _bytes(7, b"".join(graph)),
-            _bytes(8, _number(2, OPSET)),
-        ]
-    )
+    graph = _text(2, "ccl_hub")
+    for field, messages in ((1, nodes), (5, tensors), (11, inputs), (12, outputs)):
+        for message in messages:
+            graph += _nested(field, message)
+    opset = _nested(8, [_number(2, OPSET)])
+    return b"".join([_number(1, IR_VERSION), *_text(2, "ccl_hub"), *_nested(7, graph), *opset])
 
 
-def _attribute(name: str, value: int | float | Sequence[int]) -> bytes:
+def _attribute(name: str, value: int | Sequence[int]) -> Message:
     if isinstance(value, int):
-        content, kind = _number(3, value), _INT
-    elif isinstance(value, float):
-        content, kind = _varint(2 << 3 | 5) + struct.pack("<f", value), _FLOAT
-    else:
-        content, kind = b"".join(_number(8, item) for item in value), _INTS
-    return _bytes(1, name.encode()) + content + _number(20, kind)
+        return [*_text(1, name), _number(3, value), _number(20, _INT)]
+    return [*_text(1, name), *(_number(8, item) for item in value), _number(20, _INTS)]
 
 
 def _number(field: int, value: int) -> bytes:
     return _varint(field << 3) + _varint(value)
 
 
-def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
+def _text(field: int, text: str) -> Message:
+    return _nested(field, [text.encode()])
+
+
+def _nested(field: int, message: Message) -> Message:
+    """Return a field that is bytes, text or another message."""
+    return [_varint(field << 3 | 2) + _varint(sum(map(len, message))), *message]
 
 
 def _varint(value: int) -> bytes:

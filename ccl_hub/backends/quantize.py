@@ -34,7 +34,6 @@ from ..decoding.messages import DecodeSettings, Ended, Failed, Job, Planned
 from ..decoding.pool import Block, DecodePool, Event
 from ..errors import ExportError, InputError
 from ..network.architecture import CCLNetwork
-from ..network.frame_graph import FrameGraph
 from ..network.frame_maps import FrameMaps
 from ..network.stored import tensors_sha256
 from ..network.windows import WindowAssembler
@@ -293,8 +292,8 @@ def _vectors(
     """Frame vectors (M,T,D) and clip vectors (M,D) of (M,T,S,S,3) clips."""
     count, length = clips.shape[:2]
     indices = np.arange(count * length).reshape(count, length)
-    windows = WindowAssembler(indices, FrameGraph(model).clip_head)
-    pieces = [windows.add(run(clip)) for clip in clips]
+    windows = WindowAssembler(indices, graph_of(model, "openvino-int8")[1])
+    pieces = [windows.add(FrameMaps(*map(np.asarray, run(clip)))) for clip in clips]
     vectors, frames = map(np.concatenate, zip(*pieces, strict=True))
     return frames, vectors
 

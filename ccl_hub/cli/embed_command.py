@@ -6,9 +6,11 @@ import dataclasses
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -365,9 +367,11 @@ def _embed_one(
 
     decode = DECODE[batch.sandbox]
     prepare(decode)  # the process is ready when the model is
+    # PyAV is loaded while the network is: hashing and compiling it leave Python to others.
+    threading.Thread(target=import_module, args=("ccl_hub.video.reader",), daemon=True).start()
+    (engine,) = engines(most=1)
     from ..embed.stream import write_video
 
-    (engine,) = engines(most=1)
     with ClipProgress(report.quiet) as progress:
         provenance, shapes = write_video(
             engine,

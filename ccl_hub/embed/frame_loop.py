@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Network: TypeAlias = CCLNetwork | Engine
 
+SHARED_FRAMES = 8
+"""Frames in a call where several cores share one video, so that all end at about the same time."""
+
 MOST_CPU_FRAMES = 128
 """Frames that torch computes at once on a CPU with many cores; each takes 4 MB."""
 
@@ -35,8 +38,8 @@ def engine_of(model: Network) -> Engine:
         InputError: The model is in training mode, or not loaded.
     """
     if hasattr(model, "clip_head"):
-        return model
-    return make_engine(model)
+        return cast("Engine", model)
+    return make_engine(cast("CCLNetwork", model))
 
 
 def frames_at_once(engine: Engine, batch_size: int | None) -> int:
@@ -51,6 +54,8 @@ def frames_at_once(engine: Engine, batch_size: int | None) -> int:
     """
     if batch_size is not None:
         return whole_number("batch_size", batch_size) * engine.model.preprocessing.clip_frames
+    if engine.calls_at_once > 1:
+        return min(engine.batch_frames, SHARED_FRAMES)
     if engine.info.backend != "torch" or engine.info.device != "cpu":
         return engine.batch_frames
     import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def read_network(source: Source) -> StoredNetwork:
 
     data, sha256 = read_weights(source)
     try:
-        stored = safetensors.deserialize(data)
+        stored = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
         arrays = {name: _array(**values) for name, values in stored}
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(
@@ -96,7 +96,7 @@ def read_network(source: Source) -> StoredNetwork:
     return StoredNetwork(source, sha256, arrays)
 
 
-def tensors_sha256(network: CCLNetwork | StoredNetwork) -> str:
+def tensors_sha256(network: NetworkFacts) -> str:
     """Hash the weights themselves, so that a model changed after loading counts as another.
 
     A network in float32 has the same hash in torch and as it was stored.
@@ -109,7 +109,7 @@ def tensors_sha256(network: CCLNetwork | StoredNetwork) -> str:
         return digest.hexdigest()
     import torch
 
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(cast("CCLNetwork", network).state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy())

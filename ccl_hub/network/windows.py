@@ -16,7 +16,7 @@ rate, constant or not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -182,7 +182,7 @@ class WindowAssembler:
         frames = maps.vectors[positions if self._with_frames else positions[:, :0]]  # (b,T,D)
         return ClipVectors(_as_numpy(clips), _as_numpy(frames))
 
-    def _neighbourhoods(self, distinct: Indices, parts: Array) -> Array:
+    def _neighbourhoods(self, distinct: Indices, parts: Any) -> Any:
         """Mean over space of conv6's output for (u,3) positions; -1 for no neighbour -> (u,D)."""
         total = parts[distinct[:, 1], :, 1] + self._head.shift  # (u,P,D) float32
         for tap, side in ((0, distinct[:, 0]), (2, distinct[:, 2])):
@@ -191,7 +191,7 @@ class WindowAssembler:
         return total.clip(min=0).mean(1)
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
+def _joined(arrays: Sequence[Any]) -> Any:
     """Join arrays of numpy or of torch at their first axis."""
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays)

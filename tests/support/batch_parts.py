@@ -24,7 +24,7 @@ from ccl_hub.backends import Engine, EngineInfo
 from ccl_hub.batch import BatchItem
 from ccl_hub.decoding.one_video import close_idle
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import ClipHead, FrameMaps
+from ccl_hub.network.frame_maps import ClipHead, FrameMaps
 
 QUICK = {"preset": "ultrafast", "bf": "0", "g": "25"}
 

@@ -25,7 +25,7 @@ from ccl_hub.backends import BACKENDS, TORCH_BACKENDS, Engine, TorchEngine, make
 from ccl_hub.backends.quantize import build_int8
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import ExportError, InputError
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_maps import FrameMaps
 
 
 def some_frames(count: int, seed: int = 0) -> np.ndarray:
@@ -33,7 +33,7 @@ def some_frames(count: int, seed: int = 0) -> np.ndarray:
 
 
 def assert_same(found: FrameMaps, wanted: FrameMaps) -> None:
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(map(torch.as_tensor, found), wanted, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype == torch.float32
         scale = float(other.abs().max())
         assert scale > 0.1, "the comparison must not be between zeros"
@@ -42,8 +42,7 @@ def assert_same(found: FrameMaps, wanted: FrameMaps) -> None:
 
 @pytest.fixture(scope="module", params=["onnx", "openvino"])
 def engine(request: pytest.FixtureRequest, model: CCLModel) -> Engine:
-    for package in ("onnxruntime", "onnxscript") if request.param == "onnx" else ("openvino",):
-        pytest.importorskip(package)
+    pytest.importorskip("onnxruntime" if request.param == "onnx" else "openvino")
     return make_engine(model, request.param, threads=2)
 
 
@@ -96,7 +95,8 @@ def test_any_number_of_frames_gives_the_numbers_of_torch(
 ) -> None:
     frames = some_frames(count)
     assert_same(engine(frames), TorchEngine(model)(frames))
-    assert torch.equal(engine.clip_head.shift, TorchEngine(model).clip_head.shift)
+    shift, expected = torch.as_tensor(engine.clip_head.shift), TorchEngine(model).clip_head.shift
+    torch.testing.assert_close(shift, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_calls_from_several_threads_do_not_mix(engine: Engine, model: CCLModel) -> None:
@@ -110,10 +110,10 @@ def test_calls_from_several_threads_do_not_mix(engine: Engine, model: CCLModel) 
 
 def test_results_are_not_overwritten_by_later_calls(engine: Engine) -> None:
     first = engine(some_frames(4))
-    kept = [tensor.clone() for tensor in first]
+    kept = [array.copy() for array in first]
     for seed in range(1, 5):
         engine(some_frames(4, seed))
-    assert all(torch.equal(one, other) for one, other in zip(first, kept, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(first, kept, strict=True))
 
 
 def test_engines_say_what_they_are(engine: Engine, model: CCLModel) -> None:
@@ -161,6 +161,7 @@ def test_bfloat16_where_the_cpu_has_it(model: CCLModel) -> None:
     engine, frames = make_engine(model, "openvino-bf16"), some_frames(8)
     assert (engine.info.backend, engine.info.dtype) == ("openvino", "bfloat16")
     for one, other in zip(engine(frames), TorchEngine(model)(frames), strict=True):
+        one = torch.as_tensor(one)
         assert torch.cosine_similarity(one.flatten(1), other.flatten(1)).min() > 0.99
 
 
@@ -210,7 +211,6 @@ def test_only_float32_models_on_the_cpu(backend: str) -> None:
     ("package", "backend", "extra"),
     [
         ("onnxruntime", "onnx", "onnx"),
-        ("onnxscript", "onnx", "onnx"),
         ("openvino", "openvino", "openvino"),
         ("openvino", "openvino-int8", "openvino"),
     ],

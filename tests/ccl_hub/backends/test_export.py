@@ -24,8 +24,9 @@ from project import ROOT
 from tiny_models import tiny_model
 
 from ccl_hub import CCLModel, Preprocessing
-from ccl_hub.backends import export, frame_program
-from ccl_hub.backends.tracing import ONNX_PACKAGES, onnx_proto
+from ccl_hub.backends import export
+from ccl_hub.backends.runtime import graph_of
+from ccl_hub.backends.tracing import ONNX_PACKAGES
 from ccl_hub.errors import ExportError, InputError, OutputError
 
 BALLS = ROOT / "examples" / "bouncing_balls.mp4"
@@ -111,7 +112,7 @@ def test_an_onnx_file_is_of_the_oldest_version_that_its_operators_allow(
 ) -> None:
     """onnxruntime 1.17 reads IR 9 at most, and torch writes 10; opset 18 asks for IR 8."""
     whole = onnx.load(files["onnx"])
-    frames = onnx_proto(frame_program(model), ["frames"], ["vectors", "parts"])
+    frames = onnx.load_model_from_string(graph_of(model, "onnx")[0])
     for proto in (whole, frames):
         assert [(one.domain, one.version) for one in proto.opset_import] == [("", 18)]
         assert proto.ir_version == 8

@@ -18,7 +18,7 @@ from ccl_hub.backends.engine import check_finite, memory_is_enough
 from ccl_hub.batch import BatchOptions, embed_batch, engines_for
 from ccl_hub.embed import embed_video
 from ccl_hub.errors import InputError, ModelError
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_maps import FrameMaps
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips
 

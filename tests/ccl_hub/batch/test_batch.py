@@ -31,7 +31,7 @@ from ccl_hub.decoding.messages import DecodeSettings
 from ccl_hub.embed import Embeddings, embed_video
 from ccl_hub.errors import CCLError, InputError
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_maps import FrameMaps
 from ccl_hub.sampling import Sampling
 
 ONE = BatchOptions(workers=1, threads=1)

@@ -33,7 +33,7 @@ from project import PYTHONPATH
 from ccl_hub.batch import BatchItem, BatchOptions, embed_batch, embed_many, pipeline
 from ccl_hub.embed import Embeddings
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import FrameMaps
+from ccl_hub.network.frame_maps import FrameMaps
 from ccl_hub.sampling import Sampling
 
 ONE = BatchOptions(workers=1, threads=1)

@@ -30,7 +30,7 @@ from ccl_hub.job import JobInputs, JobOptions, JobSummary, VideoEvent, run_job
 from ccl_hub.job.parts import DatasetSink
 from ccl_hub.job.sinks import FolderSink
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import ClipHead, FrameMaps
+from ccl_hub.network.frame_maps import ClipHead, FrameMaps
 from ccl_hub.network.windows import ClipArrays, ClipVectors, WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.video import MediaLimits

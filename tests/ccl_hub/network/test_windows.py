@@ -19,7 +19,7 @@ from ccl_hub.backends import TorchEngine
 from ccl_hub.embed import ClipStream, embed_video, write_video
 from ccl_hub.errors import DecodeError, InputError
 from ccl_hub.model import CCLModel
-from ccl_hub.network.frame_graph import ClipHead, FrameMaps
+from ccl_hub.network.frame_maps import ClipHead, FrameMaps
 from ccl_hub.network.windows import WindowAssembler
 from ccl_hub.sampling import Sampling
 from ccl_hub.transforms import to_clips
