@@ -11,7 +11,7 @@ The last convolution is ours: it brings the 1280 channels to the D of the tempor
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
