@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # wait for each other then take a hundred times as long as one alone.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+# What tests remember of runtimes must not lie in the user's cache, nor come from there.
+os.environ.setdefault("CCL_CACHE", tempfile.mkdtemp(prefix="ccl-cache-"))
 
 # Shells start what runs in the background deaf to Ctrl-C, and so would tests what they start.
 for number in (signal.SIGINT, getattr(signal, "SIGQUIT", signal.SIGINT)):

@@ -57,8 +57,11 @@ HEAVY = ("torch", "av", "huggingface_hub", "numpy")
 LIGHT = {
     "__init__.py": HEAVY,
     "cli/hub_command.py": HEAVY,
+    "backends/make.py": ("torch",),
+    "batch/run.py": ("torch",),
     "cli": ("torch",),
     "decoding": ("torch",),
+    "embed/stream.py": ("torch",),
     "inputs": ("torch",),
     "job": ("torch",),
 }
