@@ -54,5 +54,10 @@ class OnnxEngine:
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute frames; see :class:`ccl_hub.backends.engine.Engine`."""
-        with self._free:
-            return FrameMaps(*self._session.run(["vectors", "parts"], {"frames": frames}))
+        try:
+            with self._free:
+                return FrameMaps(*self._session.run(["vectors", "parts"], {"frames": frames}))
+        except Exception as error:  # the runtime's classes have no other base
+            if "allocate memory" not in str(error):
+                raise
+            raise MemoryError(str(error).partition("\n")[0]) from error

@@ -340,6 +340,24 @@ def test_auto_for_many_videos_and_for_a_loaded_model(
         assert item.embeddings.provenance.backend in FLOAT32_RUNTIMES
 
 
+def test_too_little_memory_is_told_from_other_errors(
+    network: StoredNetwork, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        text = "Failed to allocate memory for requested buffer of size 1"
+
+        def run(self, *_: object) -> None:
+            raise Exception(self.text)
+
+    engine, frames = OnnxEngine(network), np.zeros((1, 64, 64, 3), np.uint8)
+    monkeypatch.setattr(engine, "_session", Failing())
+    with pytest.raises(MemoryError, match="requested buffer"):
+        engine(frames)
+    monkeypatch.setattr(Failing, "text", "another")
+    with pytest.raises(Exception, match="another"):
+        engine(frames)
+
+
 def test_a_stored_network_is_not_for_torch(network: StoredNetwork) -> None:
     with pytest.raises(InputError, match="the backend torch needs torch"):
         make_engine(network, "torch")

@@ -139,16 +139,19 @@ def test_names_that_are_not_unicode(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_ctrl_c_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["torch_engine.TorchEngine", "onnx_engine.OnnxEngine"])
+def test_ctrl_c_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path, engine: str) -> None:
+    module, name = engine.split(".")
+    options = ["--model", str(tiny), "--backend", module.removesuffix("_engine")]
     # The signal comes once the embedding is under way, however slow this machine is.
     code = (
-        "import os, signal; from ccl_hub.backends import TorchEngine as e\n"
+        f"import os, signal; from ccl_hub.backends.{module} import {name} as e\n"
         "inner = e.__call__\n"
         "def call(*a):\n    os.kill(os.getpid(), signal.SIGINT)\n    return inner(*a)\n"
         "e.__call__ = call\nfrom ccl_hub.cli.embed_command import embed_main; embed_main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(BALLS), "--out", "x.npy", "--model", str(tiny)],
+        [sys.executable, "-c", code, str(BALLS), "--out", "x.npy", *options],
         capture_output=True,
         text=True,
         cwd=tmp_path,
