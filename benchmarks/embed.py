@@ -238,8 +238,11 @@ class _Instant:
         self.batch_frames, self.calls_at_once = engine.batch_frames, engine.calls_at_once
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
-        dim = len(self.clip_head.shift)
-        return FrameMaps(torch.zeros(len(frames), dim), torch.zeros(len(frames), 1, 3, dim))
+        dim, library = len(self.clip_head.shift), torch
+        if isinstance(self.clip_head.shift, np.ndarray):
+            library = np
+        shapes = (len(frames), dim), (len(frames), 1, 3, dim)
+        return FrameMaps(*(library.zeros(shape, dtype=library.float32) for shape in shapes))
 
 
 def overlap(chosen: argparse.Namespace) -> list[dict[str, Any]]:
