@@ -165,13 +165,14 @@ def test_wrong_usage_is_one_line_at_once(
 @pytest.mark.parametrize(
     "arguments", [["--out", "x"], [".", "--out", "x", "--level", "clip"], ["gone", "--out", "x"]]
 )
-def test_wrong_usage_needs_no_torch(tmp_path: Path, arguments: list) -> None:
+def test_wrong_usage_needs_no_torch(tmp_path: Path, model: Path, arguments: list) -> None:
     (tmp_path / "v.mp4").write_text("no video")
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     done = fresh(*arguments, cwd=tmp_path, env={"path": [str(tmp_path)]})
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "torch was imported" not in done.stderr
-    done = fresh(".", "--out", "x", cwd=tmp_path, env={"path": [str(tmp_path)]})
+    words = (".", "--out", "x", "--model", model, "--backend", "torch")
+    done = fresh(*words, cwd=tmp_path, env={"path": [str(tmp_path)]})
     assert "torch was imported" in done.stderr, "the trap works"
 
 
