@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ..network.frame_graph import ClipHead, FrameMaps
+from ..network.frame_maps import ClipHead, FrameMaps
+from ..network.stored import NetworkFacts, StoredNetwork
 from ..sampling import Sampling
 
 if TYPE_CHECKING:
+    import torch
+
     from ..backends.engine import Engine, EngineInfo
     from ..config import Preprocessing
     from ..embed.embeddings import Embeddings
+    from ..network.architecture import CCLNetwork
+    from ..network.frame_maps import Array
 
 FRAME_SECONDS = 0.5
 
@@ -51,14 +55,13 @@ class LibraryEngine:
         both_ways: bool = False,
     ) -> None:
         self._engine, self._both_ways = engine, both_ways
-        self.model = copy.copy(engine.model)  # the same weights
         changed = replace(
-            self.model.config.preprocessing,
+            engine.model.preprocessing,
             frame_interval_seconds=frame_seconds,
             key_frames_only=key_frames_only,
             bars="cut",
         )
-        self.model.config = replace(self.model.config, preprocessing=changed)
+        self.model = _with_preprocessing(engine.model, changed)
 
     @property
     def info(self) -> EngineInfo:
@@ -91,9 +94,36 @@ class LibraryEngine:
         vectors = maps.vectors
         if self._both_ways:
             mirrored = self._engine(np.ascontiguousarray(frames[:, :, ::-1]))
-            vectors = torch.cat([vectors, mirrored.vectors], dim=1)  # (n,2D)
-        flat = torch.from_numpy(are_flat(frames)).to(vectors.device)
-        return FrameMaps(vectors.masked_fill(flat[:, None], 0.0), maps.parts)
+            vectors = _beside(vectors, mirrored.vectors)  # (n,2D)
+        return FrameMaps(_without(vectors, are_flat(frames)), maps.parts)
+
+
+def _with_preprocessing(model: NetworkFacts, preprocessing: Preprocessing) -> NetworkFacts:
+    """Return a model of the same weights that prepares its frames in another way."""
+    config = replace(model.config, preprocessing=preprocessing)
+    if isinstance(model, StoredNetwork):
+        return replace(model, source=replace(model.source, config=config))
+    changed = copy.copy(cast("CCLNetwork", model))
+    changed.config = config
+    return changed
+
+
+def _beside(first: Array, second: Array) -> Array:
+    """Return (n, 2D) of twice (n, D), of either library."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, cast("Vectors", second)], axis=1)
+    import torch
+
+    return torch.cat([first, cast("torch.Tensor", second)], dim=1)
+
+
+def _without(vectors: Array, left_out: npt.NDArray[np.bool_]) -> Array:
+    """Return vectors with zeros in some rows, of either library."""
+    if isinstance(vectors, np.ndarray):
+        return np.where(left_out[:, None], np.float32(0.0), vectors)
+    import torch
+
+    return vectors.masked_fill(torch.from_numpy(left_out).to(vectors.device)[:, None], 0.0)
 
 
 def are_flat(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
