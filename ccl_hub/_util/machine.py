@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from ..errors import OutputError
+
 MAX_WORKERS = 64
 MOST_WORKER_BYTES = 4 << 30
 _CGROUP = Path("/sys/fs/cgroup")
@@ -47,12 +49,21 @@ def worker_bytes(workers: int) -> int | None:
 
 
 def cache_folder() -> Path:
-    """Return ``$CCL_CACHE``, or else ``ccl_hub`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return ``$CCL_CACHE``, or else ``ccl_hub`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        OutputError: The home folder in it is unknown.
+    """
     folder = os.environ.get("CCL_CACHE")
-    if folder:
+    if not folder:
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one does not count
+        folder = str((base if base.is_absolute() else Path("~/.cache")) / "ccl_hub")
+    try:
         return Path(folder).expanduser()
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # a relative one does not count
-    return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "ccl_hub"
+    except RuntimeError as error:
+        raise OutputError(
+            f"the cache {folder} has no place here: {error}; set CCL_CACHE to a folder."
+        ) from error
 
 
 def may_have_gpu() -> bool:

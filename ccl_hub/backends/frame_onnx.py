@@ -149,8 +149,9 @@ def frame_onnx(config: CCLConfig, arrays: Mapping[str, np.ndarray]) -> tuple[byt
     taps = weights.take("head.conv6.weight", dim, dim, 3, 1)[..., 0] * scale[:, None, None]
     matrix = _float32(taps.transpose(1, 2, 0).reshape(dim, 3 * dim))  # (D_in,3,D) -> (D_in,3D)
     x = graph.add("Transpose", maps, perm=[0, 2, 3, 1])  # (n,h,w,D)
-    x = graph.add("Reshape", x, np.array([0, -1, dim]))  # (n,P,D)
-    parts = graph.add("Reshape", graph.add("MatMul", x, matrix), np.array([0, -1, 3, dim]))
+    x = graph.add("Reshape", x, np.array([0, -1, dim], np.int64))  # (n,P,D)
+    shape = np.array([0, -1, 3, dim], np.int64)
+    parts = graph.add("Reshape", graph.add("MatMul", x, matrix), shape)
     _take_projections(weights, arch)
     weights.finish()
     outputs: dict[str, tuple[str, list[int | str]]] = {

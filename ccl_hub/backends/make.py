@@ -9,7 +9,7 @@
 
 All compute the same of single frames, so clips and sampling do not depend on the choice. Those in
 float32 have been compared with torch; :mod:`ccl_hub.backends.parity` says how. ``auto`` is not one
-more: :func:`fastest_engine` chooses.
+more: :func:`runtime_engine` chooses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TORCH_BACKENDS = ("torch", "torch-compile")
 STORED_BACKENDS = ("onnx", "openvino", "openvino-bf16")
 """Backends that compute a :class:`~ccl_hub.network.stored.StoredNetwork`, without torch."""
 FLOAT32_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""What ``auto`` takes on a CPU, the faster first, and the package of each."""
+"""What ``auto`` takes on a CPU, that which starts sooner first, and the package of each."""
 BACKENDS = (*TORCH_BACKENDS, "onnx", "openvino", "openvino-bf16", "openvino-int8")
 
 
@@ -106,13 +106,12 @@ def make_engine(
     return _runtime_engine(model, backend, threads)
 
 
-def fastest_engine(model: CCLNetwork | StoredNetwork, threads: int = 0) -> Engine | None:
-    """Return the fastest installed runtime in float32 whose numbers are torch's, if there is one.
+def runtime_engine(model: CCLNetwork | StoredNetwork, threads: int = 0) -> Engine | None:
+    """Return the first installed runtime in float32 whose numbers are torch's, if there is one.
 
     Args:
         model: As it was stored, or in float32 on the CPU.
         threads: See :func:`make_engine`.
-
     """
     for backend, package in FLOAT32_RUNTIMES.items():
         if importlib.util.find_spec(package) is None:

@@ -11,7 +11,7 @@ from .._util.extras import require_packages
 from ..network.frame_maps import FrameMaps
 from ..network.stored import StoredNetwork
 from .engine import CPU_BATCH_FRAMES, EngineInfo
-from .runtime import cores_to_use, graph_of
+from .runtime import cores_to_use, graph_of, must_work
 
 if TYPE_CHECKING:
     from ..network.architecture import CCLNetwork
@@ -41,16 +41,17 @@ class OnnxEngine:
         self._free = threading.Semaphore(self.calls_at_once)
         require_packages("the backend onnx", ["onnxruntime"], "onnx", "use the backend torch")
         graph, self.clip_head = graph_of(model, "onnx")
-        import onnxruntime
+        with must_work("onnx"):
+            import onnxruntime
 
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+            self._session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
         self.model = model
         runtime = f"onnxruntime {onnxruntime.__version__}"
         self.info = EngineInfo("onnx", "cpu", "float32", runtime=runtime)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
-        )
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute frames; see :class:`ccl_hub.backends.engine.Engine`."""

@@ -23,7 +23,7 @@ from ..network.frame_maps import FrameMaps
 from ..network.stored import StoredNetwork
 from .engine import CPU_BATCH_FRAMES, EngineInfo
 from .int8_cache import Int8Model
-from .runtime import cores_to_use, graph_of
+from .runtime import cores_to_use, graph_of, must_work
 
 if TYPE_CHECKING:
     from ..network.architecture import CCLNetwork
@@ -62,19 +62,20 @@ class OpenVinoEngine:
             raise InputError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.")
         self.calls_at_once = cores_to_use(threads)
         graph, self.clip_head = graph_of(model, "openvino")
-        core = openvino_core()
-        if precision == "bfloat16":
-            _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        self.model = model
-        runtime = f"openvino {import_openvino().get_version()}"
-        if isinstance(precision, Int8Model):
-            network = core.read_model(*precision.read())
-            hash = precision.sha256[:12]
-            self.info = EngineInfo("openvino-int8", "cpu", "int8", hash, runtime)
-        else:
-            network = core.read_model(graph)
-            self.info = EngineInfo("openvino", "cpu", precision, runtime=runtime)
-        self._run = FrameRunner(network, self.info.dtype, self.calls_at_once)
+        with must_work("openvino"):
+            core = openvino_core()
+            if precision == "bfloat16":
+                _require_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+            self.model = model
+            runtime = f"openvino {import_openvino().get_version()}"
+            if isinstance(precision, Int8Model):
+                network = core.read_model(*precision.read())
+                hash = precision.sha256[:12]
+                self.info = EngineInfo("openvino-int8", "cpu", "int8", hash, runtime)
+            else:
+                network = core.read_model(graph)
+                self.info = EngineInfo("openvino", "cpu", precision, runtime=runtime)
+            self._run = FrameRunner(network, self.info.dtype, self.calls_at_once)
 
     def __call__(self, frames: np.ndarray) -> FrameMaps:
         """Compute frames; see :class:`ccl_hub.backends.engine.Engine`."""

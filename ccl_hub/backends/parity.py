@@ -102,11 +102,11 @@ def record_path(engine: Engine, network: StoredNetwork) -> Path:
 
 def _known_difference(engine: Engine, network: StoredNetwork) -> float:
     """Return the difference from torch, from the first that tells it."""
-    record_file, facts = record_path(engine, network), _facts(engine, network)
-    with suppress(OSError, ValueError, RecursionError):
-        record = json.loads(record_file.read_bytes())
-        difference = record.pop("difference", None) if isinstance(record, dict) else None
-        if isinstance(difference, float) and record == facts:
+    facts = _facts(engine, network)
+    with suppress(OSError, OutputError, ValueError, RecursionError):
+        record = json.loads(record_path(engine, network).read_bytes())
+        difference = record.get("difference") if isinstance(record, dict) else None
+        if isinstance(difference, float) and record == _record(facts, difference):
             return difference
     difference = _difference_from_golden(engine, network)
     if difference is None or not difference <= TOLERANCE:
@@ -124,12 +124,20 @@ def _known_difference(engine: Engine, network: StoredNetwork) -> float:
         "%s differs from torch by %.2g for %s", engine.info.runtime, difference, network.name
     )
     try:
+        record_file = record_path(engine, network)
         make_folder(record_file.parent)
-        text = json.dumps({**facts, "difference": difference}, indent=2)
+        text = json.dumps(_record(facts, difference), indent=2)
         write_atomically(record_file, text + "\n")
     except OutputError as error:  # compared again by the next process
         logger.info("the comparison is not remembered: %s", error)
     return difference
+
+
+def _record(facts: dict[str, str | int], difference: float) -> dict[str, Any]:
+    """Return what the cache holds of a comparison, with a hash that tells a damaged one."""
+    record = {**facts, "difference": difference}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return {**record, "sha256": digest}
 
 
 def _facts(engine: Engine, network: StoredNetwork) -> dict[str, str | int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .._util.machine import cpu_count
-from ..errors import InputError
+from ..errors import CCLError, ExportError, InputError
 from ..network.frame_maps import ClipHead
 from ..network.stored import StoredNetwork
 from .frame_onnx import frame_onnx
@@ -26,6 +28,24 @@ def graph_of(model: CCLNetwork | StoredNetwork, backend: str) -> tuple[bytes, Cl
     check_model(model, backend)
     arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     return frame_onnx(model.config, arrays)
+
+
+@contextmanager
+def must_work(backend: str) -> Iterator[None]:
+    """Tell a runtime that is installed and does not work from other errors.
+
+    Raises:
+        ExportError: It cannot be imported, or cannot take the graph.
+    """
+    try:
+        yield
+    except (MemoryError, CCLError):
+        raise
+    except Exception as error:  # the classes of runtimes have no other base
+        raise ExportError(
+            f"the backend {backend} does not work here ({error}); use the backend torch, or "
+            "install its package again."
+        ) from error
 
 
 def check_model(model: CCLNetwork, backend: str) -> None:

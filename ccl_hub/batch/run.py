@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._util.machine import may_have_gpu
 from ..backends.engine import Engine
 from ..backends.frame_onnx import UnknownGraphError
-from ..backends.make import STORED_BACKENDS, TORCH_BACKENDS, fastest_engine, make_engine
+from ..backends.make import STORED_BACKENDS, TORCH_BACKENDS, make_engine, runtime_engine
 from ..decoding.messages import BLOCK_FRAMES
 from ..errors import InputError
 from ..hub_options import HubOptions
@@ -66,8 +66,8 @@ def embed_many(
         revision: Revision of a Hub id.
         device: "auto" and "cuda" take every visible GPU; a loaded model stays where it is.
         dtype: "float32", "bfloat16" or "float16".
-        backend: See :func:`ccl_hub.backends.make_engine`; or "auto": on a CPU the fastest
-            runtime in float32 that is installed and gives torch's numbers, else torch.
+        backend: See :func:`ccl_hub.backends.make_engine`; or "auto": on a CPU onnx, or
+            openvino, where it is installed and gives torch's numbers in float32, else torch.
         options: How the batch is run.
         hub: How the model's files are fetched from the Hub: token, cache, subfolder.
 
@@ -115,23 +115,29 @@ def engines_for(
         ModelError: The model cannot be loaded.
     """
     if not isinstance(model, str | Path):
+        if not hasattr(model, "state_dict"):
+            raise InputError(f"model is a {type(model).__name__}; allowed: a name or a CCLModel.")
         return [_engine_of_loaded(model, backend, options, calibration)]
     source = None
     if _needs_no_torch(device, dtype, backend):
         source = resolve(model, revision, hub)
-        engine = _engine_of_stored(source, backend, options)
+        engine = _engine_of_stored(source, backend, options, calibration)
         if engine is not None:
             return [engine]
-    backend = "torch" if backend == "auto" else backend
     from ..network import weights
     from ..network.architecture import CCLNetwork
     from ..network.devices import resolve_device, resolve_dtype
 
-    is_torch = backend in TORCH_BACKENDS
-    if not is_torch and device == "auto":
+    if backend not in ("auto", *TORCH_BACKENDS) and device == "auto":
         device = "cpu"
     first_device, dtype = resolve_device(device), resolve_dtype(dtype)
-    source = source or resolve(model, revision, hub)
+    if source is None:
+        source = resolve(model, revision, hub)
+        if backend == "auto" and _needs_no_torch(first_device.type, dtype, backend):
+            engine = _engine_of_stored(source, backend, options, calibration)  # there is no GPU
+            if engine is not None:
+                return [engine]
+    backend = "torch" if backend == "auto" else backend
     network = weights.load(CCLNetwork, source, first_device, dtype)
     engines = [_engine_of_loaded(network, backend, options, calibration)]
     if device in ("auto", "cuda") and first_device.type == "cuda":
@@ -154,13 +160,18 @@ def _needs_no_torch(device: str, dtype: str | torch.dtype | None, backend: str) 
     return backend in STORED_BACKENDS
 
 
-def _engine_of_stored(source: Source, backend: str, options: BatchOptions) -> Engine | None:
+def _engine_of_stored(
+    source: Source,
+    backend: str,
+    options: BatchOptions,
+    calibration: Sequence[str | Path] | None,
+) -> Engine | None:
     """Return an engine without torch, or None where torch has to compute, or to say why not."""
     try:
         network = read_network(source)
         if backend == "auto":
-            return fastest_engine(network, options.thread_count)
-        return make_engine(network, backend, options.thread_count)
+            return runtime_engine(network, options.thread_count)
+        return make_engine(network, backend, options.thread_count, calibration)
     except UnknownGraphError as error:
         logger.info("%s: torch is asked (%s)", source.weights_path, error)
         return None
@@ -175,7 +186,7 @@ def _engine_of_loaded(
     """Return the engine of a model of torch."""
     if backend == "auto":
         on_cpu = model.device.type == "cpu" and str(model.dtype) == "torch.float32"
-        engine = fastest_engine(model, options.thread_count) if on_cpu else None
+        engine = runtime_engine(model, options.thread_count) if on_cpu else None
         if engine is not None:
             return engine
         backend = "torch"

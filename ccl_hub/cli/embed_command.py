@@ -6,11 +6,9 @@ import dataclasses
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -141,8 +139,8 @@ def embed(
     backend: Annotated[
         Backend,
         typer.Option(
-            help="What runs the network; those other than torch on a CPU. auto: there the fastest "
-            "that is installed and gives torch's numbers in float32, on a GPU torch."
+            help="What runs the network; those other than torch on a CPU. auto: there onnx, or "
+            "openvino, where it gives torch's numbers in float32; on a GPU torch."
         ),
     ] = "auto",
     revision: Annotated[
@@ -271,6 +269,7 @@ def embed(
         share = parse_shard(shard, os.environ)
         if shard is not None and not quiet:
             typer.echo(f"shard {share.index} of {share.count}", err=True)
+        from ..backends.make import FLOAT32_RUNTIMES
         from ..job.destination import Destination
         from ..job.options import JobInputs, JobOptions
         from ..job.run import run_job
@@ -302,6 +301,12 @@ def embed(
         going_on = None
         if backend == "auto" and not overwrite:
             going_on = earlier_backend(Destination.at(out))
+            fits = device in ("auto", "cpu") and dtype == "float32"
+            if going_on in FLOAT32_RUNTIMES and not fits:
+                raise InputError(
+                    f"{str(out)!r} was begun with the backend {going_on}, which computes float32 "
+                    "on the CPU; go on with --device cpu and no --dtype, or give another --out."
+                )
         computing = engines(calibration=calibration, backend=going_on or backend)
         with JobProgress(quiet, typer.echo if as_json else None) as progress:
             tell_total = progress.set_total if progress.shown else None
@@ -367,8 +372,6 @@ def _embed_one(
 
     decode = DECODE[batch.sandbox]
     prepare(decode)  # the process is ready when the model is
-    # PyAV is loaded while the network is: hashing and compiling it leave Python to others.
-    threading.Thread(target=import_module, args=("ccl_hub.video.reader",), daemon=True).start()
     (engine,) = engines(most=1)
     from ..embed.stream import write_video
 

@@ -63,11 +63,11 @@ def info_command(
 ) -> None:
     """Print a model's configuration and provenance as JSON."""
     with guard("ccl-hub", debug):
-        from ..network import model_files, weights
+        from ..network import model_files
 
         hub = hub_options(token_env, cache_dir, local_files_only, force_download, subfolder)
         source = model_files.resolve(name, revision, hub)
-        _, sha256 = weights.read_tensors(source)
+        _, sha256 = model_files.read_weights(source)
         facts = {
             "sha256": sha256,
             "size_bytes": source.weights_path.stat().st_size,

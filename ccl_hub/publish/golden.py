@@ -20,7 +20,7 @@ import torch
 
 from .._util.files import write_atomically
 from .._version import __version__
-from ..config import Preprocessing
+from ..backends.parity import pattern_clip
 from ..embed.stream import embed_video
 from ..errors import ModelNotFoundError, WeightsError
 from ..network import model_files, weights
@@ -73,14 +73,6 @@ class Check:
 def golden_clip() -> Path:
     """Return the short video that ships inside the package."""
     return Path(str(resources.files(__package__ or "ccl_hub.publish"))) / "golden.mp4"
-
-
-def pattern_clip(preprocessing: Preprocessing) -> np.ndarray:
-    """Return a uint8 (1,T,crop,crop,3) clip of moving plaids, from whole numbers only."""
-    side = preprocessing.crop_px
-    t, y, x, c = np.ogrid[: preprocessing.clip_frames, :side, :side, :3]
-    plaid: np.ndarray = (3 * x + 5 * t * (c + 1)) % 256 ^ (2 * y + 7 * t + 40 * c) % 256
-    return plaid.astype(np.uint8)[None]
 
 
 def compute(model: CCLNetwork) -> dict[str, np.ndarray]:

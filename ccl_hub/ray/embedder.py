@@ -361,12 +361,12 @@ def _checked_level(level: str) -> str:
 
 
 def _check_backend(backend: str, gpus_per_actor: float) -> None:
-    if backend == "torch":
+    if backend in ("torch", "auto"):
         return
     from ..backends.make import BACKENDS, TORCH_BACKENDS
 
     if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}; allowed: {', '.join(BACKENDS)}.")
+        raise InputError(f"backend is {backend!r}; allowed: auto, {', '.join(BACKENDS)}.")
     if gpus_per_actor and backend not in TORCH_BACKENDS:
         raise InputError(
             f"backend is {backend!r} with gpus_per_actor={gpus_per_actor:g}; allowed: "

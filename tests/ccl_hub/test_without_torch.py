@@ -18,7 +18,7 @@ from tiny_models import SHAPES, whitened_model
 from ccl_hub import CCLModel
 from ccl_hub._util import machine
 from ccl_hub.backends import make, parity
-from ccl_hub.backends.make import FLOAT32_RUNTIMES, fastest_engine, make_engine
+from ccl_hub.backends.make import FLOAT32_RUNTIMES, make_engine, runtime_engine
 from ccl_hub.backends.onnx_engine import OnnxEngine
 from ccl_hub.batch import BatchOptions, embed_many, engines_for
 from ccl_hub.embed import Embeddings, embed_video
@@ -208,7 +208,7 @@ def without_golden(network: StoredNetwork, folder: Path) -> StoredNetwork:
 def test_golden_values_spare_torch(
     network: StoredNetwork, cache: Path, torch_calls: list[str]
 ) -> None:
-    engine = fastest_engine(network)
+    engine = runtime_engine(network)
     assert engine is not None and not torch_calls
     assert json.loads(the_record(cache).read_text())["difference"] < 1e-5
 
@@ -271,7 +271,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CCL_CACHE", str(tmp_path / "file"))
-    assert fastest_engine(network) is not None
+    assert runtime_engine(network) is not None
 
 
 def test_golden_values_of_other_weights_do_not_count(
@@ -301,7 +301,7 @@ def test_a_runtime_with_other_numbers_is_never_used(
     for _ in range(2):  # found, and remembered
         with pytest.raises(ExportError, match=r"onnx \(onnxruntime .*\) gives .* that differ"):
             make_engine(network, "onnx")
-        assert fastest_engine(network) is None
+        assert runtime_engine(network) is None
     assert json.loads(the_record(cache).read_text())["difference"] > 1e-4
     (engine,) = engines_for(folder, None, "cpu", None, "auto", BatchOptions())
     assert engine.info.backend == "torch"
