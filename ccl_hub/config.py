@@ -136,6 +136,12 @@ class Architecture:
         return self.stage_channels[-1]
 
 
+def without_later_fields(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of a preprocessing without those that mean what was done before they were."""
+    before = {"frame_choice": "nearest", "bars": "keep", "key_frames_only": False}
+    return {name: value for name, value in preprocessing.items() if before.get(name, ()) != value}
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How raw video becomes the network's input (paper, Section 4.1).
@@ -205,8 +211,7 @@ class Preprocessing:
         before it existed, so that old hashes stay valid.
         """
         values = dataclasses.asdict(self)
-        usual = {"frame_choice": "nearest", "bars": "keep", "key_frames_only": False}
-        return {name: value for name, value in values.items() if usual.get(name, ()) != value}
+        return without_later_fields(values)
 
 
 @dataclass(frozen=True)

@@ -87,5 +87,5 @@ def test_types_are_shipped() -> None:
 
 
 def test_the_command_offers_every_backend_and_format() -> None:
-    assert get_args(embed_command.Backend) == BACKENDS
+    assert get_args(embed_command.Backend) == ("auto", *BACKENDS)
     assert {f".{name}" for name in get_args(embed_command.Format)} == set(SUFFIXES)

@@ -19,7 +19,7 @@ import torch
 
 from .. import hub
 from .._util.files import write_atomically
-from ..config import CCLConfig
+from ..config import CCLConfig, without_later_fields
 from ..errors import CCLError, ModelNotFoundError, PublishError
 from ..hub_options import HubOptions
 from ..network import model_files, weights
@@ -227,14 +227,13 @@ def _card_problems(data: bytes) -> list[str]:
 
 
 def _preprocessor_problems(config: CCLConfig, data: bytes) -> list[str]:
-    pre = config.preprocessing
-    # A file that is older than a field leaves it out.
-    allowed = [json.loads(json.dumps(v)) for v in (dataclasses.asdict(pre), pre.identity())]
+    expected = json.loads(json.dumps(config.preprocessing.identity()))
     try:
         written = json.loads(data)
     except ValueError as error:
         return [f"{PREPROCESSOR_NAME}: not JSON ({error})"]
-    return [] if written in allowed else [f"{PREPROCESSOR_NAME} differs from {CONFIG_NAME}"]
+    same = isinstance(written, dict) and without_later_fields(written) == expected
+    return [] if same else [f"{PREPROCESSOR_NAME} differs from {CONFIG_NAME}"]
 
 
 def write_texts(folder: Path, config: CCLConfig, card: str) -> None:

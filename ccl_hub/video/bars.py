@@ -123,7 +123,8 @@ class BarFinder:
         """Return the bars that enough of the frames so far agree on, or None."""
         if not self._lit:
             return None
-        (rows, columns), _ = self._votes.most_common(1)[0]
+        # most_common() imports a module, which a confined process cannot.
+        rows, columns = max(self._votes, key=self._votes.__getitem__)
         agreeing = sum(
             votes
             for (other_rows, other_columns), votes in self._votes.items()

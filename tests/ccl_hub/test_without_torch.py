@@ -247,6 +247,7 @@ def test_torch_is_asked_once_for_each_runtime_version(
         b"[" * 100_000,
         "of another model",
         "no number",
+        "another number",
     ],
 )
 def test_a_damaged_or_foreign_record_is_made_again(
@@ -260,6 +261,7 @@ def test_a_damaged_or_foreign_record_is_made_again(
     changed = {
         "of another model": {**record, "weights_sha256": "0" * 64},
         "no number": {**record, "difference": "0"},
+        "another number": {**record, "difference": 0.0},
     }
     path.write_bytes(json.dumps(changed[text]).encode() if isinstance(text, str) else text)
     make_engine(alone, "onnx")
@@ -272,6 +274,25 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CCL_CACHE", str(tmp_path / "file"))
     assert runtime_engine(network) is not None
+
+
+def test_without_a_home_folder_nothing_is_remembered_and_nothing_fails(
+    network: StoredNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCL_CACHE", "~no-such-user-here/cache")
+    assert runtime_engine(network) is not None
+
+
+def test_a_runtime_that_is_installed_and_does_not_work_is_passed_over(
+    network: StoredNetwork, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('a library of the system lacks')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(ExportError, match=r"backend onnx does not work here \(a library of the"):
+        make_engine(network, "onnx")
+    engine = runtime_engine(network)
+    assert engine is None or engine.info.backend != "onnx"
 
 
 def test_golden_values_of_other_weights_do_not_count(
@@ -326,7 +347,9 @@ def test_auto_asks_torch_where_there_may_be_a_gpu(
     (engine,) = engines_for(folder, None, "auto", None, "auto", BatchOptions())
     import torch
 
-    assert (engine.info.backend == "torch") or not torch.cuda.is_available()
+    # A driver without a GPU that torch can use, or a system that never tells: the CPU computes.
+    expected = ("torch",) if torch.cuda.is_available() else tuple(FLOAT32_RUNTIMES)
+    assert engine.info.backend in expected
     (engine,) = engines_for(folder, None, "cpu", "bfloat16", "auto", BatchOptions())
     assert (engine.info.backend, engine.info.dtype) == ("torch", "bfloat16")
 

@@ -39,6 +39,7 @@ from ccl_hub.errors import (
     UnsupportedMediaError,
 )
 from ccl_hub.sampling import Sampling
+from ccl_hub.video import MediaLimits
 
 needs_full = pytest.mark.skipif(
     level_of(available()) != "full", reason="this system cannot confine decoding fully"
@@ -133,7 +134,9 @@ def test_the_process_is_kept_for_the_next_video(engine: FakeEngine, video: Path)
     thread.join()
     embed_video(engine, video)
     assert kept in children()
-    embed_video(engine, video, clips=3)  # other settings, another process
+    embed_video(engine, video, clips=3)  # other clips
+    assert kept in children()
+    embed_video(engine, video, limits=MediaLimits(max_pixels=10**6))  # another process
     assert wait_until(lambda: kept not in children())
     close_idle()
     assert wait_until(lambda: [c for c in children() if c not in before] == [])
