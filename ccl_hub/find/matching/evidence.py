@@ -35,8 +35,8 @@ LEAST_SCALE = 1e-3
 USUAL_SCALE, USUAL_WEIGHT = 1 / 8, 4
 """Scale where nothing is known, as a share of what is between the start and 1."""
 
-USUAL_START, USUAL_START_UNSIGNED = 0.4, 0.95
-"""Of strangers, 98 % have a smaller cosine: `ccl_lite0`, and raw features without a sign."""
+USUAL_START, USUAL_START_UNSIGNED = 0.7, 0.97
+"""Cosines that strangers of one kind of footage reach, of features with and without a sign."""
 
 AT_ONCE = 2048
 MOVED_SHARE = 0.3
