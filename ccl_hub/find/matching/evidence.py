@@ -35,7 +35,7 @@ LEAST_SCALE = 1e-3
 USUAL_SCALE, USUAL_WEIGHT = 1 / 8, 4
 """Scale where nothing is known, as a share of what is between the start and 1."""
 
-USUAL_START, USUAL_START_UNSIGNED = 0.7, 0.97
+USUAL_START, USUAL_START_UNSIGNED = 0.85, 0.98
 """Cosines that strangers of one kind of footage reach, of features with and without a sign."""
 
 AT_ONCE = 2048
