@@ -73,7 +73,11 @@ def test_train_publish_and_embed_by_every_way(tmp_path: Path) -> None:
         for out in outs[1:]:
             with np.load(out) as found:
                 for key in ("clips", "frames", "video", "clip_seconds"):
-                    np.testing.assert_array_equal(found[key], wanted[key], err_msg=f"{out} {key}")
+                    # The command computes in ONNX Runtime, whose numbers are torch's to 1e-4.
+                    near = 1e-5 if out.stem == "command" and key != "clip_seconds" else 0
+                    np.testing.assert_allclose(
+                        found[key], wanted[key], rtol=near, atol=near, err_msg=f"{out} {key}"
+                    )
     assert all(check.passed for check in golden.verify(str(folder)))
 
 
