@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from ..errors import OutputError
 
@@ -57,6 +58,62 @@ def only_writer(
             except OSError as error:
                 raise _unusable(folder / name, error) from error
         yield
+
+
+@contextmanager
+def reader(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock that any number of readers hold together, but none beside :func:`no_reader`.
+
+    Where it cannot be held, as in a folder that is read-only and has none yet, nothing is held.
+
+    Args:
+        folder: An existing folder.
+        name: Name of the lock file, another than a writer's.
+    """
+    lock = None if os.name == "nt" else _shared(folder / name)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _shared(path: Path) -> IO[str] | None:
+    import fcntl
+
+    for mode in ("r", "a+"):
+        try:
+            lock = path.open(mode)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH)  # a writer holds it for moments only
+        except OSError:
+            lock.close()
+            return None
+        return lock
+    return None
+
+
+@contextmanager
+def no_reader(folder: Path, name: str) -> Iterator[bool]:
+    """Keep readers out for as long as it lasts, and tell whether there are none.
+
+    Args:
+        folder: See :func:`reader`.
+        name: Likewise.
+
+    Yields:
+        Whether no reader was there; False, too, where there are no locks.
+    """
+    if os.name == "nt":
+        yield False
+        return
+    try:
+        with only_writer(folder, name):
+            yield True
+    except (FolderInUseError, OutputError):
+        yield False
 
 
 def _unusable(lock: Path, error: OSError) -> OutputError:

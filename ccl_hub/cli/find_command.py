@@ -136,6 +136,7 @@ def index_command(
                 tell_total=progress.set_total if progress.shown else None,
                 forget_gone=not keep_gone,
                 whiten=whiten,
+                tell_stage=progress.tell_stage,
             )
         facts = {**summary_facts(summary), "in_library": len(library)}
         if as_json:
@@ -227,7 +228,10 @@ def check_command(
     _log(quiet)
     with guard(COMMAND, debug):
         _check_outputs(as_json, as_csv, page)
-        _tell(_opened(library).check(), as_json, as_csv, page, quiet)
+        opened = _opened(library)
+        with ClipProgress(quiet) as bar:
+            found = opened.check(progress=bar.update)
+        _tell(found, as_json, as_csv, page, quiet)
 
 
 def _log(quiet: bool) -> None:
@@ -291,7 +295,7 @@ def _tell(
     if page is not None:
         from ..find.page.write import write_page
 
-        with ClipProgress(quiet, unit="row") as bar:
+        with ClipProgress(quiet, unit="file") as bar:
             write_page(found, page, progress=bar.update)
     if not found and not quiet:
         typer.echo(f"{COMMAND}: nothing found", err=True)

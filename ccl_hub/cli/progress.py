@@ -72,6 +72,10 @@ class JobProgress:
         """Tell how many videos there are, once that is known; from any thread."""
         self._bar.total = videos
 
+    def tell_stage(self, stage: str) -> None:
+        """Tell what is being done once all videos are."""
+        self._bar.set_description_str(stage)
+
     def update(self, event: VideoEvent) -> None:
         """Show what became of a video."""
         self._failed += event.state == "failed"

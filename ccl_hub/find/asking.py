@@ -11,7 +11,7 @@ import torch
 
 from ..embed.embeddings import Embeddings
 from ..embed.in_memory import ImageLike, embed_frames, embed_image
-from ..embed.stream import embed_video
+from ..embed.stream import ClipStream, embed_video
 from ..errors import InputError
 from .engine import LibraryEngine, Look
 from .matching.match import Query
@@ -95,18 +95,24 @@ def _embedded(
 ) -> Embeddings:
     """Embed a query and its mirror image, densely if it is short."""
 
-    def embedded(step: float) -> Embeddings:
-        both = LibraryEngine(engine, step, both_ways=True)
-        every = both.model.preprocessing.clip_seconds
-        if isinstance(asked, str | Path):
-            return embed_video(both, asked, every_seconds=every, progress=progress)
-        if isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
-            count = len(asked)
-            times = np.arange(count) * frame_seconds if seconds is None else np.asarray(seconds)
-            return embed_frames(both, np.asarray(asked), times, every_seconds=every)
-        return embed_image(both, asked)
+    def dense_if(length: float) -> LibraryEngine:
+        step = frame_seconds / 2 if 0 < length <= SHORT_SECONDS else frame_seconds
+        return LibraryEngine(engine, step, both_ways=True)
 
-    usual = embedded(frame_seconds)
-    # How long a file is, is known once it is decoded; what is so short costs little more.
-    is_short = 0 < usual.provenance.duration_seconds <= SHORT_SECONDS
-    return embedded(frame_seconds / 2) if is_short else usual
+    if isinstance(asked, str | Path):
+        both = dense_if(_length(asked, LibraryEngine(engine, frame_seconds)))
+        every = both.model.preprocessing.clip_seconds
+        return embed_video(both, asked, every_seconds=every, progress=progress)
+    if isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
+        count = len(asked)
+        times = np.arange(count) * frame_seconds if seconds is None else np.asarray(seconds)
+        both = dense_if(float(times[-1] - times[0]) if count > 1 else 0.0)
+        every = both.model.preprocessing.clip_seconds
+        return embed_frames(both, np.asarray(asked), times, every_seconds=every)
+    return embed_image(dense_if(0.0), asked)
+
+
+def _length(path: str | Path, engine: LibraryEngine) -> float:
+    """Return the length of a file in seconds, about: it is opened, and no frame is computed."""
+    with ClipStream(engine, path, LibraryEngine.sampling_of(engine.model.preprocessing)) as stream:
+        return float(stream.plan.clip_seconds.max())

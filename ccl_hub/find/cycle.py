@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .results import Alike, Doubt, Hit
-from .store import Store
+from .store import Frames, Keys, Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .asking import Question
 
 NEAR_SECONDS = 2.0
@@ -26,7 +28,10 @@ NEAREST = 10
 LEAST_RETURNING = 0.5
 MOST_ALIKE = 200
 
+CLIPS_AT_ONCE = 1024
+
 Vectors = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 
 
 def opinion(store: Store, question: Question, hit: Hit) -> bool | None:
@@ -75,44 +80,67 @@ def alike(store: Store, clips: Vectors, without: set[str]) -> list[Alike]:
     return sorted(rows, key=lambda row: -row.similarity)
 
 
-def doubts(store: Store) -> list[Doubt]:
-    """Return the videos of which most clips do not return, fewest first."""
+def doubts(store: Store, progress: Callable[[int, int], None] | None = None) -> list[Doubt]:
+    """Return the videos of which most clips do not return, fewest first.
+
+    Args:
+        store: The library.
+        progress: Called with (clips done, clips in all).
+    """
+    asked, returning = Counter[int](), Counter[int]()
+    strays: dict[int, Counter[int]] = {}
+    total = store.count("clips")
+    for block in store.blocks("clips"):
+        for begin in range(0, len(block.keys), CLIPS_AT_ONCE):
+            clips = block[begin : begin + CLIPS_AT_ONCE]
+            ends, arrived = _ends(store, clips)
+            asked.update(clips.keys.tolist())
+            returning.update(clips.keys[arrived & (ends == clips.keys)].tolist())
+            away = arrived & (ends != clips.keys)
+            for key, end in zip(clips.keys[away].tolist(), ends[away].tolist(), strict=True):
+                strays.setdefault(key, Counter())[end] += 1
+            if progress is not None:
+                progress(min(total, asked.total()), total)
     rows = []
-    for video in store.videos.values():
-        clips = store.of(video.key, "clips")
-        if not len(clips.keys):
-            continue
-        frames = _homes(store, clips.vectors, video.key, "frames")
-        returning, strays = 0, Counter[int]()
-        for home in frames:
-            if home is None:
-                continue
-            key, vector = home
-            back = _homes(store, vector[None], video.key, "clips")[0] if key == video.key else home
-            if back is not None and back[0] == video.key:
-                returning += 1
-            else:
-                strays[key if back is None else back[0]] += 1
-        share = returning / len(clips.keys)
+    for key, video in store.videos.items():
+        share = returning[key] / asked[key] if asked[key] else 1.0
         if share < LEAST_RETURNING:
-            most = strays.most_common(1)
-            stray = store.videos[most[0][0]].id if most else ""
-            rows.append(Doubt(video.id, video.path, len(clips.keys), share, stray))
+            most = max(strays.get(key, {}).items(), key=lambda stray: stray[1], default=None)
+            stray = store.videos[most[0]].id if most else ""
+            rows.append(Doubt(video.id, video.path, asked[key], share, stray))
     return sorted(rows, key=lambda row: (row.returning, row.video))
 
 
-def _homes(
-    store: Store, vectors: Vectors, own: int, name: str
-) -> list[tuple[int, Vectors] | None]:
-    """Return the video and vector that is nearest to each vector; its own if that is as near."""
+def _ends(store: Store, clips: Frames) -> tuple[Keys, Flags]:
+    """Return the videos in which clips end: of their nearest frame, or of its clip if it is home.
+
+    Also which of them end anywhere.
+    """
+    frames, arrived = _homes(store, clips.vectors, clips.keys, "frames")
+    ends = frames.keys.copy()
+    home = np.flatnonzero(arrived & (ends == clips.keys))
+    back, there = _homes(store, frames.vectors[home], clips.keys[home], "clips")
+    ends[home[there]] = back.keys[there]
+    return ends, arrived
+
+
+def _homes(store: Store, vectors: Vectors, own: Keys, name: str) -> tuple[Frames, Flags]:
+    """Return the row that is nearest to each vector; one of its own video if that is as near.
+
+    Also which of them have found any; rows of the others say nothing.
+    """
     found = store.nearest(vectors, NEAREST, name=name)
-    homes: list[tuple[int, Vectors] | None] = []
-    for number in range(len(vectors)):
-        near = found[found.queries == number]
-        if not len(near.keys):
-            homes.append(None)
-            continue
-        own_rows = np.flatnonzero((near.keys == own) & (near.cosines >= near.cosines[0] - AS_NEAR))
-        row = int(own_rows[0]) if len(own_rows) else 0
-        homes.append((int(near.keys[row]), near.vectors[row]))
-    return homes
+    numbers = np.arange(len(vectors))
+    first = np.searchsorted(found.queries, numbers)
+    arrived = np.isin(numbers, found.queries)
+    if not len(found.keys):
+        times, cosines = np.zeros(len(own)), np.zeros(len(own), np.float32)
+        return Frames(own, times, times, vectors, numbers, cosines), arrived
+    chosen = np.minimum(first, len(found.keys) - 1)
+    top = found.cosines[chosen]
+    at_home = found.keys == own[found.queries]
+    as_near = found.cosines >= top[found.queries] - AS_NEAR
+    rows = np.flatnonzero(at_home & as_near)
+    queries, nearest = np.unique(found.queries[rows], return_index=True)
+    chosen[queries] = rows[nearest]
+    return found[chosen], arrived

@@ -23,10 +23,12 @@ from .._util.files import absolute_path, write_atomically
 from ..config import parse_dataclass
 from ..errors import ConfigError, InputError
 from .matching.chance import Chance
-from .matching.evidence import Background
+from .matching.evidence import Background, Keys
 from .space import Space
 
 FORMAT, VERSION = "ccl-library", 1
+WRITER, READERS = ".writer", ".readers"
+"""Lock files: of the one process that writes, and of those that read while none drops anything."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,24 @@ class LibraryFiles:
         with path.open("rb") as binary, np.load(binary, allow_pickle=False) as file:
             return Background(file["keys"], file["vectors"].astype(np.float32))
 
-    def write_background(self, background: Background) -> None:
-        """Write the sample; E-values of an earlier one no longer count."""
+    def calibrated_on(self) -> Keys:
+        """Return the fingerprints of the videos that were there when the sample was taken."""
+        path = self._learnt("background.npz")
+        if not path.is_file():
+            return np.empty(0, np.int64)
+        with path.open("rb") as binary, np.load(binary, allow_pickle=False) as file:
+            return np.asarray(file["videos"]) if "videos" in file else np.empty(0, np.int64)
+
+    def write_background(self, background: Background, videos: Keys) -> None:
+        """Write the sample; E-values of an earlier one no longer count.
+
+        Args:
+            background: The sample.
+            videos: Fingerprints of the videos that are there.
+        """
         self._learnt("chance.json").unlink(missing_ok=True)
-        data = io.BytesIO()
-        np.savez(data, keys=background.keys, vectors=background.vectors.astype(np.float16))
+        data, vectors = io.BytesIO(), background.vectors.astype(np.float16)
+        np.savez(data, keys=background.keys, vectors=vectors, videos=videos)
         write_atomically(self._learnt("background.npz"), data.getvalue())
 
     def write_chance(self, chance: Chance) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from .._util.files import absolute_path, make_folder
-from .._util.folder_lock import FolderInUseError, only_writer
+from .._util.folder_lock import FolderInUseError, only_writer, reader
 from ..embed.embeddings import Embeddings
 from ..errors import InputError, OutputError
 from ..job.options import JobInputs, JobOptions
@@ -20,7 +20,7 @@ from . import cycle
 from . import overlaps as overlapping
 from .asking import Asked, Question, question_of
 from .engine import FRAME_SECONDS, LibraryEngine
-from .files import FORMAT, VERSION, Facts, LibraryFiles
+from .files import FORMAT, READERS, VERSION, WRITER, Facts, LibraryFiles
 from .matching.chance import Chance
 from .matching.evidence import Background
 from .matching.match import Matcher
@@ -93,7 +93,9 @@ class Library:
             return cls(LibraryFiles.read(path), engines, device)._as_made(facts)
         files = LibraryFiles(path, facts)
         library = cls(files, engines, device)
-        with only_writer(path, ".writer", lambda: None):
+        with only_writer(path, WRITER, lambda: None):
+            if LibraryFiles.are_at(path):  # made by another process just now
+                return cls(LibraryFiles.read(path), engines, device)._as_made(facts)
             library._store.create(facts.dim)
             files.write(facts)
         return library
@@ -150,6 +152,13 @@ class Library:
             )
         return self
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """See the library as it is now, and let no writer drop what is read until it is done."""
+        with reader(self.folder, READERS):
+            self._refresh()
+            yield
+
     def _refresh(self) -> None:
         """See what writers have done since."""
         if LibraryFiles.are_at(self.folder):
@@ -166,20 +175,20 @@ class Library:
     @property
     def videos(self) -> dict[str, str]:
         """The file of each video, by its name."""
-        self._refresh()
-        return {video.id: video.path for video in self._store.videos.values()}
+        with self._reading():
+            return {video.id: video.path for video in self._store.videos.values()}
 
     @property
     def frame_count(self) -> int:
         """Number of frames; flat ones are left out."""
-        self._refresh()
-        return self._store.frame_count
+        with self._reading():
+            return self._store.frame_count
 
     @property
     def is_whitened(self) -> bool:
         """Whether vectors are whitened by what was learnt on the library."""
-        self._refresh()
-        return self._files.space().is_whitened
+        with self._reading():
+            return self._files.space().is_whitened
 
     # Writing -----------------------------------------------------------------------------------
 
@@ -194,6 +203,7 @@ class Library:
         tell_total: Callable[[int], None] | None = None,
         forget_gone: bool = True,
         whiten: bool = False,
+        tell_stage: Callable[[str], None] = lambda stage: None,
     ) -> JobSummary:
         """Add videos, or do what is missing, changed or gone since they were added.
 
@@ -209,6 +219,7 @@ class Library:
             tell_total: Called with the number of videos once it is known.
             forget_gone: Remove videos of these inputs whose files are no longer there.
             whiten: Whiten the library once all is added, unless it is.
+            tell_stage: Called with the name of each stage after the videos that takes a while.
 
         Returns:
             What was done; videos that failed are in ``failures.csv``.
@@ -228,8 +239,9 @@ class Library:
             if forget_gone and not summary.stopped:
                 writer.take_away(lambda id, path: is_gone(path, which))
             if whiten and not self.is_whitened:
+                tell_stage("whitening the vectors")
                 writer.whiten()
-            writer.settle()
+            writer.settle(tell_stage)
         return summary
 
     def remove(self, videos: Iterable[str]) -> int:
@@ -243,17 +255,17 @@ class Library:
             OutputError: The library cannot be written, or another process writes it.
         """
         with self._only_writer() as writer:
-            ids: set[str] = set()
+            ids, there = set[str](), self.videos
             for name in videos:
                 path = absolute_path(name)
-                found = {id for id, file in self.videos.items() if id == name or file == path}
+                found = {id for id, file in there.items() if id == name or file == path}
                 if not found:
                     raise InputError(
                         f"{name}: no video of the library {self.folder} is called so."
                     )
                 ids |= found
             writer.take_away(lambda id, path: id in ids)
-            writer.settle()
+            writer.settle(lambda stage: None)
         return len(ids)
 
     @contextmanager
@@ -264,7 +276,7 @@ class Library:
             OutputError: Another process does.
         """
         try:
-            with only_writer(self.folder, ".writer"):
+            with only_writer(self.folder, WRITER):
                 yield Writer(LibraryFiles.read(self.folder))
         except FolderInUseError as error:
             raise OutputError(
@@ -297,9 +309,10 @@ class Library:
             MediaError: The file cannot be read.
         """
         _check_e(max_e)
-        question = self._question(asked, seconds, progress)
-        hits = self._hits(question, max_e, mirrored)
-        hits = [replace(hit, cycle=cycle.opinion(self._store, question, hit)) for hit in hits]
+        with self._reading():
+            question = self._question(asked, seconds, progress)
+            hits = self._hits(question, max_e, mirrored)
+            hits = [replace(hit, cycle=cycle.opinion(self._store, question, hit)) for hit in hits]
         return Results(Hit, tuple(hits), question.name, question.look.duration_seconds)
 
     def similar(
@@ -321,9 +334,10 @@ class Library:
             progress: Called with (clips done, clips in all).
         """
         _check_e(max_e)
-        question = self._question(asked, seconds, progress)
-        same = {hit.video for hit in self._hits(question, max_e, mirrored=True)}
-        found = cycle.alike(self._store, question.clips, same)[:most]
+        with self._reading():
+            question = self._question(asked, seconds, progress)
+            same = {hit.video for hit in self._hits(question, max_e, mirrored=True)}
+            found = cycle.alike(self._store, question.clips, same)[:most]
         return Results(Alike, tuple(found), question.name, question.look.duration_seconds)
 
     def overlaps(
@@ -342,22 +356,26 @@ class Library:
             progress: Called with (videos done, videos in all).
         """
         _check_e(max_e)
-        self._refresh()
-        matcher, chance = self._matcher()
-        step = self._files.facts.frame_seconds
-        found = overlapping.overlaps(self._store, matcher, chance, step, max_e, progress)
+        with self._reading():
+            matcher, chance = self._matcher()
+            step = self._files.facts.frame_seconds
+            found = overlapping.overlaps(self._store, matcher, chance, step, max_e, progress)
         return Results(Overlap, tuple(found), str(self.folder))
 
-    def check(self) -> Results[Doubt]:
-        """Return the videos whose own clips and frames do not find each other, worst first."""
-        self._refresh()
-        return Results(Doubt, tuple(cycle.doubts(self._store)), str(self.folder))
+    def check(self, *, progress: Callable[[int, int], None] | None = None) -> Results[Doubt]:
+        """Return the videos whose own clips and frames do not find each other, worst first.
+
+        Args:
+            progress: Called with (clips done, clips in all).
+        """
+        with self._reading():
+            found = cycle.doubts(self._store, progress)
+        return Results(Doubt, tuple(found), str(self.folder))
 
     def _question(
         self, asked: Asked, seconds: np.ndarray | None, progress: Progress | None
     ) -> Question:
-        """Look at a query, with the library as it is now."""
-        self._refresh()
+        """Look at a query."""
         facts = self._files.facts
         engine = None if isinstance(asked, Embeddings) else self.engines[0]
         if isinstance(asked, Embeddings):

@@ -32,6 +32,7 @@ def overlaps(
         progress: Called with (videos done, videos in all).
     """
     found: dict[tuple[int, int], list[tuple[Match, float]]] = {}
+    places: dict[tuple[int, int], list[Match]] = {}  # of all, also of those that are left out
     videos, rows = store.videos, store.frame_count
     for number, video in enumerate(videos.values(), 1):
         frames = store.of(video.key)
@@ -41,12 +42,15 @@ def overlaps(
         for match in matcher.matches(query, without=video.key, least_score=least):
             e_value = chance.e_value(match.score, length, rows)
             pair = (video.key, match.key)
-            known = [_place(other) for other, _ in found.get(pair, [])]
-            known += [_place(other, turned=True) for other, _ in found.get(pair[::-1], [])]
+            if e_value > max_e:
+                continue
+            known = [_place(other) for other in places.get(pair, [])]
+            known += [_place(other, turned=True) for other in places.get(pair[::-1], [])]
             # The best come first; the same stretch may be found along another line, or has been
             # found from the other side.
-            if e_value <= max_e and not any(is_same_place(_place(match), one) for one in known):
+            if not any(is_same_place(_place(match), one) for one in known):
                 found.setdefault(pair, []).append((match, e_value))
+            places.setdefault(pair, []).append(match)
         if progress is not None:
             progress(number, len(videos))
     return _grouped(store, found)

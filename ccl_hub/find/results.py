@@ -187,18 +187,17 @@ class Results(Sequence[Row], Generic[Row]):
 def without_weaker_twins(hits: Iterable[Hit]) -> list[Hit]:
     """Return hits, best first, without those at the place of a better one.
 
-    They are the same stretch mirrored, or found along another line.
+    They are the same stretch mirrored, or found along another line: a still scene shows the same
+    at each of its instants, so that one hit has others beside it, and those again.
     """
     kept: list[Hit] = []
+    places: dict[str, list[Stretches]] = {}
     for hit in sorted(hits, key=lambda hit: (hit.e_value, -hit.score)):
         place = hit.query_start, hit.query_end, hit.start, hit.end
-        others = (
-            (other.query_start, other.query_end, other.start, other.end)
-            for other in kept
-            if other.video == hit.video
-        )
-        if not any(is_same_place(place, other) for other in others):
+        better = places.setdefault(hit.video, [])
+        if not any(is_same_place(place, other) for other in better):
             kept.append(hit)
+        better.append(place)
     return kept
 
 
@@ -207,15 +206,19 @@ Stretches = tuple[float, float, float, float]
 
 
 def is_same_place(one: Stretches, other: Stretches) -> bool:
-    """Whether most of both stretches lies in those of another pair.
+    """Whether most of the first stretch lies in that of another pair, and some of the second.
 
     Example:
-        >>> is_same_place((0.0, 4.0, 10.0, 14.0), (1.0, 5.0, 10.5, 14.5))
+        >>> is_same_place((0.0, 4.0, 10.0, 14.0), (1.0, 5.0, 11.0, 15.0))
         True
         >>> is_same_place((0.0, 4.0, 10.0, 14.0), (0.0, 4.0, 70.0, 74.0))
         False
     """
-    return _share(*one[:2], *other[:2]) > 0.5 and _share(*one[2:], *other[2:]) > 0.5
+    return _share(*one[:2], *other[:2]) > 0.5 and _share(*one[2:], *other[2:]) > SOME
+
+
+SOME = 0.1
+"""Stretches that lie end to end share up to the half step by which each is widened."""
 
 
 def _share(start: float, end: float, other_start: float, other_end: float) -> float:

@@ -48,8 +48,13 @@ PROBES, REFINED = 32, 10
 """Partitions that the index looks into, and rows compared exactly for each row asked for."""
 
 _COLUMNS = {"frames": ["key", "seconds", "vector"], "clips": ["key", "start", "end", "vector"]}
-KEEP_VERSIONS = timedelta(hours=1)
-"""How long a reader may go on with a version that is no longer the latest."""
+NONE_KEPT, KEEP_VERSIONS = timedelta(milliseconds=1), timedelta(days=1)
+"""How long versions are kept that are no longer the latest, without readers and with."""
+
+GROWN = 4
+"""The index is made anew when the table has so many times the rows that it was made for."""
+
+_MADE_FOR = "vector_for_"
 
 
 def key_of(id: str) -> int:
@@ -191,7 +196,16 @@ class Store:
     @property
     def frame_count(self) -> int:
         """Number of frames."""
-        return self._count("frames")
+        return self.count("frames")
+
+    def count(self, name: str) -> int:
+        """Return the number of rows of "frames" or "clips"."""
+        return int(self._table(name).count_rows())
+
+    def fingerprints(self) -> Keys:
+        """Return (N,) numbers of the videos, which change if a video is looked at otherwise."""
+        facts = (f"{v.id}\0{v.duration_seconds}\0{v.facts}" for v in self.videos.values())
+        return np.array(sorted(key_of(text) for text in facts), np.int64)
 
     # Writing -----------------------------------------------------------------------------------
 
@@ -218,19 +232,33 @@ class Store:
                 self._table(name).delete(f"key IN ({some})")
         self.__dict__.pop("videos", None)
 
-    def optimize(self) -> None:
-        """Bring the index up to date with all rows, and files and versions down to few."""
+    def optimize(self, alone: bool) -> None:
+        """Bring the index up to date with all rows, and files and versions down to few.
+
+        Args:
+            alone: No reader may still look at an earlier version.
+        """
+        kept = NONE_KEPT if alone else KEEP_VERSIONS
+        for name in ("frames", "clips", "videos"):
+            if name != "videos" and self.count(name) >= INDEX_FROM_ROWS:
+                self._index(name)
+            self._table(name).optimize(cleanup_older_than=kept)
+
+    def _index(self, name: str) -> None:
+        """Make the indexes of a table that are missing, or were made for far fewer rows."""
         from lancedb import index
 
-        for name in ("frames", "clips", "videos"):
-            table = self._table(name)
-            many = name != "videos" and self._count(name) >= INDEX_FROM_ROWS
-            there = {column for made in table.list_indices() for column in made.columns}
-            if many and "vector" not in there:
-                table.create_index("vector", config=index.IvfRq(distance_type="cosine"))
-            if many and "key" not in there:
-                table.create_index("key", config=index.BTree())
-            table.optimize(cleanup_older_than=KEEP_VERSIONS)
+        table, rows = self._table(name), self.count(name)
+        there = {made.name: made.columns for made in table.list_indices()}
+        if not any("key" in columns for columns in there.values()):
+            table.create_index("key", config=index.BTree())
+        made_for = {old: _rows_of(old) for old, columns in there.items() if "vector" in columns}
+        if all(GROWN * size <= rows for size in made_for.values()):
+            # Its partitions are learnt once: as rows are added, each grows, and search slows down.
+            config = index.IvfRq(distance_type="cosine")
+            table.create_index("vector", config=config, name=f"{_MADE_FOR}{rows}")
+            for old in made_for:
+                table.drop_index(old)
 
     def fill(self, other: Store, space: Space) -> None:
         """Take over every row of another generation, in a new space."""
@@ -268,7 +296,7 @@ class Store:
 
     def of(self, key: int, name: str = "frames") -> Frames:
         """Return the frames, or clips, of a video in order of time."""
-        if self._count(name) < INDEX_FROM_ROWS:
+        if self.count(name) < INDEX_FROM_ROWS:
             every = self._all(name)
             rows = every[np.flatnonzero(every.keys == key)]
         else:
@@ -282,6 +310,7 @@ class Store:
         most: int,
         without: int | Collection[int] | None = None,
         name: str = "frames",
+        with_vectors: bool = True,
     ) -> Frames:
         """Return the frames, or clips, nearest to each query by cosine.
 
@@ -290,28 +319,33 @@ class Store:
             most: Rows for each query, at most.
             without: A video, or several, that are left out.
             name: "frames" or "clips".
+            with_vectors: Also return their vectors, which take most of the memory; without, they
+                have no dimensions.
 
         Returns:
             At most Q * most rows, of videos that count.
         """
         asked = np.flatnonzero(np.abs(queries).max(axis=1, initial=0.0) > 0)
         gone = [] if without is None else [without] if isinstance(without, int) else list(without)
-        count = self._count(name)
+        count = self.count(name)
         if not len(asked) or not count:
-            return Frames.none(queries.shape[1])
+            return Frames.none(queries.shape[1] if with_vectors else 0)
         if count < INDEX_FROM_ROWS:
-            found = self._exactly(name, queries[asked], most, gone)
+            found = self._exactly(name, queries[asked], most, gone, with_vectors)
         else:
-            found = self._by_index(name, queries[asked], most, gone)
+            found = self._by_index(name, queries[asked], most, gone, with_vectors)
         known = np.isin(found.keys, np.fromiter(self.videos, np.int64, len(self.videos)))
         found = found[known]
         return found.found_by(asked[found.queries], found.cosines)
 
-    def _exactly(self, name: str, queries: Vectors, most: int, without: list[int]) -> Frames:
+    def _exactly(
+        self, name: str, queries: Vectors, most: int, without: list[int], with_vectors: bool
+    ) -> Frames:
         every = self._all(name)
         rows, left_out = len(every.keys), np.isin(every.keys, without)
         most = min(most, rows - int(left_out.sum()))
-        pieces = [Frames.none(queries.shape[1])]
+        given = every if with_vectors else replace(every, vectors=every.vectors[:, :0])
+        pieces = [Frames.none(given.vectors.shape[1])]
         step = max(1, MOST_SCORES // max(1, rows))
         for begin in range(0, len(queries) if most else 0, step):
             cosines = queries[begin : begin + step] @ every.vectors.T  # (q,R)
@@ -322,29 +356,29 @@ class Store:
             near = np.take_along_axis(near, order, axis=1).reshape(-1)
             values = np.take_along_axis(values, order, axis=1).reshape(-1)
             numbers = np.repeat(np.arange(begin, begin + len(cosines)), most)
-            pieces.append(every[near].found_by(numbers, values))
+            pieces.append(given[near].found_by(numbers, values))
         return Frames.joined(pieces)
 
-    def _by_index(self, name: str, queries: Vectors, most: int, without: list[int]) -> Frames:
-        pieces = [Frames.none(queries.shape[1])]
+    def _by_index(
+        self, name: str, queries: Vectors, most: int, without: list[int], with_vectors: bool
+    ) -> Frames:
+        columns = [column for column in _COLUMNS[name] if with_vectors or column != "vector"]
+        pieces = [Frames.none(queries.shape[1] if with_vectors else 0)]
         for begin in range(0, len(queries), QUERIES_AT_ONCE):
             some = queries[begin : begin + QUERIES_AT_ONCE]
             query = self._table(name).search(some, vector_column_name="vector")
             query = query.distance_type("cosine").nprobes(PROBES).refine_factor(REFINED)
             if without:
                 query = query.where(f"key NOT IN ({', '.join(map(str, without))})")
-            table = query.limit(most).select([*_COLUMNS[name], "_distance"]).to_arrow()
+            table = query.limit(most).select([*columns, "_distance"]).to_arrow()
             numbers = np.zeros(len(table), np.int64)
             if "query_index" in table.column_names:  # there is none for a single query
                 numbers = table["query_index"].to_numpy().astype(np.int64)
             found = _frames(table)
-            cosines = np.einsum("rd,rd->r", found.vectors, some[numbers])
+            cosines = 1 - table["_distance"].to_numpy().astype(np.float32)  # of the exact rows
             order = np.lexsort((-cosines, numbers))
             pieces.append(found.found_by(numbers + begin, cosines)[order])
         return Frames.joined(pieces)
-
-    def _count(self, name: str) -> int:
-        return int(self._table(name).count_rows())
 
     def _all(self, name: str) -> Frames:
         """Every row, held in memory until a refresh brings others."""
@@ -354,6 +388,12 @@ class Store:
             rows = Frames.joined([Frames.none(dim), *self.blocks(name)])
             self._memory[name] = table.version, rows
         return self._memory[name][1]
+
+
+def _rows_of(index: str) -> int:
+    """Return for how many rows an index was made, by its name."""
+    rows = index.removeprefix(_MADE_FOR)
+    return int(rows) if rows.isdecimal() else 0
 
 
 def vectors_in(table: pa.Table) -> Vectors:
@@ -367,8 +407,9 @@ def _frames(table: pa.Table) -> Frames:
     """Return the frames or clips of an Arrow table."""
     begin, end = ("start", "end") if "end" in table.column_names else ("seconds", "seconds")
     seconds, ends = (table.column(name).to_numpy().astype(np.float64) for name in (begin, end))
-    vectors = vectors_in(table)
-    none = Frames.none(vectors.shape[1])
+    there = "vector" in table.column_names
+    vectors = vectors_in(table) if there else np.empty((len(table), 0), np.float32)
+    none = Frames.none(0)
     keys = table.column("key").to_numpy()
     return Frames(keys, seconds, ends, vectors, none.queries, none.cosines)
 

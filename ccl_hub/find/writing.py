@@ -11,7 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .._util.files import absolute_path
+from .._util.folder_lock import no_reader
 from ..inputs.names import from_text
 from ..inputs.shards import Shard
 from ..job.destination import Destination
@@ -19,7 +22,7 @@ from ..job.manifest import DONE, FAILED, INCOMPLETE, Manifest
 from ..job.run import run_job
 from ..job.sinks import SinkMaker
 from .engine import LibraryEngine
-from .files import LibraryFiles
+from .files import READERS, LibraryFiles
 from .matching.evidence import Background
 from .matching.match import Matcher, calibrate
 from .sink import LibrarySink
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from ..job.options import JobInputs, JobOptions
 
 STALE_SHARE = 0.1
-"""Of the frames; when more have come or gone, the library is calibrated again."""
+"""Of the frames or videos; when more have come or gone, the library is calibrated again."""
 
 
 class Writer:
@@ -48,7 +51,9 @@ class Writer:
         generation = files.facts.generation
         self._store = Store(files.database, generation)
         if generation:
-            Store(files.database, generation - 1).drop()  # readers have left it by now
+            with no_reader(files.folder, READERS) as alone:
+                if alone:
+                    Store(files.database, generation - 1).drop()
 
     def embed(
         self,
@@ -109,18 +114,34 @@ class Writer:
         self._files.write(replace(facts, generation=facts.generation + 1))
         self._store = new  # readers may still look at the one before, which goes with the next run
 
-    def settle(self) -> None:
-        """Bring the index up to date, and calibrate if the library has changed enough."""
-        self._store.optimize()
+    def settle(self, tell_stage: Callable[[str], None]) -> None:
+        """Bring the index up to date, and calibrate if the library has changed enough.
+
+        Args:
+            tell_stage: Called with the name of each stage that takes a while.
+        """
+        tell_stage("bringing the index up to date")
+        with no_reader(self._files.folder, READERS) as alone:
+            self._store.optimize(alone)
         self._store.refresh()
-        rows, chance = self._store.frame_count, self._files.chance()
-        if chance is not None and abs(rows - chance.rows) <= STALE_SHARE * chance.rows:
+        if not self._is_stale():
             return
+        tell_stage("asking the library for its own videos, for E-values")
         background = Background.of(self._store)
         matcher = Matcher(self._store, background, self._files.facts.frame_seconds)
         chance = calibrate(matcher, self._store)
-        self._files.write_background(background)
+        self._files.write_background(background, self._store.fingerprints())
         self._files.write_chance(chance)
+
+    def _is_stale(self) -> bool:
+        """Whether too many frames or videos are others than when it was calibrated, if it was."""
+        chance = self._files.chance()
+        if chance is None:
+            return True
+        then, now = self._files.calibrated_on(), self._store.fingerprints()
+        others = len(np.setxor1d(then, now)) > STALE_SHARE * len(np.union1d(then, now))
+        more = abs(self._store.frame_count - chance.rows) > STALE_SHARE * chance.rows
+        return others or more
 
 
 def is_gone(path: str, inputs: JobInputs) -> bool:

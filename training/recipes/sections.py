@@ -178,6 +178,11 @@ class Teacher:
         size_px: Side of the square to which frames are squashed for the teacher.
         mean: Per-channel mean of RGB in [0, 1] that the ``onnx`` teacher wants.
         std: Per-channel standard deviation.
+        whitened: Compare with the leading principal components of its vectors, as many as features
+            have dimensions, damped and scaled as :class:`ccl_hub.network.architecture.Whitening`
+            does: fine differences between frames then count as much as coarse ones.
+        damping: Of that whitening: this times the mean eigenvalue is added to each. A network that
+            begins at random learns the leading components first, and 10 leaves them the lead.
         cache: Folder for a file of its vectors, so that it is asked once for each frame, however
             often runs begin or go on; in memory if empty.
     """
@@ -188,6 +193,8 @@ class Teacher:
     size_px: int = 160
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    whitened: bool = False
+    damping: float = 0.1
     cache: str = ""
 
     def __post_init__(self) -> None:
@@ -195,6 +202,7 @@ class Teacher:
         if self.network and self.onnx:
             raise ConfigError("network and onnx are given; give one teacher.")
         require(0 <= self.weight <= 100, "weight", self.weight, "0 to 100")
+        require(1e-3 <= self.damping <= 1e3, "damping", self.damping, "0.001 to 1000")
         require(32 <= self.size_px <= 1024, "size_px", self.size_px, "32 to 1024")
         for name in ("mean", "std"):
             value = getattr(self, name)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ccl_hub import CCLModel
 from ccl_hub.errors import ConfigError
+from ccl_hub.network.architecture import Whitening
 from ccl_hub.network.efficientnet_lite import EfficientNetLite0
 from ccl_hub.transforms import to_clips
 
@@ -18,6 +19,7 @@ from ..clips.loader import Batch
 from ..clips.source import ClipSource
 from ..distributed.world import FrameLoss
 from ..frames.packed import FrameSource
+from ..frames.sample import drawn_frames
 from ..recipes.pretraining import Recipe
 from ..teachers.encoders import new_teacher, normalised
 from ..teachers.table import TeacherTable
@@ -37,10 +39,18 @@ class Teaching:
         table: The teacher's vectors.
         map: From features to them; trained beside the model, as one of its modules.
         weight: Of the term.
+        whitening: Maps them first; of what it gives, the leading dimensions count.
     """
 
-    def __init__(self, table: TeacherTable, map: nn.Linear, weight: float) -> None:
+    def __init__(
+        self,
+        table: TeacherTable,
+        map: nn.Linear,
+        weight: float,
+        whitening: Whitening | None = None,
+    ) -> None:
         self._table, self._map, self._weight = table, map, weight
+        self._whitening = whitening
 
     @classmethod
     def of(
@@ -50,34 +60,36 @@ class Teaching:
         if not recipe.teacher.there:
             return None
         teacher = new_teacher(recipe.teacher, device)
-        map = nn.Linear(recipe.model.feature_dim, teacher.dim)
+        table, dim = TeacherTable(teacher, source.frames, recipe.teacher.cache), teacher.dim
+        whitening = None
+        if recipe.teacher.whitened:
+            whitening = Whitening(dim)
+            whitening.fit(table.sample(source.frames, FITTING_FRAMES), recipe.teacher.damping)
+            dim = min(dim, recipe.model.feature_dim)
+        map = nn.Linear(recipe.model.feature_dim, dim)
         model.add_module(TEACHER_MODULE, map)
-        table = TeacherTable(teacher, source.frames, recipe.teacher.cache)
-        return cls(table, map, recipe.teacher.weight)
+        return cls(table, map, recipe.teacher.weight, whitening)
 
     def frame_loss(self, batch: Batch, chunks: int) -> FrameLoss:
         """Return the term for the chunks of a batch."""
         vectors = self._table.vectors(batch.video_ids, batch.indices, batch.frames)  # (V,b,T,K)
+        if self._whitening is not None:
+            vectors = self._whitening(vectors)[..., : self._map.out_features]
         parts = vectors.chunk(chunks, dim=1)
 
         def loss(chunk: int, features: Tensor) -> Tensor:
             targets = parts[chunk].flatten(0, 1).to(features.device)  # (V*b,T,K)
-            return (
-                self._weight * (1 - F.cosine_similarity(self._map(features), targets, -1)).mean()
-            )
+            mapped = self._map(features.float())  # mixed precision ends with the network
+            return self._weight * (1 - F.cosine_similarity(mapped, targets, -1)).mean()
 
         return loss
 
 
 def some_frames(source: FrameSource, count: int, seed: int = 0) -> np.ndarray:
     """Return (n, h, w, 3) uint8 frames, drawn evenly from all videos."""
-    draw = np.random.default_rng(seed)
-    each = max(1, round(count / len(source)))
-    frames = []
-    for video in range(len(source)):
-        number = source.frames_of(video)
-        frames.append(source.read(video, np.sort(draw.integers(0, number, min(each, number)))))
-    return np.concatenate(frames)
+    return np.concatenate(
+        [source.read(video, indices) for video, indices in drawn_frames(source, count, seed)]
+    )
 
 
 @torch.no_grad()

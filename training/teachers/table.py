@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..frames.packed import FrameSource
+from ..frames.sample import drawn_frames
 from .encoders import Teacher
 
 LARGEST_BYTES = 4 << 30
@@ -64,6 +65,19 @@ class TeacherTable:
             self._vectors[torch.from_numpy(asked)] = new.to("cpu", torch.float16)
             self._known[torch.from_numpy(asked)] = True
         return self._vectors[rows].float().view(*indices.shape, -1)
+
+    def sample(self, source: FrameSource, count: int) -> Tensor:
+        """Return vectors of about ``count`` frames, drawn evenly from all videos: (n, K) float32.
+
+        Args:
+            source: Whose frames; that of the table.
+            count: How many, at least one of each video.
+        """
+        vectors = []
+        for video, indices in drawn_frames(source, count):
+            frames = torch.from_numpy(source.read(video, indices))
+            vectors.append(self.vectors(np.array([video]), indices[None], frames[None])[0])
+        return torch.cat(vectors)
 
 
 def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:

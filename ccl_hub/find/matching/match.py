@@ -8,21 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..store import Frames, Store
+from ..store import INDEX_FROM_ROWS, Frames, Store
 from .chance import LEAST_SCORE, LENGTHS, MOST_STRETCHES, Chance, Chanced, calibrated
 from .evidence import MOST_AGAINST, Background, Tails, novelty
 from .segments import (
     LEAST_VOTES,
-    NEAR_SECONDS,
     Along,
     Line,
     Points,
+    Reach,
     Segment,
     segments_of,
 )
 
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.int64]
 
 NEAREST = 50
 MOST_VIDEOS = 64
@@ -32,7 +33,9 @@ CHANCE_VIDEOS = 4
 LEAST_VIDEOS = 8
 """Videos of a library that can be calibrated on itself."""
 
-PICTURE_GAP_SECONDS = 2.0
+USUAL_GAPS = 0.9
+"""Share of the gaps between frames of a video that are at most what counts as usual."""
+
 PICTURE_DROP = 3.0
 """Evidence by which a frame beside the best may be less, and still look as the picture does."""
 
@@ -102,6 +105,37 @@ class _Asked:
         return float(best @ self.weights)
 
 
+class _Candidate:
+    """A video that a query is looked for in; its frames are compared with the background once.
+
+    Args:
+        frames: All its frames, in order of time.
+        background: A sample of the library.
+        step_seconds: Time between the frames of the library.
+        without: Videos whose frames in the sample do not count.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        background: Background,
+        step_seconds: float,
+        without: tuple[int | None, ...],
+    ) -> None:
+        self.frames, self._background, self._without = frames, background, without
+        self._starts, self._scales = (np.full(len(frames.keys), np.nan) for _ in range(2))
+        gaps = np.diff(frames.seconds)
+        usual = float(np.quantile(gaps, USUAL_GAPS)) if len(gaps) else 0.0
+        self.reach = Reach.of(step_seconds, usual)
+
+    def evidence(self, rows: Keys, cosines: Numbers) -> Numbers:
+        """Return how surprising (P,) cosines are, each for one of its frames."""
+        new = np.unique(rows[np.isnan(self._starts[rows])])
+        tails = self._background.compared(self.frames.vectors[new]).tails(*self._without)
+        self._starts[new], self._scales[new] = tails.start, tails.scale
+        return Tails(self._starts, self._scales, tails.more).evidence(cosines, rows)
+
+
 class Matcher:
     """Finds queries in a library.
 
@@ -131,7 +165,8 @@ class Matcher:
         """
         if not len(query.seconds):
             return []
-        near = self._store.nearest(query.vectors, NEAREST, without)
+        # Votes need no vectors, and a query of hours finds hundreds of thousands of rows.
+        near = self._store.nearest(query.vectors, NEAREST, without, with_vectors=False)
         if not len(near.keys):
             return []
         asked = _Asked(query, self._background, self._step, without)
@@ -145,12 +180,16 @@ class Matcher:
         for bound, key, found, points in candidates[:most_videos]:
             if bound < LEAST_VOTES * least_score:
                 break
-            points = self._answered(points, found, asked, key)
+            sample = self._background, self._step, (key, without)
+            candidate = _Candidate(self._store.of(key), *sample)
+            points = self._answered(points, found, candidate)
             if query.is_picture:
-                matches += self._of_picture(key, points, found)
+                matches += self._of_picture(key, points, found, candidate.reach)
             else:
-                along = self._along(asked, key)
-                segments = segments_of(query.seconds, asked.weights, points, along, least_score)
+                along, reach = self._along(asked, key, candidate), candidate.reach
+                segments = segments_of(
+                    query.seconds, asked.weights, points, along, least_score, reach
+                )
                 matches += [self._match(query, key, segment) for segment in segments]
         matches = [match for match in matches if match.score >= least_score]
         return sorted(matches, key=lambda match: -match.score)
@@ -175,19 +214,19 @@ class Matcher:
         sums = np.bincount(places, gain[order][new])
         return [int(key) for key in videos[np.argsort(-sums, kind="stable")[:most]]]
 
-    def _answered(self, points: Points, found: Frames, asked: _Asked, key: int) -> Points:
+    def _answered(self, points: Points, found: Frames, candidate: _Candidate) -> Points:
         """Return the points that are surprising for both of their frames."""
-        tails = self._background.compared(found.vectors).tails(key, asked.without)
-        answered = tails.evidence(found.cosines.astype(np.float64), np.arange(len(found.keys)))
+        rows = np.searchsorted(candidate.frames.seconds, found.seconds)
+        answered = candidate.evidence(rows, found.cosines.astype(np.float64))
         evidence = np.minimum(points.evidence, answered)
         return Points(points.frames, points.seconds, evidence)[evidence > 0]
 
-    def _of_picture(self, key: int, points: Points, found: Frames) -> list[Match]:
+    def _of_picture(self, key: int, points: Points, found: Frames, reach: Reach) -> list[Match]:
         """Return the places of a video that show a picture: frames that follow each other."""
         order = np.argsort(points.seconds)
         seconds, evidence = points.seconds[order], points.evidence[order]
         groups = np.split(
-            np.arange(len(seconds)), np.flatnonzero(np.diff(seconds) > PICTURE_GAP_SECONDS) + 1
+            np.arange(len(seconds)), np.flatnonzero(np.diff(seconds) > reach.shown) + 1
         )
         matches = []
         for group in groups:
@@ -201,12 +240,11 @@ class Matcher:
             matches.append(Match(key, 0.0, 0.0, start, end, 1.0, float(cosine), score))
         return matches
 
-    def _along(self, asked: _Asked, key: int) -> Along:
+    def _along(self, asked: _Asked, key: int, candidate: _Candidate) -> Along:
         """Return what compares the query with a video along a line."""
-        video, query = self._store.of(key), asked.query
+        video, query = candidate.frames, asked.query
         tails = asked.compared.tails(key, asked.without)
-        starts, scales = (np.full(len(video.keys), np.nan) for _ in range(2))
-        everyone, near_enough = np.arange(len(query.seconds)), max(NEAR_SECONDS, self._step)
+        everyone, near_enough = np.arange(len(query.seconds)), candidate.reach.near
 
         def along(line: Line) -> tuple[Numbers, Numbers]:
             wanted = line.at(query.seconds)
@@ -218,11 +256,7 @@ class Matcher:
                 better = near & ~(values <= cosines)  # also where there is none yet
                 cosines = np.where(better, values, cosines)
                 rows = np.where(better, row, rows)
-            new = np.unique(rows[np.isnan(starts[rows])])
-            theirs = self._background.compared(video.vectors[new]).tails(key, asked.without)
-            starts[new], scales[new] = theirs.start, theirs.scale
-            answered = Tails(starts, scales, theirs.more)
-            both = tails.evidence(cosines, everyone), answered.evidence(cosines, rows)
+            both = tails.evidence(cosines, everyone), candidate.evidence(rows, cosines)
             return np.maximum(np.minimum(*both), -MOST_AGAINST), cosines
 
         return along
@@ -250,14 +284,18 @@ def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
     turns = np.concatenate(
         [generator.permutation(keys) for _ in range(1 + MOST_STRETCHES // len(keys))]
     )[:MOST_STRETCHES]
-    videos: dict[int, Frames] = {}
+    held: dict[int, Frames] = {}
     starts = generator.random(len(turns))
+
+    def of(key: int) -> Frames:
+        frames = held.get(key) or store.of(key)
+        if sum(len(some.keys) for some in held.values()) + len(frames.keys) < INDEX_FROM_ROWS:
+            held[key] = frames
+        return frames
 
     def ask(length: int) -> Iterator[tuple[int, list[Chanced]]]:
         for key, share in zip(turns.tolist(), starts.tolist(), strict=True):
-            frames = videos.get(key) or store.of(key)
-            if len(videos) < 1000:
-                videos[key] = frames
+            frames = of(key)
             if not len(frames.keys):
                 continue
             count = min(length, len(frames.keys))

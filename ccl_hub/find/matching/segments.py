@@ -23,18 +23,11 @@ SLOWEST, FASTEST = 0.5, 2.0
 SPEED_STEP = 0.05
 """Least distance between speeds that are tried; a fit turns the line that is best."""
 
-BIN_SECONDS = 1.0
 MOST_VOTES = 1 << 18
 """Votes that are counted at once."""
 
-NEAR_SECONDS = 0.75
-"""How far from a line a frame may be, and belong to it."""
-
 PREFER_NORMAL = 0.02
 """Share of votes by which a line at half or double speed must be better than one at speed 1."""
-
-LEAST_SPAN_SECONDS = 4.0
-"""Shorter stretches tell too little of the speed to fit it."""
 
 LEAST_VOTES = 1 / 3
 """Share of the score of a segment that matches among the nearest frames must make up."""
@@ -42,7 +35,45 @@ LEAST_VOTES = 1 / 3
 MOST_SEGMENTS, MOST_MISSES = 32, 3
 """Segments of one video, and lines that give none, after which no more are looked for."""
 
-MERGED_SECONDS = 3.0
+
+@dataclass(frozen=True)
+class Reach:
+    """How far things may be apart in time, in seconds; frames half a second apart by default.
+
+    Args:
+        bin: Offsets so near vote for the same line.
+        near: How far from a line a frame may be, and belong to it.
+        merged: Between two frames of one segment no more lies in which nothing speaks for it.
+        span: Shorter stretches tell too little of the speed to fit it.
+        shown: Frames of a video that look like a picture, so near, are one place.
+    """
+
+    bin: float = 1.0
+    near: float = 0.75
+    merged: float = 3.0
+    span: float = 4.0
+    shown: float = 2.0
+
+    @classmethod
+    def of(cls, step_seconds: float, gap_seconds: float = 0.0) -> Reach:
+        """Return what suits a library.
+
+        Args:
+            step_seconds: Time between its frames.
+            gap_seconds: Time between frames of this video that is rarely exceeded: key frames
+                may be further apart.
+        """
+        gap = max(step_seconds, gap_seconds)
+        return cls(
+            bin=max(cls.bin, step_seconds),
+            near=max(cls.near, 0.75 * step_seconds),
+            merged=max(cls.merged, 1.5 * gap),
+            span=max(cls.span, 8 * step_seconds),
+            shown=max(cls.shown, 1.5 * gap),
+        )
+
+
+USUAL_REACH = Reach()
 
 
 @dataclass(frozen=True)
@@ -87,27 +118,30 @@ class Segment:
     similarity: float
 
 
-def best_line(seconds: Numbers, weights: Numbers, points: Points) -> Line | None:
+def best_line(
+    seconds: Numbers, weights: Numbers, points: Points, reach: Reach = USUAL_REACH
+) -> Line | None:
     """Return the line with most votes.
 
     Args:
         seconds: (n,) times of the query's frames.
         weights: (n,) how much each counts.
         points: What matches.
+        reach: How far things may be apart.
     """
     if not len(points.frames):
         return None
     votes = points.evidence * weights[points.frames]
     times = seconds[points.frames]
     # Two speeds are apart if the ends of the query are, by half a bin.
-    apart = BIN_SECONDS / 2 / max(float(np.ptp(seconds)), 1e-9)
+    apart = reach.bin / 2 / max(float(np.ptp(seconds)), 1e-9)
     speeds = [1.0] if len(seconds) < 2 else _speeds(apart)
     best = Line(0.0, 1.0, 0.0)
     for begin in range(0, len(speeds), max(1, MOST_VOTES // len(votes))):
         some = np.array(speeds[begin : begin + max(1, MOST_VOTES // len(votes))])
-        line = _elected(some, points, times, votes)
+        line = _elected(some, points, times, votes, reach.bin)
         best = max(best, line, key=lambda line: line.votes)
-    return _fitted(best, times, points.seconds, votes)
+    return _fitted(best, times, points.seconds, votes, reach)
 
 
 def _speeds(apart: float) -> list[float]:
@@ -118,11 +152,13 @@ def _speeds(apart: float) -> list[float]:
     return sorted({*np.round(slow, 6).tolist(), *np.round(fast, 6).tolist(), SLOWEST, FASTEST})
 
 
-def _elected(speeds: Numbers, points: Points, times: Numbers, votes: Numbers) -> Line:
+def _elected(
+    speeds: Numbers, points: Points, times: Numbers, votes: Numbers, bin_seconds: float
+) -> Line:
     """Return the line with most votes among those of some speeds."""
     offsets = points.seconds - speeds[:, None] * times  # (s,P)
-    shifts = np.array([0.0, BIN_SECONDS / 2])  # two rows of bins, one between the other
-    bins = np.floor((offsets[:, None] + shifts[:, None]) / BIN_SECONDS).astype(np.int64)  # (s,2,P)
+    shifts = np.array([0.0, bin_seconds / 2])  # two rows of bins, one between the other
+    bins = np.floor((offsets[:, None] + shifts[:, None]) / bin_seconds).astype(np.int64)  # (s,2,P)
     low = int(bins.min())
     wide = int(bins.max()) - low + 1
     row = np.arange(2 * len(speeds)).reshape(-1, 2, 1)
@@ -139,14 +175,14 @@ def _elected(speeds: Numbers, points: Points, times: Numbers, votes: Numbers) ->
     sums *= 1 - PREFER_NORMAL * np.abs(np.log2(chosen))
     top = int(sums.argmax())
     shift = float(shifts[numbers[top] // wide % 2])
-    middle = (int(numbers[top]) % wide + low + 0.5) * BIN_SECONDS
+    middle = (int(numbers[top]) % wide + low + 0.5) * bin_seconds
     return Line(middle - shift, float(chosen[top]), float(sums[top]))
 
 
-def _fitted(line: Line, times: Numbers, seconds: Numbers, votes: Numbers) -> Line:
+def _fitted(line: Line, times: Numbers, seconds: Numbers, votes: Numbers, reach: Reach) -> Line:
     """Move a line to the middle of what is near it, and turn it if the stretch is long enough."""
     for _ in range(3):
-        near = np.abs(seconds - line.at(times)) <= NEAR_SECONDS
+        near = np.abs(seconds - line.at(times)) <= reach.near
         if not near.any():
             return line
         t, s, w = times[near], seconds[near], votes[near]
@@ -154,11 +190,11 @@ def _fitted(line: Line, times: Numbers, seconds: Numbers, votes: Numbers) -> Lin
         span = float(t.max() - t.min())
         middle = float(np.average(t, weights=w))
         variance = float(np.average((t - middle) ** 2, weights=w))
-        if span >= LEAST_SPAN_SECONDS and variance > 0:
+        if span >= reach.span and variance > 0:
             mean = float(np.average(s, weights=w))
             speed = float(np.average((t - middle) * (s - mean), weights=w)) / variance
             speed = min(max(speed, SLOWEST), FASTEST)
-            if abs(speed - 1) * span < NEAR_SECONDS:
+            if abs(speed - 1) * span < reach.near:
                 speed = 1.0
         offset = float(np.average(s - speed * t, weights=w))
         line = replace(line, offset=offset, speed=speed)
@@ -170,7 +206,12 @@ Along = Callable[[Line], tuple[Numbers, Numbers]]
 
 
 def segments_of(
-    seconds: Numbers, weights: Numbers, points: Points, along: Along, least_score: float
+    seconds: Numbers,
+    weights: Numbers,
+    points: Points,
+    along: Along,
+    least_score: float,
+    reach: Reach = USUAL_REACH,
 ) -> list[Segment]:
     """Return the segments of a query in one video.
 
@@ -180,20 +221,21 @@ def segments_of(
         points: What matches.
         along: Compares the whole query with the video along a line.
         least_score: Segments below are left out.
+        reach: How far things may be apart.
     """
     found: list[Segment] = []
     misses = 0
     while len(found) < MOST_SEGMENTS and misses < MOST_MISSES:
-        line = best_line(seconds, weights, points)
+        line = best_line(seconds, weights, points, reach)
         if line is None or line.votes < LEAST_VOTES * least_score:
             break
         evidence, cosines = along(line)
         for segment in found:  # each frame speaks once for about the same line
             inside = slice(segment.first, segment.last + 1)
             apart = np.abs(segment.line.at(seconds[inside]) - line.at(seconds[inside]))
-            evidence[inside][apart <= 2 * NEAR_SECONDS] = np.nan
-        stretch = best_stretch(np.nan_to_num(evidence * weights), seconds)
-        near = np.abs(points.seconds - line.at(seconds[points.frames])) <= 2 * NEAR_SECONDS
+            evidence[inside][apart <= 2 * reach.near] = np.nan
+        stretch = best_stretch(np.nan_to_num(evidence * weights), seconds, reach.merged)
+        near = np.abs(points.seconds - line.at(seconds[points.frames])) <= 2 * reach.near
         if stretch is None:
             points, misses = points[~near], misses + 1
             continue
@@ -207,13 +249,15 @@ def segments_of(
             misses += 1
         used = near & (points.frames >= first) & (points.frames <= last)
         points = points[~(used if used.any() and score >= least_score else near)]
-    return merged(found, seconds)
+    return merged(found, seconds, reach)
 
 
-def best_stretch(evidence: Numbers, seconds: Numbers) -> tuple[int, int, float] | None:
+def best_stretch(
+    evidence: Numbers, seconds: Numbers, most_between: float = Reach.merged
+) -> tuple[int, int, float] | None:
     """Return first, last and sum of the interval whose evidence sums up highest, if above 0.
 
-    Within it no more than :data:`MERGED_SECONDS` lie between frames that speak for it.
+    Within it no more than ``most_between`` seconds lie between frames that speak for it.
 
     Example:
         >>> best_stretch(np.array([-1.0, 2.0, -0.5, 3.0, -4.0, 1.0]), np.arange(6) / 2)
@@ -222,7 +266,7 @@ def best_stretch(evidence: Numbers, seconds: Numbers) -> tuple[int, int, float] 
     best: tuple[int, int, float] | None = None
     begin, total, latest = 0, 0.0, -math.inf
     for number, (value, time) in enumerate(zip(evidence.tolist(), seconds.tolist(), strict=True)):
-        if total <= 0 or time - latest > MERGED_SECONDS:
+        if total <= 0 or time - latest > most_between:
             begin, total = number, 0.0
         total += value
         if value > 0:
@@ -232,7 +276,7 @@ def best_stretch(evidence: Numbers, seconds: Numbers) -> tuple[int, int, float] 
     return best
 
 
-def merged(found: list[Segment], seconds: Numbers) -> list[Segment]:
+def merged(found: list[Segment], seconds: Numbers, reach: Reach = USUAL_REACH) -> list[Segment]:
     """Join segments that lie on about the same line with little between them; best first."""
     joined: list[Segment] = []
     for segment in sorted(found, key=lambda segment: segment.first):
@@ -241,7 +285,7 @@ def merged(found: list[Segment], seconds: Numbers) -> list[Segment]:
             gap = seconds[segment.first] - seconds[before.last]
             begin = seconds[segment.first : segment.first + 1]
             apart = abs(float((before.line.at(begin) - segment.line.at(begin))[0]))
-            if gap <= MERGED_SECONDS and apart <= 2 * NEAR_SECONDS:
+            if gap <= reach.merged and apart <= 2 * reach.near:
                 better = max(before, segment, key=lambda one: one.score)
                 score = before.score + segment.score
                 joined[-1] = replace(better, first=before.first, last=segment.last, score=score)

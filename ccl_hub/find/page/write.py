@@ -47,11 +47,10 @@ class Place:
             return [self.start]
         return [self.start + length * (2 * n + 1) / (2 * PAIRS) for n in range(PAIRS)]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the page shows of it."""
+    def facts(self, pictures: Pictures) -> dict[str, Any]:
+        """Return what the page shows of it, given the thumbnails of all places."""
         path = Path(from_text(self.path))
-        pictures = thumbnails(path, self.instants)
-        encoded = [base64.b64encode(picture).decode("ascii") for picture in pictures]
+        encoded = [pictures[self.path, instant] for instant in self.instants]
         return {
             "name": self.name,
             "folder": str(Path(self.name).parent) if "/" in self.name else "",
@@ -75,19 +74,20 @@ def write_page(
         results: What a library answered.
         path: The HTML file; replaced if it exists.
         title: Shown on top; by default what was asked.
-        progress: Called with (rows done, rows in all).
+        progress: Called with (files done, files in all) as thumbnails are made.
 
     Raises:
         InputError: The name is not one of an HTML file.
         OutputError: The file cannot be written.
     """
     check_page(path)
-    shown, query = results.rows[:MOST_ROWS], as_text(results.query)
-    rows = []
-    for number, row in enumerate(shown, 1):
-        rows.append(_facts(row, query))
-        if progress is not None:
-            progress(number, len(shown))
+    query = as_text(results.query)
+    shown = [(row, _places(row, query)) for row in results.rows[:MOST_ROWS]]
+    pictures = _pictures([place for _, places in shown for place in places], progress)
+    rows = [
+        {**_figures(row), "places": [place.facts(pictures) for place in places]}
+        for row, places in shown
+    ]
     title = title or f"{results.kind.__name__}s: {query}"
     data = {
         "kind": results.kind.__name__,
@@ -116,38 +116,49 @@ def render(data: dict[str, Any], title: str) -> str:
     return text.replace("{{title}}", html.escape(title)).replace("{{data}}", safe)
 
 
-def _facts(row: Hit | Overlap | Alike | Doubt, query: str) -> dict[str, Any]:
-    """Return what the page shows of a row: two places, or one, and figures."""
-    figures: dict[str, Any]
+def _places(row: Hit | Overlap | Alike | Doubt, query: str) -> list[Place]:
+    """Return the stretches that a row is about, one or two."""
     match row:
         case Hit():
             asked = Place(query, query, row.query_start, row.query_end)
-            found = Place(row.video, row.path, row.start, row.end)
-            figures = {
-                "e_value": row.e_value,
-                "score": row.score,
-                "similarity": row.similarity,
-                "speed": row.speed,
-                "mirrored": row.mirrored,
-                "cycle": row.cycle,
-            }
-            return {**figures, "places": [asked.facts(), found.facts()]}
+            return [asked, Place(row.video, row.path, row.start, row.end)]
         case Overlap():
-            first = Place(row.video, row.path, row.start, row.end)
-            second = Place(row.other, row.other_path, row.other_start, row.other_end)
-            figures = {
-                "e_value": row.e_value,
-                "score": row.score,
-                "similarity": row.similarity,
-                "speed": row.speed,
-                "kind": row.kind,
-                "group": row.group,
-            }
-            return {**figures, "places": [first.facts(), second.facts()]}
+            other = Place(row.other, row.other_path, row.other_start, row.other_end)
+            return [Place(row.video, row.path, row.start, row.end), other]
         case Alike():
-            place = Place(row.video, row.path, row.start, row.end)
-            return {"similarity": row.similarity, "places": [place.facts()]}
+            return [Place(row.video, row.path, row.start, row.end)]
         case Doubt():
-            place = Place(row.video, row.path, 0.0, 0.0)
-            figures = {"returning": row.returning, "strays_to": row.strays_to}
-            return {**figures, "places": [place.facts()]}
+            return [Place(row.video, row.path, 0.0, 0.0)]
+
+
+_MEASURED = ("e_value", "score", "similarity", "speed")
+_FIGURES: dict[type, tuple[str, ...]] = {
+    Hit: (*_MEASURED, "mirrored", "cycle"),
+    Overlap: (*_MEASURED, "kind", "group"),
+    Alike: ("similarity",),
+    Doubt: ("returning", "strays_to"),
+}
+
+
+def _figures(row: Hit | Overlap | Alike | Doubt) -> dict[str, Any]:
+    """Return what the page says of a row besides its places."""
+    return {name: getattr(row, name) for name in _FIGURES[type(row)]}
+
+
+Pictures = dict[tuple[str, float], str]
+"""(path, instant) -> a JPEG in base64, or ""."""
+
+
+def _pictures(places: list[Place], progress: Callable[[int, int], None] | None) -> Pictures:
+    """Return the thumbnails of all places, each file opened once."""
+    instants: dict[str, set[float]] = {}
+    for place in places:
+        instants.setdefault(place.path, set()).update(place.instants)
+    pictures: Pictures = {}
+    for number, (path, wanted) in enumerate(instants.items(), 1):
+        order = sorted(wanted)
+        for instant, picture in zip(order, thumbnails(from_text(path), order), strict=True):
+            pictures[path, instant] = base64.b64encode(picture).decode("ascii")
+        if progress is not None:
+            progress(number, len(instants))
+    return pictures

@@ -15,6 +15,7 @@ from ccl_hub.embed import embed_video
 from ccl_hub.errors import InputError, MediaError, OutputError
 from ccl_hub.find import Hit, Library
 from ccl_hub.find.engine import LibraryEngine
+from ccl_hub.find.files import LibraryFiles
 
 ONE = BatchOptions(workers=1, threads=1)
 
@@ -215,6 +216,82 @@ def test_readers_follow_a_writer_even_through_whitening(few, tiny, tmp_path) -> 
     footage(few / "new.mp4", 9, seconds=2.0)
     library.add([few], batch=ONE)
     assert len(reader) == 5
+
+
+def test_a_still_scene_is_one_hit(engines, tmp_path) -> None:
+    from scenes import RATE, written
+
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(8):
+        footage(folder / f"v{number}.mp4", number)
+    still = [scene(20, 1.0)] * (10 * RATE)
+    moving = [scene(20, 3.0 + n / RATE) for n in range(3 * RATE)]
+    written(folder / "still.mp4", [*still, *moving])
+    library = Library.create(tmp_path / "library", engines)
+    library.add([folder], batch=ONE)
+    query = written(tmp_path / "cut.mp4", still[: 3 * RATE])
+    found = [hit for hit in library.where(query, max_e=UNSURE) if hit.video == "still.mp4"]
+    assert len(found) == 1 and found[0].end <= 10.75
+
+
+def test_a_short_query_is_computed_once(library, engines, tmp_path, monkeypatch) -> None:
+    computed = []
+    inner = LibraryEngine.__call__
+    monkeypatch.setattr(
+        LibraryEngine, "__call__", lambda self, x: computed.append(len(x)) or inner(self, x)
+    )
+    library.where(footage(tmp_path / "cut.mp4", 3, begin=3.0, seconds=4.0))
+    assert sum(computed) == 16, "4 s, a frame every 0.25 s"
+
+
+def test_other_videos_are_another_library_to_its_e_values(few, tiny, tmp_path) -> None:
+    library = Library.create(tmp_path / "library", tiny)
+    library.add([few], batch=ONE)
+    before = library._files.calibrated_on()
+    assert len(before) == 4
+    library.add([few], batch=ONE)
+    assert np.array_equal(library._files.calibrated_on(), before)
+    for number in range(4):
+        (few / f"{number}.mp4").unlink()
+        footage(few / f"new{number}.mp4", 10 + number, seconds=2.0)
+    frames = library.frame_count
+    library.add([few], batch=ONE)
+    assert library.frame_count == frames, "as many frames, of other videos"
+    assert len(np.intersect1d(library._files.calibrated_on(), before)) == 0
+
+
+def test_what_a_reader_looks_at_stays_until_it_is_done(few, tiny, tmp_path) -> None:
+    library = Library.create(tmp_path / "library", tiny)
+    library.add([few], batch=ONE)
+    reader = Library.open(library.folder, tiny)
+    with reader._reading():
+        assert reader._store.frame_count == library.frame_count
+        (few / "1.mp4").unlink()
+        library.add([few], batch=ONE, whiten=True)
+        footage(few / "new.mp4", 9, seconds=2.0)
+        library.add([few], batch=ONE)
+        (key,) = (v.key for v in reader._store.videos.values() if v.id == "1.mp4")
+        assert len(reader._store.of(key).keys) == 4, "the generation and version it began with"
+    assert set(reader.videos) == {"0.mp4", "2.mp4", "3.mp4", "new.mp4"}
+    assert (library.folder / "lance" / "frames.lance").exists()
+    library.add([few], batch=ONE)
+    assert not (library.folder / "lance" / "frames.lance").exists(), "no one looks at it now"
+
+
+def test_two_that_make_a_library_at_once_make_one(few, tiny, tmp_path, monkeypatch) -> None:
+    inner = LibraryFiles.are_at
+    answers = iter([False, True])  # the other process is done between the two looks
+    first = Library.create(tmp_path / "library", tiny)
+    first.add([few], batch=ONE)
+    monkeypatch.setattr(
+        LibraryFiles, "are_at", staticmethod(lambda folder: next(answers, inner(folder)))
+    )
+    second = Library.create(tmp_path / "library", tiny)
+    assert len(second) == 4
+    answers = iter([False, True])
+    with pytest.raises(InputError, match=r"frame_seconds is 0\.5 there, 1\.0 now"):
+        Library.create(tmp_path / "library", tiny, frame_seconds=1.0)
 
 
 def test_copies_and_parts_overlap_in_groups(engines, tmp_path) -> None:

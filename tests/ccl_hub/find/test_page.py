@@ -69,6 +69,36 @@ def test_every_kind_of_result_has_a_page(page: Path, tmp_path: Path) -> None:
     assert data_of(tmp_path / "page.html")["rows"] == []
 
 
+def test_each_file_is_opened_once(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ccl_hub.find.page import write
+
+    opened, inner = [], write.thumbnails
+    monkeypatch.setattr(
+        write,
+        "thumbnails",
+        lambda path, at: opened.append((str(path), len(at))) or inner(path, at),
+    )
+    film, query = str(page.parent / "film.mp4"), str(page.parent / "cut.mp4")
+    hits = [
+        Hit("film.mp4", film, 0.0, 2.0, float(n), n + 2.0, 1.0, False, 0.9, 9.0, 1e-3)
+        for n in range(5)
+    ]
+    seen = []
+    write_page(
+        Results(Hit, tuple(hits), query),
+        tmp_path / "page.html",
+        progress=lambda *at: seen.append(at),
+    )
+    assert sorted(opened) == [(query, 4), (film, 12)], "instants that rows share count once"
+    assert seen == [(1, 2), (2, 2)]
+    rows = data_of(tmp_path / "page.html")["rows"]
+    assert all(all(place["thumbnails"]) for row in rows for place in row["places"])
+    first, second = (row["places"][1]["thumbnails"] for row in rows[:2])
+    assert first[2:] == second[:2] and first[0] != second[0]
+
+
 def test_a_title_is_text_and_a_picture_has_one_thumbnail() -> None:
     assert "<title>&lt;b&gt;</title>" in render({"rows": []}, "<b>")
     assert Place("a", "/a.png", 0.0, 0.0).instants == [0.0]

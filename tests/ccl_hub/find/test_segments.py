@@ -8,6 +8,7 @@ import pytest
 from ccl_hub.find.matching.segments import (
     Line,
     Points,
+    Reach,
     best_line,
     best_stretch,
     segments_of,
@@ -91,6 +92,36 @@ def test_a_short_gap_is_bridged_and_a_long_one_is_not() -> None:
             *(seconds, np.ones(80), points_on(lines, seconds), along_of(lines, seconds), 10.0)
         )
         assert len(found) == count
+
+
+@pytest.mark.parametrize("step", [3.0, 5.0, 10.0])
+def test_frames_far_apart_still_make_a_segment(step: float) -> None:
+    """A library of a frame every ``step`` seconds is asked with twice as many."""
+    seconds = np.arange(0, 40 * step, step / 2)
+    begin, end, offset = 5 * step, 25 * step, 31.7 * step
+    inside = np.flatnonzero((seconds >= begin) & (seconds <= end))
+    shown = np.round((offset + seconds[inside]) / step) * step
+    points = Points(inside, shown, np.full(len(inside), 5.0))
+
+    def along(line: Line):
+        on = np.abs(line.at(seconds) - (offset + seconds)) <= 0.75 * step
+        evidence = np.where(on & (seconds >= begin) & (seconds <= end), 5.0, -2.0)
+        return evidence, np.full(len(seconds), 0.9)
+
+    found = segments_of(seconds, np.ones(len(seconds)), points, along, 10.0, Reach.of(step))
+    assert len(found) == 1 and found[0].line.speed == 1.0
+    assert seconds[found[0].first] == begin and seconds[found[0].last] == end
+    assert abs(found[0].line.offset - offset) <= step / 2
+
+
+def test_key_frames_far_apart_are_one_segment() -> None:
+    seconds = np.arange(0, 40, 0.5)
+    evidence = np.full(80, np.nan)
+    evidence[::16] = 4.0  # a key frame every 8 seconds
+    assert best_stretch(np.nan_to_num(evidence), seconds) == (0, 0, 4.0)
+    reach = Reach.of(0.5, 8.0)
+    assert best_stretch(np.nan_to_num(evidence), seconds, reach.merged) == (0, 64, 20.0)
+    assert Reach.of(0.5) == Reach()
 
 
 def test_what_nothing_bears_out_is_no_segment() -> None:

@@ -54,8 +54,8 @@ def test_the_index_finds_what_exact_search_finds(
     queries = vectors[:, 50]
     exact = store.nearest(queries, 10)
     monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", 1000)
-    store.optimize()
-    assert {index.name for index in store._table("frames").list_indices()} >= {"vector_idx"}
+    store.optimize(alone=True)
+    assert indexes(store) == {"key_idx", "vector_for_2000"}
     found = store.nearest(queries, 10)
     same = [
         len(np.intersect1d(found.seconds[found.queries == n], exact.seconds[exact.queries == n]))
@@ -72,6 +72,58 @@ def test_the_index_finds_what_exact_search_finds(
     assert again.keys[0] == key_of("new") and key_of("v3") not in again.keys
     assert len(store.of(key_of("new")).keys) == 30
     assert len(store.sample(500).keys) == 500
+
+
+def indexes(store: Store) -> set[str]:
+    return {index.name for index in store._table("frames").list_indices()}
+
+
+def test_the_index_is_made_anew_for_four_times_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, vectors = filled(tmp_path, 6, 100)
+    monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", 500)
+    store.optimize(alone=True)
+    assert indexes(store) == {"key_idx", "vector_for_600"}
+    for number in range(6, 25):
+        table, video, _ = rows(f"v{number}", 100, number)
+        store.put(table, None, [video])
+        if number in (22, 24):
+            store.optimize(alone=True)
+            rows_now = 600 if number == 22 else 2500
+            assert indexes(store) == {"key_idx", f"vector_for_{rows_now}"}
+    found = store.nearest(vectors[:, 50], 1)
+    assert found.keys.tolist() == [key_of(f"v{number}") for number in range(6)]
+
+
+@pytest.mark.parametrize("index_from", [100, 10_000])
+def test_votes_are_the_same_without_vectors(
+    index_from: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, vectors = filled(tmp_path, 20, 40)
+    monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", index_from)
+    store.optimize(alone=True)
+    queries = vectors.reshape(-1, DIM)[::7]
+    found = store.nearest(queries, 8)
+    votes = store.nearest(queries, 8, with_vectors=False)
+    assert votes.vectors.shape == (len(found.keys), 0) and len(found.keys) == 8 * len(queries)
+    for name in ("keys", "seconds", "queries", "cosines"):
+        assert np.array_equal(getattr(votes, name), getattr(found, name)), name
+    exact = np.einsum("rd,rd->r", found.vectors, queries[found.queries])
+    assert np.allclose(found.cosines, exact, atol=2e-3)
+
+
+def test_versions_that_a_reader_may_see_are_kept(tmp_path: Path) -> None:
+    store, vectors = filled(tmp_path, 3, 40)
+    reader = Store(tmp_path)
+    assert reader.frame_count == 120 and len(reader.videos) == 3
+    store.remove([key_of("v1")])
+    store.optimize(alone=False)
+    assert reader.frame_count == 120
+    assert {key_of("v1")} == set(reader.nearest(vectors[1, :1], 1).keys.tolist())
+    versions = len(store._table("frames").list_versions())
+    store.optimize(alone=True)
+    assert len(store._table("frames").list_versions()) < versions
 
 
 def test_a_reader_sees_one_version_until_it_asks_for_the_latest(tmp_path: Path) -> None:
