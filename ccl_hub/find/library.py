@@ -395,15 +395,17 @@ class Library:
         rows, step = self._store.frame_count, self._files.facts.frame_seconds
         ways = question.ways if mirrored else question.ways[:1]
         hits = []
-        for number, query in enumerate(ways):
+        for number, way in enumerate(ways):
+            query = way.as_picture_if_still()
             frames = 1.0 if query.is_picture else max(1.0, query.duration_seconds / step)
             least = chance.score(max_e / len(ways), frames, rows)
             for match in matcher.matches(query, least_score=least):
                 e_value = chance.e_value(match.score, frames, rows, len(ways))
                 video = self._store.videos[match.key]
+                end = match.query_end if query is way else way.duration_seconds
                 hits.append(
                     Hit(
-                        *(video.id, video.path, match.query_start, match.query_end),
+                        *(video.id, video.path, match.query_start, end),
                         *(match.start, match.end, match.speed, number == 1),
                         *(match.similarity, match.score, e_value),
                     )

@@ -182,9 +182,12 @@ class Store:
         return self._opened[name]
 
     def refresh(self) -> None:
-        """See what writers have done since."""
-        for table in self._opened.values():
-            table.checkout_latest()
+        """See what writers have done since, and nothing of what they do from now on."""
+        for name in ("videos", "frames", "clips"):
+            if name in self._opened:
+                self._opened[name].checkout_latest()
+            else:
+                self._table(name)
         self.__dict__.pop("videos", None)
 
     @cached_property

@@ -33,6 +33,9 @@ CHANCE_VIDEOS = 4
 LEAST_VIDEOS = 8
 """Videos of a library that can be calibrated on itself."""
 
+STILL_COSINE = 0.99
+"""Of each frame of a scene in which nothing moves with its middle one."""
+
 USUAL_GAPS = 0.9
 """Share of the gaps between frames of a video that are at most what counts as usual."""
 
@@ -58,6 +61,18 @@ class Query:
     def is_picture(self) -> bool:
         """Whether it has one frame."""
         return len(self.seconds) <= 1
+
+    def as_picture_if_still(self) -> Query:
+        """Return its middle frame if all look like it, as a slide does, or itself.
+
+        A still scene fits a longer one anywhere; its picture has one place, as long as it stays.
+        """
+        if self.is_picture:
+            return self
+        middle = len(self.seconds) // 2
+        if (self.vectors @ self.vectors[middle]).min() < STILL_COSINE:
+            return self
+        return Query(np.zeros(1), self.vectors[[middle]], 0.0)
 
 
 @dataclass(frozen=True)
