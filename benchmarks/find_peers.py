@@ -43,6 +43,9 @@ class Method:
         needs: Packages and programs without which it is left out.
     """
 
+    pairwise = False
+    """Whether each question costs a comparison with every file of the library."""
+
     def __init__(self, name: str, *needs: str) -> None:
         self.name, self._needs = name, needs
 
@@ -199,6 +202,8 @@ class FrameMethod(Method):
 class Signature(Method):
     """FFmpeg's MPEG-7 video signature, compared file with file as its filter does."""
 
+    pairwise = True
+
     def __init__(self) -> None:
         super().__init__("MPEG-7 signature", "ffmpeg")
 
@@ -230,6 +235,8 @@ class Signature(Method):
 
 class Viddup(Method):
     """viddup: ten perceptual hashes of whole files of about one length; it has no stretches."""
+
+    pairwise = True
 
     def __init__(self) -> None:
         super().__init__("viddup", "viddup")

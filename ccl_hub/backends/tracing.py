@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from .onnx_format import OPSET
+
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-ONNX_OPSET = 18
 
 
 def trace(module: nn.Module, example: Tensor, axes: dict[str, dict[int, Any]]) -> ExportedProgram:
@@ -43,7 +44,7 @@ def onnx_proto(program: ExportedProgram, inputs: list[str], outputs: list[str]) 
         program,
         input_names=inputs,
         output_names=outputs,
-        opset_version=ONNX_OPSET,
+        opset_version=OPSET,
         dynamo=True,
         external_data=False,
         verbose=False,

@@ -134,14 +134,15 @@ class Store:
     """The tables in one folder.
 
     Args:
-        folder: The folder; made by the first :meth:`create`.
+        folder: The folder, made by the first :meth:`create`; or the address of one in an object
+            store, as ``s3://bucket/library``.
         generation: Which set of tables; see :mod:`ccl_hub.find.files`.
 
     Raises:
         OutputError: lancedb is not installed.
     """
 
-    def __init__(self, folder: Path, generation: int = 0) -> None:
+    def __init__(self, folder: Path | str, generation: int = 0) -> None:
         require_packages("a library of videos", ["lancedb"], "find", "use ccl-embed", OutputError)
         import lancedb
 

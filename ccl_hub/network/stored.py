@@ -80,19 +80,25 @@ def read_network(source: Source) -> StoredNetwork:
     Whether they fit the configuration is for those to say who use them.
 
     Raises:
-        WeightsError: The file cannot be read, its hash is not the published one, or it is not
-            valid safetensors.
+        WeightsError: The file cannot be read, its hash is not the published one, it is not valid
+            safetensors, or numbers are stored in another way than networks are.
     """
     import safetensors
 
     data, sha256 = read_weights(source)
     try:
         stored = safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-        arrays = {name: _array(**values) for name, values in stored}
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise WeightsError(
             f"{source.weights_path}: not a valid safetensors file ({error}); fetch it again."
         ) from error
+    for name, values in stored:
+        if values["dtype"] not in _DTYPES:
+            raise WeightsError(
+                f"{source.weights_path}: {name} is stored as {values['dtype']}; allowed: "
+                f"{', '.join(_DTYPES)}; save the model in float32, float16 or bfloat16."
+            )
+    arrays = {name: _array(**values) for name, values in stored}
     return StoredNetwork(source, sha256, arrays)
 
 

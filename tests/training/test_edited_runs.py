@@ -39,6 +39,7 @@ def changes(trunk: str, teacher: Path) -> tuple[str, ...]:
         "data.every_seconds=0.1",
         "augment.kind=edits",
         f"teacher.onnx={teacher}",
+        f"teacher.whitened={'true' if trunk == 'resnet18' else 'false'}",
         "teacher.size_px=32",
         "objective.preset=tuned",
         "optim.kind=adamw",
@@ -90,6 +91,18 @@ def test_every_step_has_the_teachers_term(whole: SimpleNamespace) -> None:
         assert line["total"] == pytest.approx(parts + line["frame_loss"], rel=1e-4)
     first, last = lines[:4], lines[-4:]
     assert sum(x["frame_loss"] for x in last) < sum(x["frame_loss"] for x in first)
+
+
+def test_mixed_precision_ends_before_the_teachers_map(teacher: Path, tmp_path: Path) -> None:
+    sets = (
+        *changes("resnet18", teacher),
+        "precision.autocast=bf16",
+        "schedule.epochs=1",
+        "schedule.warmup_epochs=0",
+    )
+    done = run(tmp_path, changes=sets)
+    assert done.returncode == 0, done.stderr
+    assert all(0 < line["frame_loss"] < 2 for line in trained_steps(tmp_path))
 
 
 def test_frozen_weights_stay_and_others_move(whole: SimpleNamespace) -> None:

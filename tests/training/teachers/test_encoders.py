@@ -127,6 +127,24 @@ def test_each_frame_is_asked_for_once(kept: str, tmp_path: Path) -> None:
     assert teacher.asked == (5 if cache else 10)
 
 
+def test_a_sample_has_frames_of_every_video_each_time_the_same() -> None:
+    source = RenderedVideos(4, Preprocessing())
+    teacher = CountingTeacher()
+    table = TeacherTable(teacher, source)
+    sample = table.sample(source, 12)
+    assert sample.shape == (12, 3)
+    asked = teacher.asked
+    assert torch.equal(table.sample(source, 12), sample) and teacher.asked == asked
+    means = [
+        torch.from_numpy(source.read(video, np.arange(source.frames_of(video)))).float()
+        for video in range(4)
+    ]
+    for video, pixels in enumerate(means):
+        of_video = pixels.mean((1, 2)) / 255  # (frames,3)
+        near = torch.cdist(sample[3 * video : 3 * video + 3], of_video).min(1).values
+        assert near.max() < 2e-3, "three frames of each, in order"
+
+
 def test_a_table_too_large_for_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.teachers.table.LARGEST_BYTES", 10)
     teacher, source = CountingTeacher(), RenderedVideos(2, Preprocessing())
