@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.find_peers import PEERS, Answer, Method
+from benchmarks.find_peers import PEERS, Answer, Method, Ours
 from ccl_hub._util.files import write_atomically
 
 SECONDS, FRAME_PLACE, LEAST_IOU, MAX_E = 3.0, 1.0, 0.5, 0.01
@@ -316,7 +316,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--strangers", type=int, default=500)
     parser.add_argument("--distractor-hours", type=float, default=10.0)
     parser.add_argument("--model", action="append", help="of ours; the default model if none")
-    parser.add_argument("--methods", help="such as 'ours,pHash'; all that can run if not given")
+    parser.add_argument(
+        "--methods", help="how names begin, as 'ours ccl_lite0,pHash'; all if not given"
+    )
     parser.add_argument("--pairwise", type=int, default=2, help="questions for slow methods")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
@@ -332,13 +334,16 @@ def main(arguments: list[str] | None = None) -> int:
         asked += questions(outside, options.work / "strangers", count, ["stranger"])
     results = []
     for method in PEERS(options.model or ["ccl_lite0", "ccl_r18_mini"]):
-        if options.methods and method.name.partition(" ")[0] not in options.methods.split(","):
+        chosen = (options.methods or "").split(",")
+        if not any(method.name.startswith(name) for name in chosen):
             continue
         lacking = method.lacking()
         if lacking:
             print(f"{method.name}: left out, {lacking}", file=sys.stderr)
             continue
         folder = options.work / "indexes" / method.name.replace(" ", "-").replace("/", "-")
+        if isinstance(method, Ours):
+            method.before = folder.with_name(folder.name.removesuffix("-whitened"))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         searched, some = videos, asked
