@@ -5,10 +5,10 @@
 From the first ten seconds of FILM a file is made for each codec, size and length (long ones repeat
 them without encoding anew, so that key frames lie as an encoder puts them), by FFmpeg, which must
 be there. Each decoder opens a file and gives the same 80 frames as uint8 RGB of 128 x 171, with
-its own way to resize where it has one; every decoder is a process of its own, with its threads as
-they are by default, and rounds go in turns. A frame is right if it differs from what FFmpeg gives
-at that instant, decoding from the beginning, by less than 8 levels on average, and less than from
-the frames before and after it.
+its own way to resize where it has one; every decoder is a process of its own, which may use every
+core, and rounds go in turns. A frame is right if it differs from what FFmpeg gives then, decoding
+from the beginning, by less than 8 levels on average, and from the frames before and after it by no
+less.
 
 Told for each file: wanted frames per second (median of rounds, opening included), right frames of
 80, and ours as a multiple of the best other. Others that are not installed are left out.

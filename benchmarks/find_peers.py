@@ -76,8 +76,8 @@ class Ours(Method):
     def __init__(self, model: str, whiten: bool = False) -> None:
         super().__init__(f"ours {model}{' whitened' if whiten else ''}", "lancedb")
         self._model, self._whiten = model, whiten
-        self.before = Path()
-        """Index of the same model, not whitened, to go on from if it is there."""
+        self.before: Path | None = None
+        """Index of the same model, not whitened, to go on from."""
 
     def index(self, videos: Path, folder: Path) -> None:
         """See :class:`Method`."""
@@ -91,7 +91,7 @@ class Ours(Method):
 
             torch.manual_seed(0)
             model = [make_engine(CCLModel().eval())]
-        if self._whiten and self.before.is_dir():
+        if self._whiten and self.before is not None:
             shutil.copytree(self.before, folder, dirs_exist_ok=True)
         self.library = Library.create(folder, model)
         self.library.add([videos], whiten=self._whiten)

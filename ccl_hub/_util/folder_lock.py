@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -104,16 +104,16 @@ def no_reader(folder: Path, name: str) -> Iterator[bool]:
         name: Likewise.
 
     Yields:
-        Whether no reader was there; False, too, where there are no locks.
+        Whether no reader was there; False, too, on a disk without locks. True on Windows, which
+        itself lets nobody remove a file that is open.
     """
-    if os.name == "nt":
-        yield False
-        return
-    try:
-        with only_writer(folder, name):
-            yield True
-    except (FolderInUseError, OutputError):
-        yield False
+    with ExitStack() as held:
+        alone = True
+        try:
+            held.enter_context(only_writer(folder, name))
+        except (FolderInUseError, OutputError):
+            alone = False
+        yield alone
 
 
 def _unusable(lock: Path, error: OSError) -> OutputError:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 
 from ..config import Preprocessing
 from ..decoding.one_video import Decode
 from ..errors import InputError
 from ..network.windows import WindowAssembler
 from ..sampling import Sampling
-from ..transforms import to_clips
 from ..video.bars import MOST_FRAMES, BarFinder
 from ..video.open import MediaLimits
 from ..video.pixels import resize_rgb
@@ -25,6 +24,7 @@ from .results import gather, make_provenance
 from .stream import embed_video
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from .frame_loop import Network
@@ -103,7 +103,7 @@ def embed_image(model: Network, image: ImageLike, *, decode: Decode = "auto") ->
     """
     if isinstance(image, (str, Path)):
         return embed_video(model, image, clips=1, decode=decode)
-    if isinstance(image, (np.ndarray, torch.Tensor)):
+    if isinstance(image, np.ndarray) or is_tensor(image):
         array = _as_array(image)
     elif hasattr(image, "getexif"):  # only a PIL image has it, so PIL is there
         array = _pil_pixels(image)
@@ -132,6 +132,10 @@ def preprocess(
     Raises:
         InputError: The frames have another shape or dtype.
     """
+    import torch
+
+    from ..transforms import to_clips
+
     array = _as_array(frames)
     if array.ndim not in (4, 5) or array.shape[-1] != 3 or array.dtype != np.uint8:
         raise InputError(
@@ -154,9 +158,15 @@ def _without_bars(frames: np.ndarray, preprocessing: Preprocessing) -> np.ndarra
     return frames if bars is None else bars.of(frames)
 
 
-def _as_array(frames: object) -> np.ndarray:
+def is_tensor(value: object) -> bool:
+    """Whether a value is a tensor of torch, which is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _as_array(frames: Any) -> np.ndarray:
     """Return an array, a list of arrays or a tensor on any device as an array."""
-    return np.asarray(frames.cpu() if isinstance(frames, torch.Tensor) else frames)
+    return np.asarray(frames.cpu() if is_tensor(frames) else frames)
 
 
 def _pil_pixels(image: Image) -> np.ndarray:

@@ -160,6 +160,33 @@ def embed_video(
     return _used(stream, path, lambda stream: _whole(stream, progress))
 
 
+def embed_if_short(
+    model: Network,
+    path: str | Path,
+    most_seconds: float,
+    *,
+    every_seconds: float,
+    progress: Progress | None = None,
+) -> Embeddings | None:
+    """Embed one file as :func:`embed_video` does, or return None before any frame is computed.
+
+    Args:
+        model: See :func:`embed_video`, as the rest and the errors.
+        path: A local video or image file.
+        most_seconds: Longer ones are left.
+        every_seconds: A clip starting every so many seconds.
+        progress: Called with (clips done, clips in all) after each batch.
+    """
+    stream = partial(ClipStream, engine_of(model), path, Sampling(None, every_seconds))
+
+    def use(stream: ClipStream) -> Embeddings | None:
+        if stream.plan.clip_seconds.max() > most_seconds:
+            return None
+        return _whole(stream, progress)
+
+    return _used(stream, path, use)
+
+
 def write_video(
     model: Network,
     path: str | Path,

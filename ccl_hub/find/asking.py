@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
-import torch
 
 from ..embed.embeddings import Embeddings
 from ..embed.in_memory import ImageLike, embed_frames, embed_image
-from ..embed.stream import ClipStream, embed_video
+from ..embed.stream import embed_if_short, embed_video
 from ..errors import InputError
 from .engine import LibraryEngine, Look
 from .matching.match import Query
@@ -94,25 +93,25 @@ def _embedded(
     progress: Progress | None,
 ) -> Embeddings:
     """Embed a query and its mirror image, densely if it is short."""
+    usual, dense = (
+        LibraryEngine(engine, step, both_ways=True) for step in (frame_seconds, frame_seconds / 2)
+    )
 
-    def dense_if(length: float) -> LibraryEngine:
-        step = frame_seconds / 2 if 0 < length <= SHORT_SECONDS else frame_seconds
-        return LibraryEngine(engine, step, both_ways=True)
+    def every(engine: LibraryEngine) -> float:
+        return engine.model.preprocessing.clip_seconds
 
     if isinstance(asked, str | Path):
-        both = dense_if(_length(asked, LibraryEngine(engine, frame_seconds)))
-        every = both.model.preprocessing.clip_seconds
-        return embed_video(both, asked, every_seconds=every, progress=progress)
-    if isinstance(asked, np.ndarray | torch.Tensor) and asked.ndim == 4:
-        count = len(asked)
+        short = embed_if_short(
+            dense, asked, SHORT_SECONDS, every_seconds=every(dense), progress=progress
+        )
+        if short is not None:
+            return short
+        return embed_video(usual, asked, every_seconds=every(usual), progress=progress)
+    if getattr(asked, "ndim", 0) == 4:  # an array, or a tensor
+        frames = cast("np.ndarray", asked)
+        count = len(frames)
         times = np.arange(count) * frame_seconds if seconds is None else np.asarray(seconds)
-        both = dense_if(float(times[-1] - times[0]) if count > 1 else 0.0)
-        every = both.model.preprocessing.clip_seconds
-        return embed_frames(both, np.asarray(asked), times, every_seconds=every)
-    return embed_image(dense_if(0.0), asked)
-
-
-def _length(path: str | Path, engine: LibraryEngine) -> float:
-    """Return the length of a file in seconds, about: it is opened, and no frame is computed."""
-    with ClipStream(engine, path, LibraryEngine.sampling_of(engine.model.preprocessing)) as stream:
-        return float(stream.plan.clip_seconds.max())
+        is_short = times.shape == (count,) and count > 0 and times[-1] - times[0] <= SHORT_SECONDS
+        both = dense if is_short else usual
+        return embed_frames(both, frames, times, every_seconds=every(both))
+    return embed_image(usual, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +41,8 @@ DEFAULT_MAX_E = 0.01
 class Library:
     """Videos in a folder of vectors, to be asked where something is.
 
-    One process at a time may add and remove; any number may ask at the same time. Made by
+    One process at a time may add and remove; any number may ask at the same time. Threads that
+    share one object take turns; with an object each they ask side by side. Made by
     :meth:`create` or :meth:`open`.
 
     Example:
@@ -53,6 +55,7 @@ class Library:
     def __init__(self, files: LibraryFiles, engines: list[Engine] | None, device: str) -> None:
         self._files, self._engines, self._device = files, engines, device
         self._store = Store(files.database, files.facts.generation)
+        self._turn, self._depth = threading.RLock(), 0
         if engines is not None:
             self._check(engines)
 
@@ -154,10 +157,18 @@ class Library:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """See the library as it is now, and let no writer drop what is read until it is done."""
-        with reader(self.folder, READERS):
-            self._refresh()
-            yield
+        """See the library as it is now, and let no writer drop what is read until it is done.
+
+        What is asked meanwhile, by a function that is told of progress, sees the same.
+        """
+        with self._turn, reader(self.folder, READERS):
+            if not self._depth:
+                self._refresh()
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
 
     def _refresh(self) -> None:
         """See what writers have done since."""
@@ -396,7 +407,7 @@ class Library:
         ways = question.ways if mirrored else question.ways[:1]
         hits = []
         for number, way in enumerate(ways):
-            query = way.as_picture_if_still()
+            query = way.as_picture_if_still(matcher.still_cosine)
             frames = 1.0 if query.is_picture else max(1.0, query.duration_seconds / step)
             least = chance.score(max_e / len(ways), frames, rows)
             for match in matcher.matches(query, least_score=least):
@@ -441,7 +452,8 @@ def _engines(model: str, device: str) -> list[Engine]:
     from ..batch.options import BatchOptions
     from ..batch.run import engines_for
 
-    return engines_for(model, None, device, None, "torch", BatchOptions())
+    # On a CPU a runtime, as ccl-embed does: its numbers are those of torch, to 1e-4.
+    return engines_for(model, None, device, None, "auto", BatchOptions())
 
 
 def _check_e(max_e: float) -> None:

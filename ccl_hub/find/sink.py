@@ -9,6 +9,7 @@ a move that was interrupted leaves no row twice. An entry without rows takes a v
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from typing import TYPE_CHECKING
@@ -73,6 +74,7 @@ class LibrarySink:
             self._space.clips(look.clips),
         )
         shared = {name: getattr(facts, name) for name in (*FACTS, "decoder")}
+        shared["frames_sha256"] = hashlib.sha256(look.frames.tobytes()).hexdigest()
         video = Video(
             key=key,
             id=id,

@@ -48,8 +48,10 @@ PROBES, REFINED = 32, 10
 """Partitions that the index looks into, and rows compared exactly for each row asked for."""
 
 _COLUMNS = {"frames": ["key", "seconds", "vector"], "clips": ["key", "start", "end", "vector"]}
-NONE_KEPT, KEEP_VERSIONS = timedelta(milliseconds=1), timedelta(days=1)
-"""How long versions are kept that are no longer the latest, without readers and with."""
+KEEP_VERSIONS = timedelta(hours=1)
+"""Younger versions are always kept: a reader may be on a disk without locks."""
+
+_FOR_EVER = timedelta(days=36_500)
 
 GROWN = 4
 """The index is made anew when the table has so many times the rows that it was made for."""
@@ -236,17 +238,17 @@ class Store:
                 self._table(name).delete(f"key IN ({some})")
         self.__dict__.pop("videos", None)
 
-    def optimize(self, alone: bool) -> None:
-        """Bring the index up to date with all rows, and files and versions down to few.
-
-        Args:
-            alone: No reader may still look at an earlier version.
-        """
-        kept = NONE_KEPT if alone else KEEP_VERSIONS
+    def optimize(self) -> None:
+        """Bring the index up to date with all rows, and files down to few; versions are kept."""
         for name in ("frames", "clips", "videos"):
             if name != "videos" and self.count(name) >= INDEX_FROM_ROWS:
                 self._index(name)
-            self._table(name).optimize(cleanup_older_than=kept)
+            self._table(name).optimize(cleanup_older_than=_FOR_EVER)
+
+    def forget_versions(self) -> None:
+        """Remove earlier versions, and the files that only they use; no reader may need them."""
+        for name in ("frames", "clips", "videos"):
+            self._table(name).optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def _index(self, name: str) -> None:
         """Make the indexes of a table that are missing, or were made for far fewer rows."""
@@ -256,13 +258,15 @@ class Store:
         there = {made.name: made.columns for made in table.list_indices()}
         if not any("key" in columns for columns in there.values()):
             table.create_index("key", config=index.BTree())
-        made_for = {old: _rows_of(old) for old, columns in there.items() if "vector" in columns}
-        if all(GROWN * size <= rows for size in made_for.values()):
+        made = [old for old, columns in there.items() if "vector" in columns]
+        made.sort(key=_rows_of)
+        if not made or GROWN * _rows_of(made[-1]) <= rows:
             # Its partitions are learnt once: as rows are added, each grows, and search slows down.
-            config = index.IvfRq(distance_type="cosine")
-            table.create_index("vector", config=config, name=f"{_MADE_FOR}{rows}")
-            for old in made_for:
-                table.drop_index(old)
+            config, name = index.IvfRq(distance_type="cosine"), f"{_MADE_FOR}{rows}"
+            table.create_index("vector", config=config, name=name)
+            made.append(name)
+        for old in made[:-1]:
+            table.drop_index(old)
 
     def fill(self, other: Store, space: Space) -> None:
         """Take over every row of another generation, in a new space."""

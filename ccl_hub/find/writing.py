@@ -70,7 +70,7 @@ class Writer:
             LibraryEngine(engine, facts.frame_seconds, facts.key_frames_only) for engine in engines
         ]
         clips = LibraryEngine.sampling_of(looking[0].model.preprocessing)
-        maker = SinkMaker("library", lambda state: self._sink(state.manifest))
+        maker = SinkMaker("library", lambda state: self._sink(state.manifest), one_backend=False)
         try:
             return run_job(
                 *(inputs, self._files.folder, looking, clips, options, batch),
@@ -121,8 +121,10 @@ class Writer:
             tell_stage: Called with the name of each stage that takes a while.
         """
         tell_stage("bringing the index up to date")
-        with no_reader(self._files.folder, READERS) as alone:
-            self._store.optimize(alone)
+        self._store.optimize()
+        with no_reader(self._files.folder, READERS) as alone:  # for a moment: readers wait
+            if alone:
+                self._store.forget_versions()
         self._store.refresh()
         if not self._is_stale():
             return

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._util.files import write_atomically
 from .._util.prefetch import in_order
+from ..backends.make import FLOAT32_RUNTIMES
 from ..batch.options import BatchItem, BatchOptions
 from ..errors import CCLError, code_and_reason
 from ..inputs.ahead import searched_ahead
@@ -95,6 +96,8 @@ def run_job(
     settings = _settings(engines[0], sampling, options, destination)
     if into is not None:
         settings["format"] = into.format
+        if not into.one_backend and settings["backend"] in ("torch", *FLOAT32_RUNTIMES):
+            settings["backend"] = "any that gives torch's numbers"
     summary = JobSummary(destination.path)
     with open_state(
         *(destination, options.shard, settings, options.overwrite),

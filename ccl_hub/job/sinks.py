@@ -50,10 +50,13 @@ class SinkMaker:
     Args:
         format: What the destination is called in its settings; another one is refused.
         make: Called once the destination is claimed.
+        one_backend: Whether a run with another backend is refused. If not, those whose numbers
+            are torch's in float32 go together: torch on a GPU, and a runtime on a CPU.
     """
 
     format: str
     make: Callable[[JobState], Sink]
+    one_backend: bool = True
 
 
 class FolderSink:

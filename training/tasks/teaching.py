@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ccl_hub import CCLModel
-from ccl_hub.errors import ConfigError
+from ccl_hub.errors import ConfigError, TrainingError
 from ccl_hub.network.architecture import Whitening
 from ccl_hub.network.efficientnet_lite import EfficientNetLite0
 from ccl_hub.transforms import to_clips
@@ -32,25 +32,47 @@ HEADROOM = 5.0
 """Standard deviations by which features start above 0, so that ReLU cuts next to nothing off."""
 
 
+class Lesson(nn.Module):
+    """A linear map from features to what a teacher says, and how that is whitened, if it is.
+
+    Args:
+        feature_dim: D of the features.
+        teacher_dim: K of the teacher's vectors.
+        whitening: Of the teacher's vectors; the D leading dimensions count, or all if they are
+            fewer. In checkpoints, as the map is of no use for other components than its own.
+    """
+
+    def __init__(
+        self, feature_dim: int, teacher_dim: int, whitening: Whitening | None = None
+    ) -> None:
+        super().__init__()
+        self.whitening: nn.Module = whitening or nn.Identity()
+        whitened = whitening is not None
+        dim = min(feature_dim, teacher_dim) if whitened else teacher_dim
+        self.map = nn.Linear(feature_dim, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(...,D) -> (...,k)."""
+        mapped: Tensor = self.map(features)
+        return mapped
+
+    def wanted(self, vectors: Tensor) -> Tensor:
+        """(...,K) -> (...,k): what the map is to give."""
+        whitened: Tensor = self.whitening(vectors)
+        return whitened[..., : self.map.out_features]
+
+
 class Teaching:
     """The teacher's term: frame features, mapped, point where the teacher's vectors point.
 
     Args:
         table: The teacher's vectors.
-        map: From features to them; trained beside the model, as one of its modules.
+        lesson: Maps both; trained beside the model, as one of its modules.
         weight: Of the term.
-        whitening: Maps them first; of what it gives, the leading dimensions count.
     """
 
-    def __init__(
-        self,
-        table: TeacherTable,
-        map: nn.Linear,
-        weight: float,
-        whitening: Whitening | None = None,
-    ) -> None:
-        self._table, self._map, self._weight = table, map, weight
-        self._whitening = whitening
+    def __init__(self, table: TeacherTable, lesson: Lesson, weight: float) -> None:
+        self._table, self._lesson, self._weight = table, lesson, weight
 
     @classmethod
     def of(
@@ -60,27 +82,31 @@ class Teaching:
         if not recipe.teacher.there:
             return None
         teacher = new_teacher(recipe.teacher, device)
-        table, dim = TeacherTable(teacher, source.frames, recipe.teacher.cache), teacher.dim
+        table = TeacherTable(teacher, source.frames, recipe.teacher.cache)
         whitening = None
         if recipe.teacher.whitened:
-            whitening = Whitening(dim)
-            whitening.fit(table.sample(source.frames, FITTING_FRAMES), recipe.teacher.damping)
-            dim = min(dim, recipe.model.feature_dim)
-        map = nn.Linear(recipe.model.feature_dim, dim)
-        model.add_module(TEACHER_MODULE, map)
-        return cls(table, map, recipe.teacher.weight, whitening)
+            sample = table.sample(source.frames, FITTING_FRAMES)
+            if len(sample) <= teacher.dim:
+                raise TrainingError(
+                    f"{len(sample)} frames are too few to whiten a teacher's vectors of "
+                    f"{teacher.dim} dimensions; set teacher.whitened=false."
+                )
+            whitening = Whitening(teacher.dim)
+            whitening.fit(sample, recipe.teacher.damping)
+        lesson = Lesson(recipe.model.feature_dim, teacher.dim, whitening)
+        model.add_module(TEACHER_MODULE, lesson)
+        return cls(table, lesson, recipe.teacher.weight)
 
     def frame_loss(self, batch: Batch, chunks: int) -> FrameLoss:
         """Return the term for the chunks of a batch."""
         vectors = self._table.vectors(batch.video_ids, batch.indices, batch.frames)  # (V,b,T,K)
-        if self._whitening is not None:
-            vectors = self._whitening(vectors)[..., : self._map.out_features]
         parts = vectors.chunk(chunks, dim=1)
 
         def loss(chunk: int, features: Tensor) -> Tensor:
             targets = parts[chunk].flatten(0, 1).to(features.device)  # (V*b,T,K)
-            mapped = self._map(features.float())  # mixed precision ends with the network
-            return self._weight * (1 - F.cosine_similarity(mapped, targets, -1)).mean()
+            mapped = self._lesson(features.float())  # mixed precision ends with the network
+            wanted = self._lesson.wanted(targets)
+            return self._weight * (1 - F.cosine_similarity(mapped, wanted, -1)).mean()
 
         return loss
 

@@ -62,15 +62,18 @@ class Query:
         """Whether it has one frame."""
         return len(self.seconds) <= 1
 
-    def as_picture_if_still(self) -> Query:
+    def as_picture_if_still(self, still_cosine: float) -> Query:
         """Return its middle frame if all look like it, as a slide does, or itself.
 
         A still scene fits a longer one anywhere; its picture has one place, as long as it stays.
+
+        Args:
+            still_cosine: Least cosine of frames that look alike.
         """
         if self.is_picture:
             return self
         middle = len(self.seconds) // 2
-        if (self.vectors @ self.vectors[middle]).min() < STILL_COSINE:
+        if (self.vectors @ self.vectors[middle]).min() < still_cosine:
             return self
         return Query(np.zeros(1), self.vectors[[middle]], 0.0)
 
@@ -140,7 +143,7 @@ class _Candidate:
         self.frames, self._background, self._without = frames, background, without
         self._starts, self._scales = (np.full(len(frames.keys), np.nan) for _ in range(2))
         gaps = np.diff(frames.seconds)
-        usual = float(np.quantile(gaps, USUAL_GAPS)) if len(gaps) else 0.0
+        usual = float(np.quantile(gaps, USUAL_GAPS, method="lower")) if len(gaps) else 0.0
         self.reach = Reach.of(step_seconds, usual)
 
     def evidence(self, rows: Keys, cosines: Numbers) -> Numbers:
@@ -162,6 +165,11 @@ class Matcher:
 
     def __init__(self, store: Store, background: Background, frame_seconds: float) -> None:
         self._store, self._background, self._step = store, background, frame_seconds
+
+    @property
+    def still_cosine(self) -> float:
+        """Least cosine of frames between which nothing moves; raw features are all alike."""
+        return max(STILL_COSINE, self._background.moved_cosine)
 
     def matches(
         self,

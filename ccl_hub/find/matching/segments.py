@@ -234,7 +234,8 @@ def segments_of(
             inside = slice(segment.first, segment.last + 1)
             apart = np.abs(segment.line.at(seconds[inside]) - line.at(seconds[inside]))
             evidence[inside][apart <= 2 * reach.near] = np.nan
-        stretch = best_stretch(np.nan_to_num(evidence * weights), seconds, reach.merged)
+        between = _in_query(reach.merged, line)
+        stretch = best_stretch(np.nan_to_num(evidence * weights), seconds, between)
         near = np.abs(points.seconds - line.at(seconds[points.frames])) <= 2 * reach.near
         if stretch is None:
             points, misses = points[~near], misses + 1
@@ -250,6 +251,11 @@ def segments_of(
         used = near & (points.frames >= first) & (points.frames <= last)
         points = points[~(used if used.any() and score >= least_score else near)]
     return merged(found, seconds, reach)
+
+
+def _in_query(seconds: float, line: Line) -> float:
+    """Return how long a time of the video is in the query: longer if that is slowed down."""
+    return seconds / min(1.0, line.speed)
 
 
 def best_stretch(
@@ -285,7 +291,7 @@ def merged(found: list[Segment], seconds: Numbers, reach: Reach = USUAL_REACH) -
             gap = seconds[segment.first] - seconds[before.last]
             begin = seconds[segment.first : segment.first + 1]
             apart = abs(float((before.line.at(begin) - segment.line.at(begin))[0]))
-            if gap <= reach.merged and apart <= 2 * reach.near:
+            if gap <= _in_query(reach.merged, before.line) and apart <= 2 * reach.near:
                 better = max(before, segment, key=lambda one: one.score)
                 score = before.score + segment.score
                 joined[-1] = replace(better, first=before.first, last=segment.last, score=score)

@@ -14,7 +14,10 @@ import pytest
 from project import ROOT
 from scenes import footage
 
-CODE = "from ccl_hub.cli.find_command import find_main; find_main()"
+CODE = (
+    "import sys; sys.modules['torch'] = None\n"  # on a CPU it is never imported
+    "from ccl_hub.cli.find_command import find_main; find_main()"
+)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -36,7 +39,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         footage(folder / "videos" / f"v{number}.mp4", number)
     done = run(
         *("index", folder / "videos", "--out", folder / "library", "--workers", 1),
-        *("--threads", 1, "--json"),
+        *("--threads", 1, "--json", "--device", "cpu"),
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -48,16 +51,20 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_where_prints_a_line_a_table_and_a_page(indexed: Path, tmp_path: Path) -> None:
     cut = footage(tmp_path / "cut.mp4", 5, begin=3.0, seconds=4.0)
     page = tmp_path / "hits.html"
-    done = run("where", cut, "--in", indexed / "library", "--csv", "--page", page)
+    given = ("--in", indexed / "library", "--device", "cpu")
+    done = run("where", cut, *given, "--csv", "--page", page)
     assert done.returncode == 0, done.stderr
     (row,) = csv.DictReader(io.StringIO(done.stdout))
     assert row["video"] == "v5.mp4" and abs(float(row["start"]) - 3) < 0.75
     assert "data:image/jpeg" in page.read_text() and "v5.mp4" in page.read_text()
+    done = run("similar", cut, *given, "--top", 3)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
 
 
 def test_nothing_found_is_exit_code_3(indexed: Path, tmp_path: Path) -> None:
     stranger = footage(tmp_path / "stranger.mp4", 77, seconds=3.0)
-    done = run("where", stranger, "--in", indexed / "library", "--json", "--max-e", 1e-9)
+    given = ("--in", indexed / "library", "--device", "cpu")
+    done = run("where", stranger, *given, "--json", "--max-e", 1e-9)
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["rows"] == [] and "nothing found" in done.stderr
 

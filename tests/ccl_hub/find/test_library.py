@@ -198,6 +198,22 @@ def test_one_model_for_a_library(few, tiny, tmp_path) -> None:
         Library.open(tmp_path)
 
 
+def test_what_torch_began_a_runtime_goes_on_with(few, tmp_path) -> None:
+    model = tiny_model()
+    torch_, onnx = (
+        engines_for(model, None, "cpu", None, backend, ONE) for backend in ("torch", "onnx")
+    )
+    library = Library.create(tmp_path / "library", torch_)
+    library.add([few], batch=ONE)
+    shutil.copy(few / "1.mp4", few / "copy.mp4")
+    again = Library.open(library.folder, onnx)
+    assert again.add([few], batch=ONE).kept == 4
+    keys = {video.id: video.key for video in again._store.videos.values()}
+    one, other = (again._store.of(keys[name]).vectors for name in ("1.mp4", "copy.mp4"))
+    assert np.abs(one - other).max() < 2e-3, "float16 of numbers that agree to 1e-4"
+    assert again.where(few / "1.mp4", max_e=1e9)[0].video in ("1.mp4", "copy.mp4")
+
+
 def test_one_writer_at_a_time(few, tiny, tmp_path) -> None:
     library = Library.create(tmp_path / "library", tiny)
     with library._only_writer(), pytest.raises(OutputError, match="another process is writing"):
@@ -246,6 +262,21 @@ def test_a_short_query_is_computed_once(library, engines, tmp_path, monkeypatch)
     assert sum(computed) == 16, "4 s, a frame every 0.25 s"
 
 
+def test_what_is_asked_while_it_answers_sees_the_same(few, tiny, tmp_path) -> None:
+    library = Library.create(tmp_path / "library", tiny)
+    library.add([few], batch=ONE)
+    other = Library.open(library.folder, tiny)
+    seen = []
+
+    def told(done: int, total: int) -> None:
+        if done == 1:
+            other.remove(["3.mp4"])
+        seen.append((len(library), library.frame_count, total))
+
+    library.overlaps(progress=told)
+    assert seen == [(4, 16, 4)] * 4 and len(library) == 3
+
+
 def test_other_videos_are_another_library_to_its_e_values(few, tiny, tmp_path) -> None:
     library = Library.create(tmp_path / "library", tiny)
     library.add([few], batch=ONE)
@@ -259,7 +290,11 @@ def test_other_videos_are_another_library_to_its_e_values(few, tiny, tmp_path) -
     frames = library.frame_count
     library.add([few], batch=ONE)
     assert library.frame_count == frames, "as many frames, of other videos"
-    assert len(np.intersect1d(library._files.calibrated_on(), before)) == 0
+    now = library._files.calibrated_on()
+    assert len(np.intersect1d(now, before)) == 0
+    footage(few / "new1.mp4", 30, seconds=2.0)  # another film of the same name and length
+    library.add([few], batch=ONE)
+    assert len(np.intersect1d(library._files.calibrated_on(), now)) == 3
 
 
 def test_what_a_reader_looks_at_stays_until_it_is_done(few, tiny, tmp_path) -> None:

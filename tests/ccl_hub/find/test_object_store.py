@@ -57,7 +57,8 @@ def test_tables_in_an_object_store_are_written_and_asked(bucket: str) -> None:
     assert found.keys.tolist() == [key_of(f"v{number}") for number in range(6)]
     assert found.seconds.tolist() == [3.5] * 6
     writer.remove([key_of("v2")])
-    writer.optimize(alone=True)
+    writer.optimize()
+    writer.forget_versions()
     assert reader.frame_count == 120, "its version, until it asks for the latest"
     reader.refresh()
     assert reader.frame_count == 100 and len(reader.videos) == 5

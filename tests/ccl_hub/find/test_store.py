@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ def test_the_index_finds_what_exact_search_finds(
     queries = vectors[:, 50]
     exact = store.nearest(queries, 10)
     monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", 1000)
-    store.optimize(alone=True)
+    store.optimize()
     assert indexes(store) == {"key_idx", "vector_for_2000"}
     found = store.nearest(queries, 10)
     same = [
@@ -83,13 +85,13 @@ def test_the_index_is_made_anew_for_four_times_the_rows(
 ) -> None:
     store, vectors = filled(tmp_path, 6, 100)
     monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", 500)
-    store.optimize(alone=True)
+    store.optimize()
     assert indexes(store) == {"key_idx", "vector_for_600"}
     for number in range(6, 25):
         table, video, _ = rows(f"v{number}", 100, number)
         store.put(table, None, [video])
         if number in (22, 24):
-            store.optimize(alone=True)
+            store.optimize()
             rows_now = 600 if number == 22 else 2500
             assert indexes(store) == {"key_idx", f"vector_for_{rows_now}"}
     found = store.nearest(vectors[:, 50], 1)
@@ -102,7 +104,7 @@ def test_votes_are_the_same_without_vectors(
 ) -> None:
     store, vectors = filled(tmp_path, 20, 40)
     monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", index_from)
-    store.optimize(alone=True)
+    store.optimize()
     queries = vectors.reshape(-1, DIM)[::7]
     found = store.nearest(queries, 8)
     votes = store.nearest(queries, 8, with_vectors=False)
@@ -113,17 +115,35 @@ def test_votes_are_the_same_without_vectors(
     assert np.allclose(found.cosines, exact, atol=2e-3)
 
 
-def test_versions_that_a_reader_may_see_are_kept(tmp_path: Path) -> None:
+def test_versions_that_a_reader_may_see_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "KEEP_VERSIONS", timedelta(milliseconds=1))
     store, vectors = filled(tmp_path, 3, 40)
     reader = Store(tmp_path)
     assert reader.frame_count == 120 and len(reader.videos) == 3
     store.remove([key_of("v1")])
-    store.optimize(alone=False)
+    time.sleep(0.01)
+    store.optimize()
     assert reader.frame_count == 120
     assert {key_of("v1")} == set(reader.nearest(vectors[1, :1], 1).keys.tolist())
     versions = len(store._table("frames").list_versions())
-    store.optimize(alone=True)
-    assert len(store._table("frames").list_versions()) < versions
+    store.forget_versions()
+    assert len(store._table("frames").list_versions()) == 1 < versions
+
+
+def test_indexes_that_a_killed_writer_left_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lancedb import index
+
+    store, _ = filled(tmp_path, 10, 100)
+    monkeypatch.setattr(store_module, "INDEX_FROM_ROWS", 500)
+    for name in ("vector_idx", "vector_for_900"):
+        config = index.IvfRq(distance_type="cosine")
+        store._table("frames").create_index("vector", config=config, name=name)
+    store.optimize()
+    assert indexes(store) == {"key_idx", "vector_for_900"}
 
 
 def test_a_reader_sees_one_version_until_it_asks_for_the_latest(tmp_path: Path) -> None:
