@@ -13,6 +13,7 @@ and why this index.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -146,6 +147,7 @@ class Store:
 
     def __init__(self, folder: Path | str, generation: int = 0) -> None:
         require_packages("a library of videos", ["lancedb"], "find", "use ccl-embed", OutputError)
+        os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of is not the user's to mend
         import lancedb
 
         self.folder, self._suffix = folder, f"-{generation}" if generation else ""
