@@ -7,8 +7,9 @@ more falls off exponentially:
     E(S) = exp(-decay * (S - start))        hits expected for one query
 
 as the statistics of sequence alignment have it (Karlin and Altschul, 1990). Libraries hold real
-copies, too: what is found far beyond what the lower half of the scores predicts is one, and is
-left out, as are other hits between the same two videos. E grows in proportion to the frames of
+copies, too: what is about as near as the next frame of the same video, or is found far beyond what
+the lower half of the scores predicts, is one and is left out, as are other hits between the same
+two videos. E grows in proportion to the frames of
 the library, and beyond the longest stretch to the length of the query.
 """
 
@@ -31,7 +32,7 @@ LENGTHS = (1, 8, 32)
 """Frames of the stretches; the first stands for pictures."""
 
 MOST_STRETCHES = 300
-TAIL_RATE = 0.2
+TAIL_RATE = 0.4
 """Hits for each query, from whose excess the decay is taken."""
 
 LEAST_SCORE = 2.0
@@ -42,13 +43,26 @@ GUESSED_DECAY = 0.5
 COPY_E = 1e-6
 """What is so unlikely by chance is a copy."""
 
+COPIES_LEFT = 0.2
+"""Share of the excesses of which the decay is taken that may be copies still."""
+
+TRIMMED_MEAN = (1 - COPIES_LEFT * (1 - math.log(COPIES_LEFT))) / (1 - COPIES_LEFT)
+"""Mean of an exponential of scale 1 without its largest values."""
+
+COPY_SLACK = 0.02
+"""What compression and resizing do to a cosine."""
+
 
 class Chanced(NamedTuple):
-    """A hit found by chance: the video asked for, the one found, and the score."""
+    """A hit found by chance: the video asked for, the one found, and the score.
+
+    ``is_copy``: What was found is so near that no other footage would be.
+    """
 
     asked: int
     found: int
     score: float
+    is_copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,22 @@ Ask = Callable[[int], Iterator[tuple[int, list[Chanced]]]]
 """Length -> for each stretch: its true length, and the hits that are not of its own video."""
 
 
+def as_near_as_a_copy(next_cosine: float) -> float:
+    """Return the cosine from which on frames of another video are taken for copies.
+
+    A copy at another speed, compressed anew, is nearly as near as what comes next in the same
+    video; another take of one scene is not.
+
+    Args:
+        next_cosine: Mean cosine of the frames with those next to them in their own video.
+
+    Example:
+        >>> round(as_near_as_a_copy(0.95), 2)
+        0.88
+    """
+    return next_cosine - (1 - next_cosine) - COPY_SLACK
+
+
 def calibrated(ask: Ask, rows: int) -> Chance:
     """Return the E-values of a library.
 
@@ -144,6 +174,7 @@ def calibrated(ask: Ask, rows: int) -> Chance:
     guesses = {round(tail.frames): tail for tail in Chance.guessed(rows).tails}
     for length in sorted(LENGTHS, reverse=True):  # copies show best in long stretches
         asked = list(ask(length))
+        copies |= {hit[:2] for _, some in asked for hit in some if hit.is_copy}
         hits = [hit for _, some in asked for hit in some if hit[:2] not in copies]
         frames = float(np.mean([count for count, _ in asked])) if asked else float(length)
         tail = _tail(hits, len(asked), frames, copies)
@@ -191,5 +222,7 @@ def _tail(
     if count < LEAST_HITS:
         return None
     threshold = float(scores[count])
-    decay = 1 / max(float(np.mean(scores[:count] - threshold)), 1e-3)
+    # By the mean excess without the largest, which may be copies that are left.
+    lower = float(np.mean(scores[round(COPIES_LEFT * count) : count])) - threshold
+    decay = TRIMMED_MEAN / max(lower, 1e-3)
     return Tail(frames, threshold + math.log(count / queries) / decay, decay, queries)

@@ -1,14 +1,15 @@
 """How surprising a cosine is: evidence that two frames show the same, against a background.
 
 Some frames, dark or empty ones above all, are near very many others, so that a cosine says little
-by itself. The background is a sample of the library's own frames, the same number of each video.
-Among the cosines of a frame with it, the largest fall off about exponentially: their start and
-their scale turn any other cosine into
+by itself. The largest cosines of a frame with frames of other videos fall off about exponentially:
+their start and their scale turn any other cosine into
 
     evidence = (cosine - start) / scale + ln(1 / share above the start) - ln(50)
 
 which is 0 where one frame in 50 is as near by chance, and grows by 1 whenever chance falls by a
-factor e. It is asked of both frames, and the smaller answer counts.
+factor e. The others are the nearest of the whole library (:class:`Nearest`), so that one room seen
+by one camera all day has to be surprising among its own. A small library has too few: there a
+sample of its frames (:class:`Background`) is asked, of both frames; the smaller answer counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..store import Store
+from ..store import Frames, Store
 
 Vectors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
@@ -34,6 +35,9 @@ TAIL_SHARE, LEAST_TAIL = 0.02, 16
 LEAST_SCALE = 1e-3
 USUAL_SCALE, USUAL_WEIGHT = 1 / 8, 4
 """Scale where nothing is known, as a share of what is between the start and 1."""
+
+NEAREST_WEIGHT = 16
+"""Likewise beside the nearest, of which a median alone varies much from frame to frame."""
 
 USUAL_START, USUAL_START_UNSIGNED = 0.85, 0.98
 """Cosines that strangers of one kind of footage reach, of features with and without a sign."""
@@ -48,17 +52,18 @@ MOST_AGAINST = 2.0
 class Tails(NamedTuple):
     """How the cosines of n frames with a sample fall off.
 
-    ``start`` and ``scale`` are (n,), in cosine; ``more`` is added to the evidence of each.
+    ``start`` and ``scale`` are (n,), in cosine; ``more`` is added: one number, or (n,).
     """
 
     start: Numbers
     scale: Numbers
-    more: float
+    more: float | Numbers
 
     def evidence(self, cosines: Numbers, frames: Keys) -> Numbers:
         """Return the evidence of (P,) cosines, each of one of the frames."""
         excess = (cosines - self.start[frames]) / self.scale[frames]
-        return np.asarray(excess + self.more, np.float64)
+        more = self.more if isinstance(self.more, float) else self.more[frames]
+        return np.asarray(excess + more, np.float64)
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,40 @@ class Compared:
         scale = (np.median(largest, axis=1) - start) / math.log(2)
         scale = (tail * scale + USUAL_WEIGHT * USUAL_SCALE * (1 - start)) / (tail + USUAL_WEIGHT)
         return Tails(start, np.maximum(scale, LEAST_SCALE), math.log(left / tail) - ZERO)
+
+
+class Nearest:
+    """How the cosines of a query's frames with the nearest of the whole library fall off.
+
+    Where much of a library shows one place, a sample tells how near frames of that place are to
+    each other among all others, and little of which is the one: the nearest do.
+
+    Args:
+        near: The nearest rows of each frame, by frame and then nearest first.
+        frames: Frames n of the query.
+        rows: Frames of the library.
+    """
+
+    def __init__(self, near: Frames, frames: int, rows: int) -> None:
+        self._near, self._frames, self._rows = near, frames, rows
+        last = np.flatnonzero(np.diff(near.queries, append=-1))
+        self._start = np.full(frames, np.nan)
+        self._start[near.queries[last]] = near.cosines[last]
+
+    def without(self, key: int) -> Tails:
+        """Return the tails of the n frames, not counting a video; nan for flat frames."""
+        left = self._near.keys != key
+        queries, cosines = self._near.queries[left], self._near.cosines[left].astype(np.float64)
+        count = np.bincount(queries, minlength=self._frames)
+        first = np.cumsum(count) - count
+        some = count > 0
+        middle = self._start.copy()
+        middle[some] = cosines[(first + count // 2)[some]]  # the median: some may be copies
+        scale = (middle - self._start) / math.log(2)
+        usual = USUAL_SCALE * (1 - self._start)
+        scale = (count * scale + NEAREST_WEIGHT * usual) / (count + NEAREST_WEIGHT)
+        more = np.log(self._rows / (count + 1)) - ZERO
+        return Tails(self._start, np.maximum(scale, LEAST_SCALE), more)
 
 
 def _tail(size: int) -> int:

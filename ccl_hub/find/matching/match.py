@@ -9,8 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..store import INDEX_FROM_ROWS, Frames, Store
-from .chance import LEAST_SCORE, LENGTHS, MOST_STRETCHES, Chance, Chanced, calibrated
-from .evidence import MOST_AGAINST, Background, Tails, novelty
+from .chance import (
+    LEAST_SCORE,
+    LENGTHS,
+    MOST_STRETCHES,
+    Chance,
+    Chanced,
+    as_near_as_a_copy,
+    calibrated,
+)
+from .evidence import MOST_AGAINST, Background, Nearest, Tails, novelty
 from .segments import (
     LEAST_VOTES,
     Along,
@@ -26,6 +34,9 @@ Numbers = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.int64]
 
 NEAREST = 50
+NEAREST_TELL = 1000
+"""Frames of a library from which on the nearest of a frame are few of all, and tell its tail."""
+
 MOST_VIDEOS = 64
 """Videos of which lines are looked for, those with most evidence first."""
 
@@ -93,28 +104,45 @@ class Match:
 
 
 class _Asked:
-    """A query that is compared with the background once.
+    """A query, and how surprising it is that its frames are near others.
 
     Args:
         query: What is asked for.
         background: A sample of the library.
         step_seconds: Time between the frames of the library.
         without: A video that is left out.
+        near: The nearest rows of each frame, nearest first.
+        rows: Frames of the library.
     """
 
     def __init__(
-        self, query: Query, background: Background, step_seconds: float, without: int | None
+        self,
+        query: Query,
+        background: Background,
+        step_seconds: float,
+        without: int | None,
+        near: Frames,
+        rows: int,
     ) -> None:
         self.query, self.without = query, without
-        self.compared = background.compared(query.vectors)
+        self.by_nearest = rows >= NEAREST_TELL
+        if self.by_nearest:
+            self._nearest = Nearest(near, len(query.seconds), rows)
+        else:
+            self._compared = background.compared(query.vectors)
         moved = background.moved_cosine
         self.weights = novelty(query.vectors, query.seconds, step_seconds, moved)
 
     def points(self, found: Frames, key: int) -> Points:
         """Return the matches with a video, as surprising as they are for the query's frames."""
-        tails = self.compared.tails(key, self.without)
-        evidence = tails.evidence(found.cosines.astype(np.float64), found.queries)
+        evidence = self.tails(key).evidence(found.cosines.astype(np.float64), found.queries)
         return Points(found.queries, found.seconds, evidence)
+
+    def tails(self, key: int) -> Tails:
+        """Return how the cosines of the query's frames with other videos than one fall off."""
+        if self.by_nearest:
+            return self._nearest.without(key)
+        return self._compared.tails(key, self.without)
 
     def bound(self, points: Points) -> float:
         """Return what the evidence of points sums up to at most, along any line."""
@@ -192,7 +220,8 @@ class Matcher:
         near = self._store.nearest(query.vectors, NEAREST, without, with_vectors=False)
         if not len(near.keys):
             return []
-        asked = _Asked(query, self._background, self._step, without)
+        rows = self._store.frame_count
+        asked = _Asked(query, self._background, self._step, without, near, rows)
         candidates = []
         for key in self._likely(near, asked.weights, 2 * most_videos):
             found = near[near.keys == key]
@@ -205,7 +234,7 @@ class Matcher:
                 break
             sample = self._background, self._step, (key, without)
             candidate = _Candidate(self._store.of(key), *sample)
-            points = self._answered(points, found, candidate)
+            points = self._answered(points, found, candidate, asked)
             if query.is_picture:
                 matches += self._of_picture(key, points, found, candidate.reach)
             else:
@@ -237,11 +266,15 @@ class Matcher:
         sums = np.bincount(places, gain[order][new])
         return [int(key) for key in videos[np.argsort(-sums, kind="stable")[:most]]]
 
-    def _answered(self, points: Points, found: Frames, candidate: _Candidate) -> Points:
+    def _answered(
+        self, points: Points, found: Frames, candidate: _Candidate, asked: _Asked
+    ) -> Points:
         """Return the points that are surprising for both of their frames."""
-        rows = np.searchsorted(candidate.frames.seconds, found.seconds)
-        answered = candidate.evidence(rows, found.cosines.astype(np.float64))
-        evidence = np.minimum(points.evidence, answered)
+        evidence = points.evidence
+        if not asked.by_nearest:
+            rows = np.searchsorted(candidate.frames.seconds, found.seconds)
+            answered = candidate.evidence(rows, found.cosines.astype(np.float64))
+            evidence = np.minimum(evidence, answered)
         return Points(points.frames, points.seconds, evidence)[evidence > 0]
 
     def _of_picture(self, key: int, points: Points, found: Frames, reach: Reach) -> list[Match]:
@@ -266,7 +299,7 @@ class Matcher:
     def _along(self, asked: _Asked, key: int, candidate: _Candidate) -> Along:
         """Return what compares the query with a video along a line."""
         video, query = candidate.frames, asked.query
-        tails = asked.compared.tails(key, asked.without)
+        tails = asked.tails(key)
         everyone, near_enough = np.arange(len(query.seconds)), candidate.reach.near
 
         def along(line: Line) -> tuple[Numbers, Numbers]:
@@ -279,8 +312,10 @@ class Matcher:
                 better = near & ~(values <= cosines)  # also where there is none yet
                 cosines = np.where(better, values, cosines)
                 rows = np.where(better, row, rows)
-            both = tails.evidence(cosines, everyone), candidate.evidence(rows, cosines)
-            return np.maximum(np.minimum(*both), -MOST_AGAINST), cosines
+            evidence = tails.evidence(cosines, everyone)
+            if not asked.by_nearest:
+                evidence = np.minimum(evidence, candidate.evidence(rows, cosines))
+            return np.maximum(evidence, -MOST_AGAINST), cosines
 
         return along
 
@@ -292,10 +327,28 @@ class Matcher:
         end = min(query.duration_seconds, float(times[segment.last]) + half)
         duration = self._store.videos[key].duration_seconds
         start, stop = np.clip(line.at(np.array([begin, max(begin, end)])), 0.0, duration).tolist()
+        # Takes of one scene are alike again and again, but less than what is the same.
+        score = segment.score * max(0.0, segment.similarity)
         return Match(
             *(key, begin, max(begin, end), start, stop, line.speed),
-            *(segment.similarity, segment.score),
+            *(segment.similarity, score),
         )
+
+
+def _next_to(vectors: Vectors) -> Vectors:
+    """Return (n,) cosines of the frames of a video with the nearer of those beside them.
+
+    A frame that has none beside it gets 2, which no cosine reaches.
+    """
+    if len(vectors) < 2:
+        return np.full(len(vectors), 2.0, np.float32)
+    steps = np.einsum("nd,nd->n", vectors[1:], vectors[:-1])
+    least = np.full(1, -1.0, np.float32)
+    return np.maximum(np.concatenate([steps, least]), np.concatenate([least, steps]))
+
+
+def _chanced(key: int, match: Match, alike: float) -> Chanced:
+    return Chanced(key, match.key, match.score, match.similarity >= alike)
 
 
 def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
@@ -328,7 +381,8 @@ def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
             duration = float(seconds[-1]) if count > 1 else 0.0
             query = Query(seconds, frames.vectors[some], duration)
             matches = matcher.matches(query, without=key, most_videos=CHANCE_VIDEOS)
-            yield count, [Chanced(key, match.key, match.score) for match in matches]
+            own = float(_next_to(frames.vectors)[some].mean())
+            yield count, [_chanced(key, match, as_near_as_a_copy(own)) for match in matches]
 
     assert LENGTHS[0] == 1  # noqa: S101 - pictures
     return calibrated(ask, store.frame_count)
