@@ -39,7 +39,7 @@ def overlaps(
         length = max(1.0, video.duration_seconds / frame_seconds)
         least = chance.score(max_e, length, rows)
         query = Query(frames.seconds, frames.vectors, video.duration_seconds)
-        for match in matcher.matches(query, without=video.key, least_score=least):
+        for match in matcher.matches(query, without={video.key}, least_score=least):
             e_value = chance.e_value(match.score, length, rows)
             pair = (video.key, match.key)
             if e_value > max_e:

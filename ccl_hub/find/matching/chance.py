@@ -49,20 +49,16 @@ COPIES_LEFT = 0.2
 TRIMMED_MEAN = (1 - COPIES_LEFT * (1 - math.log(COPIES_LEFT))) / (1 - COPIES_LEFT)
 """Mean of an exponential of scale 1 without its largest values."""
 
-COPY_SLACK = 0.02
+COPY_SLACK = 0.05
 """What compression and resizing do to a cosine."""
 
 
 class Chanced(NamedTuple):
-    """A hit found by chance: the video asked for, the one found, and the score.
-
-    ``is_copy``: What was found is so near that no other footage would be.
-    """
+    """A hit found by chance: the video asked for, the one found, and the score."""
 
     asked: int
     found: int
     score: float
-    is_copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,9 +153,9 @@ def as_near_as_a_copy(next_cosine: float) -> float:
 
     Example:
         >>> round(as_near_as_a_copy(0.95), 2)
-        0.88
+        0.9
     """
-    return next_cosine - (1 - next_cosine) - COPY_SLACK
+    return next_cosine - COPY_SLACK
 
 
 def calibrated(ask: Ask, rows: int) -> Chance:
@@ -174,7 +170,6 @@ def calibrated(ask: Ask, rows: int) -> Chance:
     guesses = {round(tail.frames): tail for tail in Chance.guessed(rows).tails}
     for length in sorted(LENGTHS, reverse=True):  # copies show best in long stretches
         asked = list(ask(length))
-        copies |= {hit[:2] for _, some in asked for hit in some if hit.is_copy}
         hits = [hit for _, some in asked for hit in some if hit[:2] not in copies]
         frames = float(np.mean([count for count, _ in asked])) if asked else float(length)
         tail = _tail(hits, len(asked), frames, copies)

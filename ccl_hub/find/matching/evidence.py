@@ -145,13 +145,13 @@ class Compared:
     keys: Keys
     usual_start: float
 
-    def tails(self, *without: int | None) -> Tails:
+    def tails(self, *without: int) -> Tails:
         """Return how the cosines of each frame fall off.
 
         Args:
             without: Videos whose frames in the sample do not count: those that are compared.
         """
-        gone = [key for key in without if key is not None]
+        gone = list(without)
         left = len(self.sample) - int(np.isin(self.sample, gone).sum())
         tail, frames = _tail(left), len(self.top)
         if tail < 2:  # a library of one video, or of two that are compared

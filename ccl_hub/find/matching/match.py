@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,10 @@ NEAREST_TELL = 1000
 MOST_VIDEOS = 64
 """Videos of which lines are looked for, those with most evidence first."""
 
-CHANCE_VIDEOS = 4
+CHANCE_VIDEOS, MOST_COPIES = 4, 4
+"""Videos that a stretch is looked for in, to learn what chance does, and how often its copies are
+taken away before."""
+
 LEAST_VIDEOS = 8
 """Videos of a library that can be calibrated on itself."""
 
@@ -110,7 +113,7 @@ class _Asked:
         query: What is asked for.
         background: A sample of the library.
         step_seconds: Time between the frames of the library.
-        without: A video that is left out.
+        without: Videos that are left out.
         near: The nearest rows of each frame, nearest first.
         rows: Frames of the library.
     """
@@ -120,7 +123,7 @@ class _Asked:
         query: Query,
         background: Background,
         step_seconds: float,
-        without: int | None,
+        without: Collection[int],
         near: Frames,
         rows: int,
     ) -> None:
@@ -142,7 +145,7 @@ class _Asked:
         """Return how the cosines of the query's frames with other videos than one fall off."""
         if self.by_nearest:
             return self._nearest.without(key)
-        return self._compared.tails(key, self.without)
+        return self._compared.tails(key, *self.without)
 
     def bound(self, points: Points) -> float:
         """Return what the evidence of points sums up to at most, along any line."""
@@ -166,7 +169,7 @@ class _Candidate:
         frames: Frames,
         background: Background,
         step_seconds: float,
-        without: tuple[int | None, ...],
+        without: tuple[int, ...],
     ) -> None:
         self.frames, self._background, self._without = frames, background, without
         self._starts, self._scales = (np.full(len(frames.keys), np.nan) for _ in range(2))
@@ -202,7 +205,7 @@ class Matcher:
     def matches(
         self,
         query: Query,
-        without: int | None = None,
+        without: Collection[int] = (),
         least_score: float = LEAST_SCORE,
         most_videos: int = MOST_VIDEOS,
     ) -> list[Match]:
@@ -210,7 +213,7 @@ class Matcher:
 
         Args:
             query: What is asked for.
-            without: A video that is left out: the query's own.
+            without: Videos that are left out: the query's own, and its copies.
             least_score: What scores less is left out.
             most_videos: Videos that are looked at closely.
         """
@@ -232,7 +235,7 @@ class Matcher:
         for bound, key, found, points in candidates[:most_videos]:
             if bound < LEAST_VOTES * least_score:
                 break
-            sample = self._background, self._step, (key, without)
+            sample = self._background, self._step, (key, *without)
             candidate = _Candidate(self._store.of(key), *sample)
             points = self._answered(points, found, candidate, asked)
             if query.is_picture:
@@ -347,10 +350,6 @@ def _next_to(vectors: Vectors) -> Vectors:
     return np.maximum(np.concatenate([steps, least]), np.concatenate([least, steps]))
 
 
-def _chanced(key: int, match: Match, alike: float) -> Chanced:
-    return Chanced(key, match.key, match.score, match.similarity >= alike)
-
-
 def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
     """Ask a library for stretches of its own videos, and return its E-values."""
     generator = np.random.default_rng(seed)
@@ -369,6 +368,10 @@ def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
             held[key] = frames
         return frames
 
+    # A stretch that has copies is nearer to them than to all else; one that is not in the library
+    # has none, and is what is imitated.
+    gone: dict[int, set[int]] = {}
+
     def ask(length: int) -> Iterator[tuple[int, list[Chanced]]]:
         for key, share in zip(turns.tolist(), starts.tolist(), strict=True):
             frames = of(key)
@@ -380,9 +383,15 @@ def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
             seconds = frames.seconds[some] - frames.seconds[begin]
             duration = float(seconds[-1]) if count > 1 else 0.0
             query = Query(seconds, frames.vectors[some], duration)
-            matches = matcher.matches(query, without=key, most_videos=CHANCE_VIDEOS)
-            own = float(_next_to(frames.vectors)[some].mean())
-            yield count, [_chanced(key, match, as_near_as_a_copy(own)) for match in matches]
+            alike = as_near_as_a_copy(float(_next_to(frames.vectors)[some].mean()))
+            without = gone.setdefault(key, {key})
+            for _ in range(MOST_COPIES):
+                matches = matcher.matches(query, without, most_videos=CHANCE_VIDEOS)
+                copies = {match.key for match in matches if match.similarity >= alike}
+                if not copies:
+                    break
+                without |= copies
+            yield count, [Chanced(key, match.key, match.score) for match in matches]
 
     assert LENGTHS[0] == 1  # noqa: S101 - pictures
     return calibrated(ask, store.frame_count)

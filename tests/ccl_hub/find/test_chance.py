@@ -132,6 +132,61 @@ def test_copies_are_found_all_the_same(frames: int, noise: float, least: int, ca
     assert found >= least
 
 
+# One place, seen by many videos, and copies at other speeds --------------------------------------
+
+PLACES, TAKES = 12, 16
+
+
+def takes(count: int, frames: int, seed: int) -> np.ndarray:
+    """(count, frames, DIM) unit vectors of videos at places: two of one have a cosine of 0.7."""
+    places = np.random.default_rng(0).standard_normal((PLACES, 1, DIM))
+    places /= np.linalg.norm(places, axis=-1, keepdims=True)
+    vectors = 1.5 * places[np.arange(count) % PLACES] + walks(count, frames, seed)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory):
+    """192 videos of 12 places, and a copy of each at 1.25 of its speed, 12 frames of another."""
+    videos = takes(PLACES * TAKES, 48, seed=4)
+    faster = videos[:, np.minimum(np.round(np.arange(36) * 1.25).astype(int), 47)]
+    copies = np.concatenate([faster, np.roll(faster, 1, axis=0)[:, :12]], axis=1)
+    store = stored(tmp_path_factory.mktemp("db"), np.concatenate([videos, copies]))
+    matcher = Matcher(store, Background.of(store), STEP)
+    return videos, store, matcher, calibrate(matcher, store)
+
+
+def sure(crowded, vectors: np.ndarray) -> list:
+    _, store, matcher, chance = crowded
+    frames = len(vectors)
+    query = Query(np.arange(frames) * STEP, vectors, frames * STEP if frames > 1 else 0.0)
+    found = matcher.matches(query)
+    return [m for m in found if chance.e_value(m.score, frames, store.frame_count) <= 0.01]
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_another_take_at_one_place_is_no_hit(frames: int, crowded) -> None:
+    hits = [sure(crowded, vectors) for vectors in takes(240, frames, seed=5)]
+    assert sum(map(len, hits)) <= 2.4 + 3 * math.sqrt(2.4)
+
+
+@pytest.mark.parametrize(("frames", "least"), [(1, 60), (6, 95)])
+def test_a_video_is_found_beside_its_copies_and_its_place(
+    frames: int, least: int, crowded
+) -> None:
+    generator, found = np.random.default_rng(6), 0
+    for number in range(100):
+        begin = int(generator.integers(0, 42 - frames))
+        vectors = crowded[0][number, begin : begin + frames]
+        noisy = vectors + 0.02 * generator.standard_normal(vectors.shape).astype(np.float32)
+        noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+        keys = {match.key for match in sure(crowded, noisy)}
+        found += keys != set() and keys <= {
+            key_of(f"v{n}") for n in (number, number + 192, number + 193)
+        }
+    assert found >= least
+
+
 def test_a_still_scene_is_not_many_witnesses() -> None:
     still = np.tile(np.eye(4, dtype=np.float32)[:1], (10, 1))
     moving = np.eye(10, dtype=np.float32)
