@@ -319,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--methods", help="how names begin, as 'ours ccl_lite0,pHash'; all if not given"
     )
+    parser.add_argument("--go-on", action="store_true", help="with the indexes that are there")
     parser.add_argument("--pairwise", type=int, default=2, help="questions for slow methods")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
@@ -346,8 +347,9 @@ def main(arguments: list[str] | None = None) -> int:
         plain = method.name.removesuffix(" whitened")
         if isinstance(method, Ours) and plain in spent:
             method.before = folder.with_name(folder.name.removesuffix("-whitened"))
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        if not options.go_on:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
         searched, some = videos, asked
         if method.pairwise:
             some = [q for q in asked if q.video and int(q.path.stem[-4:]) < options.pairwise]

@@ -347,7 +347,8 @@ def _next_to(vectors: Vectors) -> Vectors:
         return np.full(len(vectors), 2.0, np.float32)
     steps = np.einsum("nd,nd->n", vectors[1:], vectors[:-1])
     least = np.full(1, -1.0, np.float32)
-    return np.maximum(np.concatenate([steps, least]), np.concatenate([least, steps]))
+    nearer: Vectors = np.maximum(np.concatenate([steps, least]), np.concatenate([least, steps]))
+    return nearer
 
 
 def calibrate(matcher: Matcher, store: Store, seed: int = 0) -> Chance:
