@@ -9,9 +9,9 @@ edits and unedited, ``--queries`` of each, and ``--strangers`` queries that are 
 their clips are left out of it.
 
 Told for each method and edit: frames whose video is right and place within 1 s; cuts whose best
-segment has an intersection over union of 0.5 or more; the micro average precision of all answers
-with distractors; hits of strangers at E <= 0.01; seconds to index and to ask, bytes on disk.
-A method that compares each question with every file anew is asked ``--pairwise`` questions of each
+segment has an intersection over union of 0.5 or more; how many of both are sure, too; the micro
+average precision of all answers with distractors; hits of strangers at E <= 0.01; seconds to index
+and to ask, bytes on disk. A method that compares each question with every file anew is asked ``--pairwise`` questions of each
 edit, among the videos of those questions alone, which flatters it. Methods: ours with each
 ``--model``, plain and whitened; random weights; and the peers of ``benchmarks.find_peers``, those
 that are installed.
@@ -209,6 +209,7 @@ def measure(method: Method, library: Path, asked: list[Question], folder: Path) 
     facts: dict[str, Any] = {"method": method.name, "index_seconds": time.perf_counter() - began}
     facts["disk_bytes"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     recall: dict[str, list[bool]] = defaultdict(list)
+    recall_sure: dict[str, list[bool]] = defaultdict(list)
     scored: list[tuple[float, bool]] = []
     sure = {"right": 0, "wrong": 0, "strangers": 0}
     spent = []
@@ -223,6 +224,8 @@ def measure(method: Method, library: Path, asked: list[Question], folder: Path) 
             continue
         goods = [is_right(question, answer) for answer in answers]
         recall[f"{question.edit}, {kind}"].append(bool(goods and goods[0]))
+        first_is_sure = bool(answers and answers[0].is_sure)
+        recall_sure[f"{question.edit}, {kind}"].append(first_is_sure and goods[0])
         scored += [
             (answer.score, good and not any(goods[:number]))
             for number, (answer, good) in enumerate(zip(answers, goods, strict=True))
@@ -236,6 +239,7 @@ def measure(method: Method, library: Path, asked: list[Question], folder: Path) 
         **facts,
         "ask_seconds_median": float(np.median(spent)),
         "recall": {name: float(np.mean(values)) for name, values in recall.items()},
+        "recall_sure": {name: float(np.mean(values)) for name, values in recall_sure.items()},
         "micro_average_precision": average_precision(scored, wanted),
         "precision_when_sure": sure["right"] / max(1, sure["right"] + sure["wrong"]),
         "strangers_with_hits": sure["strangers"],
@@ -256,17 +260,20 @@ def among(videos: Path, asked: list[Question], folder: Path) -> Path:
 def table(results: list[dict[str, Any]]) -> str:
     """Return the figures as two tables in Markdown: of methods, and of edits."""
     rows = [
-        "| method | frames | cuts | average precision | precision when sure | strangers found "
-        "| answer | index | disk |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | frames | cuts | sure frames | sure cuts | average precision "
+        "| precision when sure | strangers found | answer | index | disk |",
+        "|---" * 11 + "|",
     ]
     for facts in results:
         mean = {
-            kind: np.mean([v for name, v in facts["recall"].items() if name.endswith(kind)])
+            sure + kind: np.mean([v for name, v in facts[sure].items() if name.endswith(kind)])
+            for sure in ("recall", "recall_sure")
             for kind in ("frames", "cuts")
         }
         rows.append(
-            f"| {facts['method']} | {100 * mean['frames']:.0f} | {100 * mean['cuts']:.0f} "
+            f"| {facts['method']} | {100 * mean['recallframes']:.0f} "
+            f"| {100 * mean['recallcuts']:.0f} | {100 * mean['recall_sureframes']:.0f} "
+            f"| {100 * mean['recall_surecuts']:.0f} "
             f"| {facts['micro_average_precision']:.3f} | {facts['precision_when_sure']:.3f} "
             f"| {facts['strangers_with_hits']} of {facts['strangers']} "
             f"| {facts['ask_seconds_median']:.2f} s | {facts['index_seconds']:.0f} s "
