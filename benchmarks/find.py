@@ -11,10 +11,10 @@ their clips are left out of it.
 Told for each method and edit: frames whose video is right and place within 1 s; cuts whose best
 segment has an intersection over union of 0.5 or more; how many of both are sure, too; the micro
 average precision of all answers with distractors; hits of strangers at E <= 0.01; seconds to index
-and to ask, bytes on disk. A method that compares each question with every file anew is asked ``--pairwise`` questions of each
-edit, among the videos of those questions alone, which flatters it. Methods: ours with each
-``--model``, plain and whitened; random weights; and the peers of ``benchmarks.find_peers``, those
-that are installed.
+and to ask, bytes on disk. A method that compares each question with every file anew is asked
+``--pairwise`` questions of each edit, among the videos of those questions alone, which flatters
+it. Methods: ours with each ``--model``, plain and whitened; random weights; and the peers of
+``benchmarks.find_peers``, those that are installed.
 """
 
 from __future__ import annotations
