@@ -19,13 +19,11 @@ from ..job.options import JobInputs, JobOptions
 from ..registry import DEFAULT_MODEL, REGISTRY
 from . import cycle
 from . import overlaps as overlapping
+from .answers import hits_of, matcher_of
 from .asking import Asked, Question, question_of
 from .engine import FRAME_SECONDS, LibraryEngine
 from .files import FORMAT, READERS, VERSION, WRITER, Facts, LibraryFiles
-from .matching.chance import Chance
-from .matching.evidence import Background
-from .matching.match import Matcher
-from .results import Alike, Doubt, Hit, Overlap, Results, without_weaker_twins
+from .results import Alike, Doubt, Hit, Overlap, Results
 from .store import Store
 from .writing import Writer, is_gone
 
@@ -322,7 +320,7 @@ class Library:
         _check_e(max_e)
         with self._reading():
             question = self._question(asked, seconds, progress)
-            hits = self._hits(question, max_e, mirrored)
+            hits = hits_of(self._store, self._files, question, max_e, mirrored)
             hits = [replace(hit, cycle=cycle.opinion(self._store, question, hit)) for hit in hits]
         return Results(Hit, tuple(hits), question.name, question.look.duration_seconds)
 
@@ -347,7 +345,8 @@ class Library:
         _check_e(max_e)
         with self._reading():
             question = self._question(asked, seconds, progress)
-            same = {hit.video for hit in self._hits(question, max_e, mirrored=True)}
+            hits = hits_of(self._store, self._files, question, max_e, mirrored=True)
+            same = {hit.video for hit in hits}
             found = cycle.alike(self._store, question.clips, same)[:most]
         return Results(Alike, tuple(found), question.name, question.look.duration_seconds)
 
@@ -368,7 +367,7 @@ class Library:
         """
         _check_e(max_e)
         with self._reading():
-            matcher, chance = self._matcher()
+            matcher, chance = matcher_of(self._store, self._files)
             step = self._files.facts.frame_seconds
             found = overlapping.overlaps(self._store, matcher, chance, step, max_e, progress)
         return Results(Overlap, tuple(found), str(self.folder))
@@ -399,38 +398,6 @@ class Library:
                 )
         space = self._files.space()
         return question_of(asked, engine, space, facts.frame_seconds, seconds, progress)
-
-    def _hits(self, question: Question, max_e: float, mirrored: bool) -> list[Hit]:
-        """Return the hits of a question, best first, without the second opinion."""
-        matcher, chance = self._matcher()
-        rows, step = self._store.frame_count, self._files.facts.frame_seconds
-        ways = question.ways if mirrored else question.ways[:1]
-        hits = []
-        for number, way in enumerate(ways):
-            query = way.as_picture_if_still(matcher.still_cosine)
-            frames = 1.0 if query.is_picture else max(1.0, query.duration_seconds / step)
-            least = chance.score(max_e / len(ways), frames, rows)
-            for match in matcher.matches(query, least_score=least):
-                e_value = chance.e_value(match.score, frames, rows, len(ways))
-                video = self._store.videos[match.key]
-                end = match.query_end if query is way else way.duration_seconds
-                hits.append(
-                    Hit(
-                        *(video.id, video.path, match.query_start, end),
-                        *(match.start, match.end, match.speed, number == 1),
-                        *(match.similarity, match.score, e_value),
-                    )
-                )
-        return without_weaker_twins(hit for hit in hits if hit.e_value <= max_e)
-
-    def _matcher(self) -> tuple[Matcher, Chance]:
-        """Return what finds queries, and the E-values."""
-        chance, background = self._files.chance(), self._files.background()
-        if chance is None or background is None:  # an indexing that has not come to its end
-            background = Background.of(self._store)
-            chance = Chance.guessed(self._store.frame_count)
-        matcher = Matcher(self._store, background, self._files.facts.frame_seconds)
-        return matcher, chance
 
 
 def _facts(engine: Engine, name: str, frame_seconds: float, key_frames_only: bool) -> Facts:
